@@ -1,0 +1,37 @@
+# Everything that miq links, as imported targets. Debian packages, and LibTorch from the PyPI wheel
+# torch 2.11.0. LibTorch's own CMake package demands a CUDA toolkit even for CPU programs, so its two
+# CPU libraries are imported here by path.
+find_package(Threads REQUIRED)
+find_package(nlohmann_json 3.11 REQUIRED)
+find_package(CLI11 2.3 REQUIRED)
+find_package(PkgConfig REQUIRED)
+foreach(dependency zstd:libzstd xxhash:libxxhash pcre2:libpcre2-8 sentencepiece:sentencepiece utf8proc:libutf8proc)
+  string(REPLACE ":" ";" pair ${dependency})
+  list(GET pair 0 name)
+  list(GET pair 1 module)
+  pkg_check_modules(${name} REQUIRED IMPORTED_TARGET ${module})
+endforeach()
+
+file(GLOB torch_candidates ${CMAKE_SOURCE_DIR}/.deps/venv/lib/python3*/site-packages/torch)
+list(APPEND torch_candidates "")
+list(GET torch_candidates 0 torch_default)
+set(MIQ_TORCH_DIR "${torch_default}" CACHE PATH "Folder of the installed torch 2.11.0 wheel (…/site-packages/torch)")
+if(NOT EXISTS "${MIQ_TORCH_DIR}/lib/libtorch_cpu.so")
+  message(FATAL_ERROR "LibTorch not found in '${MIQ_TORCH_DIR}'. Run tools/setup, or pass -DMIQ_TORCH_DIR=…/site-packages/torch.")
+endif()
+file(STRINGS ${MIQ_TORCH_DIR}/version.py torch_version REGEX "^__version__")
+if(NOT torch_version MATCHES "2\\.11\\.0")
+  message(WARNING "miq is developed against torch 2.11.0; found ${torch_version}")
+endif()
+
+foreach(library c10 torch_cpu)
+  add_library(miq::${library} SHARED IMPORTED GLOBAL)
+  set_target_properties(miq::${library} PROPERTIES IMPORTED_LOCATION ${MIQ_TORCH_DIR}/lib/lib${library}.so)
+endforeach()
+add_library(miq_torch INTERFACE)
+add_library(miq::torch ALIAS miq_torch)
+set_target_properties(miq_torch PROPERTIES EXPORT_NAME torch)
+# SYSTEM: LibTorch's headers are not held to our warnings.
+target_include_directories(miq_torch SYSTEM INTERFACE $<BUILD_INTERFACE:${MIQ_TORCH_DIR}/include> $<BUILD_INTERFACE:${MIQ_TORCH_DIR}/include/torch/csrc/api/include>)
+target_link_libraries(miq_torch INTERFACE miq::torch_cpu miq::c10)
+set(CMAKE_INSTALL_RPATH ${MIQ_TORCH_DIR}/lib)

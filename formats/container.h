@@ -1,0 +1,36 @@
+// The .miq container: a valid safetensors file that describes itself. Spec: spec/miq.md.
+//
+// A dense tensor is stored under its own name; every section of another encoding is a tensor of its
+// own, named NAME#SECTION. A manifest (JSON), the source's small files (config.json, tokenizer) and
+// the checksum table are U8 tensors whose names begin with "miq/". No path and no time is stored:
+// the same content gives the same bytes.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "miq/base/blob.h"
+#include "miq/formats/tensor.h"
+
+namespace miq {
+
+struct Container {
+  std::string manifest;              // JSON text; its meaning belongs to the model room
+  std::map<std::string, Blob> files; // "config.json", "tokenizer.json", …: base names only
+  std::map<std::string, Tensor> tensors;
+};
+
+// Atomic (see atomic_file.h), and read back and verified before the rename.
+void write_container(const std::string& path, const Container& container);
+
+// Maps the file and checks the header, the manifest, the files and the tensor table against their
+// checksums, and every tensor's bytes too where `verify_tensors`. Errors name the tensor and the
+// chunk's offset in the file.
+Container read_container(const std::string& path, bool verify_tensors = true);
+// Throws FormatError for the first chunk whose checksum is wrong.
+void verify_container(const std::string& path);
+
+// True when the bytes begin like a safetensors file whose header metadata says format "miq".
+bool looks_like_container(Bytes start_of_file);
+
+}  // namespace miq

@@ -1,0 +1,77 @@
+// The forward pass, one decoder layer at a time over many windows: all windows through layer 0, then all
+// through layer 1, …. One layer of weights is resident, a packed layer is decoded once per pass, and
+// calibration and evaluation are the same walk.
+//
+// Every call works on one window and on one thread, and its result depends on that window alone:
+// losses are the same bits for any number of windows in flight and any number of threads.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <map>
+#include <span>
+#include <string>
+
+#include "miq/model/architecture.h"
+#include "miq/model/model.h"
+
+namespace miq {
+
+// Float32: everything in float32. BFloat16: products of bfloat16 values with float32 sums; the residual
+// stream, norms and the loss in float32.
+enum class ComputeType { Float32, BFloat16 };
+std::string_view compute_type_name(ComputeType type);  // "float32", "bfloat16"
+
+// One decoder layer, decoded to the compute type. Keys are rule names ("self_attn.q_proj.weight").
+struct LayerWeights {
+  std::int64_t index = 0;
+  std::map<std::string, at::Tensor, std::less<>> tensors;
+};
+
+// Sees the input [tokens, in] (compute type) of every linear of a layer, once per site, in forward order.
+using InputObserver = std::function<void(InputSite site, const at::Tensor& input)>;
+
+class ForwardPass {
+ public:
+  // Keeps a reference to `model`, and decodes embedding, final norm and head.
+  ForwardPass(const Model& model, ComputeType type);
+
+  const Model& model() const { return model_; }
+  ComputeType type() const { return type_; }
+  std::int64_t layers() const { return static_cast<std::int64_t>(model_.config.layers.size()); }
+
+  LayerWeights load_layer(std::int64_t index) const;
+
+  // [tokens, hidden] float32. Throws Error on an id outside the embedding.
+  at::Tensor embed(std::span<const std::int32_t> ids) const;
+  // The next hidden states, [tokens, hidden] float32; positions are 0 … tokens-1.
+  at::Tensor run_layer(const LayerWeights& layer, const at::Tensor& hidden, const InputObserver& observer = {}) const;
+
+  // Negative log-likelihoods in nats, one for each position p in [first, tokens-1): of ids[p + 1] given
+  // ids[0 … p]. Computed in blocks of positions: no logits tensor larger than a block exists.
+  std::vector<float> losses(const at::Tensor& hidden, std::span<const std::int32_t> ids, std::int64_t first = 0) const;
+  // Logits [positions, vocabulary] float32 of chosen positions; for divergence measures and tests.
+  at::Tensor logits(const at::Tensor& hidden) const;
+  // d(sum of losses)/d hidden: [tokens, hidden] float32. Where gradients start.
+  at::Tensor loss_gradient(const at::Tensor& hidden, std::span<const std::int32_t> ids) const;
+
+  // One layer backwards. `gradient` is d loss/d (the layer's output); returns d loss/d (its input), and
+  // calls `output_gradient` with d loss/d (the linear's output), [tokens, out], of every linear.
+  using GradientObserver = std::function<void(std::string_view rule_name, const at::Tensor& gradient)>;
+  at::Tensor backward_layer(const LayerWeights& layer, const at::Tensor& hidden, const at::Tensor& gradient, const GradientObserver& output_gradient) const;
+
+ private:
+  const Model& model_;
+  ComputeType type_;
+  at::Tensor embedding_, head_, final_norm_;
+};
+
+// A stored tensor as LibTorch's: dense ones share the mapped bytes when the type already fits.
+at::Tensor to_torch(const Tensor& tensor, std::string_view name, at::ScalarType type);
+
+// Makes LibTorch run each operation in the thread that calls it; programs call it once at start. The
+// suite's threads are those of ThreadPool.
+void use_single_threaded_torch();
+
+}  // namespace miq

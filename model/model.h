@@ -1,0 +1,44 @@
+// A language model in memory: what every reader makes, every method changes, every metric measures and
+// every writer stores. Tensors are shared, immutable and lazily read (they point into mapped files).
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "miq/formats/tensor.h"
+#include "miq/model/config.h"
+#include "miq/model/tokenizer.h"
+
+namespace miq {
+
+struct Model {
+  std::string name;    // for people: "SmolLM2-135M-Instruct"; a file or folder name without its path
+  Config config;
+  std::map<std::string, Tensor> tensors;  // by the names of architecture.h; the head is absent when tied
+  std::map<std::string, Blob> files;      // the source's small files, verbatim
+  std::shared_ptr<const Tokenizer> tokenizer;  // may be null
+
+  // How the weights came to be, as it goes into the container and every report. Empty objects for a
+  // model as its makers left it.
+  //   method:      {"name": "mi", "sparsity": 0.5, …every parameter…}
+  //   statistics:  {"matrices": [{"name", "error", "bits", …}], …} what the method measured
+  //   calibration: {"text": digest, "windows", "seqlen", "sampling", "documents"}
+  //   source:      {"format": "gguf", "digest": of the source model's tensors}
+  Json method = Json::object(), statistics = Json::object(), calibration = Json::object(), source = Json::object();
+};
+
+// Every invariant: the tensors are exactly those that the architecture expects, with the expected
+// shapes; the tokenizer's ids fit the embedding; special ids exist. Throws Error naming the tensor, what
+// was found and expected, and what to do.
+void validate(const Model& model);
+
+// XXH3-128 over all tensors in name order: name, dtype, shape and decoded bytes. The same weights have
+// the same digest in every format and encoding.
+std::string weights_digest(const Model& model, ThreadPool& pool);
+
+// The .miq container (formats/spec/miq.md): Model <-> bytes, without loss.
+void save_model(const Model& model, const std::string& path);
+Model load_model(const std::string& path);
+
+}  // namespace miq

@@ -3,7 +3,7 @@
 # CPU libraries are imported here by path.
 find_package(Threads REQUIRED)
 find_package(nlohmann_json 3.11 REQUIRED)
-find_package(CLI11 2.3 REQUIRED)
+find_package(CLI11 2.1 REQUIRED)
 find_package(PkgConfig REQUIRED)
 foreach(dependency zstd:libzstd xxhash:libxxhash pcre2:libpcre2-8 sentencepiece:sentencepiece utf8proc:libutf8proc)
   string(REPLACE ":" ";" pair ${dependency})

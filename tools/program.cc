@@ -1,0 +1,147 @@
+// The catch site of the suite. Signals only set a flag; the next progress report throws Interrupted, so
+// destructors run and temporary files go. A second signal ends the program at once.
+#include "miq/tools/program.h"
+
+#include <c10/util/Exception.h>
+#include <torch/version.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+#include <exception>
+#include <new>
+#include <utility>
+#include <vector>
+
+#include "miq/base/version.h"
+#include "miq/model/forward.h"
+
+namespace miq {
+namespace {
+
+volatile std::sig_atomic_t signal_received = 0;
+
+extern "C" void remember_signal(int number) { signal_received = number; }
+
+class Interrupted : public Error {
+ public:
+  explicit Interrupted(int number) : Error("interrupted; nothing was left behind"), number_(number) {}
+  int exit_code() const noexcept override { return 128 + number_; }
+
+ private:
+  int number_;
+};
+
+void install_signal_handlers() {
+  for (int number : {SIGINT, SIGTERM}) {
+    struct sigaction action {};
+    action.sa_handler = remember_signal;
+    action.sa_flags = static_cast<int>(SA_RESETHAND);
+    sigemptyset(&action.sa_mask);
+    sigaction(number, &action, nullptr);
+  }
+}
+
+// The earlier scripts spell options with underscores: --model_path is --model-path unless the command
+// knows the spelling itself. CLI11 wants the arguments in reverse.
+std::vector<std::string> normalised_arguments(int argc, const char* const* argv, const CLI::App& app) {
+  std::vector<std::string> arguments;
+  bool options_ended = false;
+  for (int i = 1; i < argc; ++i) {
+    std::string argument = argv[i];
+    options_ended |= argument == "--";
+    if (!options_ended && argument.rfind("--", 0) == 0) {
+      const std::size_t end = std::min(argument.find('='), argument.size());
+      std::string dashed = argument.substr(0, end);
+      for (char& c : dashed) c = c == '_' ? '-' : c;
+      if (app.get_option_no_throw(argument.substr(0, end)) == nullptr && app.get_option_no_throw(dashed) != nullptr) {
+        argument = dashed + argument.substr(end);
+      }
+    }
+    arguments.insert(arguments.begin(), std::move(argument));
+  }
+  return arguments;
+}
+
+int report(const std::string& name, const std::string& message, int code) {
+  std::fprintf(stderr, "%s: error: %s\n", name.c_str(), message.c_str());
+  return code;
+}
+
+int report(const std::string& name, const std::string& message, ExitCode code) { return report(name, message, static_cast<int>(code)); }
+
+std::string version_text() { return std::string("miq ") + miq::version() + "\ntorch " TORCH_VERSION "\n"; }
+
+int run_checked(int argc, const char* const* argv, const Command& command) {
+  CLI::App app(command.description, command.name);
+  bool quiet = false;
+  int threads = 0;
+  command.declare(app);
+  app.add_flag("-q,--quiet", quiet, "no progress and no messages, only results and errors");
+  app.add_option("--threads", threads, "number of threads; all usable processors by default")->check(CLI::Range(1, 1024));
+  app.set_version_flag("--version", version_text(), "print the version and end");
+  app.set_help_flag("-h,--help", "print this help and end");
+  app.footer(command.footer);
+  try {
+    app.parse(normalised_arguments(argc, argv, app));
+  } catch (const CLI::CallForHelp&) {
+    std::fputs(app.help().c_str(), stdout);
+    return 0;
+  } catch (const CLI::CallForVersion& version) {
+    std::fputs(version.what(), stdout);
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    return report(command.name, std::string(error.what()) + ". " + command.name + " --help lists the options", ExitCode::WrongUse);
+  }
+  install_signal_handlers();
+  use_single_threaded_torch();
+  Session session(command.name, quiet, threads);
+  return static_cast<int>(command.run(session));
+}
+
+}  // namespace
+
+Session::Session(std::string name, bool quiet, int threads) : name_(std::move(name)), quiet_(quiet), threads_(threads), progress_(!quiet) {}
+
+ThreadPool& Session::pool() {
+  if (!pool_) pool_ = std::make_unique<ThreadPool>(threads_);
+  return *pool_;
+}
+
+ProgressFunction Session::progress_function() {
+  return [this](const Progress& progress) {
+    if (signal_received != 0) throw Interrupted(signal_received);
+    progress_.show(progress);
+  };
+}
+
+MessageFunction Session::message_function() {
+  return [this](const std::string& text) { progress_.message(text); };
+}
+
+void Session::warn(const std::string& text) {
+  progress_.clear();
+  std::fprintf(stderr, "%s: warning: %s\n", name_.c_str(), text.c_str());
+}
+
+void Session::print(const std::string& text) {
+  progress_.clear();
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
+}
+
+int run_program(int argc, const char* const* argv, const Command& command) {
+  try {
+    return run_checked(argc, argv, command);
+  } catch (const Error& error) {
+    return report(command.name, error.what(), error.exit_code());
+  } catch (const std::bad_alloc&) {
+    return report(command.name, "out of memory. Use fewer or shorter windows, or a machine with more memory", ExitCode::Failed);
+  } catch (const c10::Error& error) {
+    return report(command.name, std::string("a LibTorch operation failed: ") + error.what_without_backtrace(), ExitCode::Failed);
+  } catch (const std::exception& error) {
+    return report(command.name, error.what(), ExitCode::Failed);
+  }
+}
+
+}  // namespace miq

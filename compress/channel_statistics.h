@@ -1,0 +1,32 @@
+// What calibration measures about each channel of a linear's input, beside the second-moment matrix H.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "miq/base/thread_pool.h"
+
+namespace at {
+class Tensor;
+}
+
+namespace miq {
+
+// Sums over tokens, one entry a channel. Kept in double and added token by token, so the result does not
+// depend on how the tokens were cut into batches nor on the number of threads.
+struct ChannelStatistics {
+  std::int64_t tokens = 0;
+  std::vector<double> sum, sum_abs, sum_squares, sum_fourths;
+
+  std::int64_t channels() const { return static_cast<std::int64_t>(sum.size()); }
+  std::vector<double> mean() const;           // E[x]
+  std::vector<double> mean_abs() const;       // E[|x|]
+  std::vector<double> second_moment() const;  // E[x^2], uncentred: the diagonal of H
+  std::vector<double> fourth_moment() const;  // E[x^4], uncentred
+};
+
+// Adds the rows of `inputs` ([…, channels], F32 or BF16, contiguous, on the CPU). The first call sets the number of
+// channels. Throws Error when a later call has another number of channels or the dtype is another.
+void accumulate(ChannelStatistics& statistics, const at::Tensor& inputs, ThreadPool& pool);
+
+}  // namespace miq

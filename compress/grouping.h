@@ -1,0 +1,58 @@
+// Which input channels share a scale and a bit width, and in what order the solver meets them.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "miq/base/thread_pool.h"
+
+namespace miq {
+
+enum class Grouping {
+  Contiguous,              // runs of group_size channels in their own order
+  Sensitivity,             // sorted by H_jj, largest first, cut every group_size
+  MutualInformation,       // spectral clusters as they are, of whatever sizes
+  MutualInformationEqual,  // spectral clusters laid end to end and cut into equal groups
+  Random,                  // a seeded permutation cut every group_size: the null against which the others are measured
+};
+
+std::string_view grouping_name(Grouping grouping);  // "contiguous", "sensitivity", "mi", "mi-equal", "random"
+inline bool needs_mutual_information(Grouping grouping) {
+  return grouping == Grouping::MutualInformation || grouping == Grouping::MutualInformationEqual;
+}
+
+struct GroupingOptions {
+  Grouping grouping = Grouping::Sensitivity;
+  std::int64_t group_size = 64;  // channels a group; 0: one group of all
+  std::int64_t groups = 0;       // > 0: this many groups instead (the size is then ceil(n / groups))
+  std::uint64_t seed = 0;        // random permutation and k-means; add the site's number to decorrelate sites
+};
+
+// One distinct input's channels. Groups are runs in the processing order, numbered from 0 in that order.
+struct ChannelGroups {
+  std::vector<std::int64_t> order;     // [n] order[k]: the channel processed k-th (a permutation)
+  std::vector<std::int32_t> group_of;  // [n] group_of[k]: group of the k-th processed channel; 0, 0, …, 1, …: never falls
+  std::vector<std::int64_t> starts;    // [groups + 1] starts[g] … starts[g+1]-1: the steps of group g
+
+  std::int64_t channels() const { return static_cast<std::int64_t>(order.size()); }
+  std::int64_t groups() const { return static_cast<std::int64_t>(starts.size()) - 1; }
+  bool natural_order() const;  // order is 0, 1, 2, …: no permutation need be stored
+  std::vector<std::int32_t> group_of_channel() const;  // [n] by the channel's own number
+};
+
+// `energy` [n]: H_jj, the second moment of each channel (>= 0). `mutual_information` [n, n] is read by the two
+// mutual-information groupings only and may be undefined for the others. In all groupings but Contiguous, groups come in order of
+// falling mean energy and channels inside one in order of falling energy; ties by channel number.
+// Throws UsageError when group_size or groups is negative, or groups > n.
+ChannelGroups group_channels(const GroupingOptions& options, std::span<const double> energy, const at::Tensor& mutual_information,
+                             ThreadPool& pool);
+
+// Cuts of the processing order into blocks of whole groups, each block the fewest groups that make at least `columns`
+// columns (the last may be shorter): {0, …, n}. The solver's blocks and the sparsity plan's are these.
+std::vector<std::int64_t> column_blocks(const ChannelGroups& groups, std::int64_t columns = 128);
+
+}  // namespace miq

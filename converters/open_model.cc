@@ -1,0 +1,53 @@
+// The table of sources, most specific first, and what to say about files that are none of them.
+#include "miq/converters/open_model.h"
+
+#include <filesystem>
+#include <fstream>
+
+#include "miq/base/error.h"
+#include "miq/converters/gguf_model.h"
+#include "miq/converters/hugging_face.h"
+#include "miq/converters/miq_model.h"
+
+namespace miq {
+namespace {
+
+constexpr SourceKind kKinds[] = {
+    {"miq", "container of this suite", is_miq, load_model},
+    {"gguf", "GGUF file of llama.cpp", is_gguf, open_gguf_model},
+    {"hugging_face", "Hugging Face folder with safetensors", is_hugging_face_folder, open_hugging_face_folder},
+};
+
+// What a file that no row recognises looks like, for the message.
+std::string guess(const std::string& path) {
+  if (std::filesystem::is_directory(path)) return "a folder without config.json";
+  unsigned char start[9] = {};
+  std::ifstream file(path, std::ios::binary);
+  file.read(reinterpret_cast<char*>(start), 9);
+  const auto size = file.gcount();
+  if (size == 0) return "an empty or unreadable file";
+  if (size >= 4 && start[0] == 'P' && start[1] == 'K') return "a zip archive, perhaps a PyTorch checkpoint (pickles are not read by this version)";
+  if (start[0] == 0x80) return "a Python pickle, perhaps an old PyTorch checkpoint (pickles are not read by this version)";
+  if (size >= 9 && start[8] == '{') return "a safetensors file on its own; give the folder that holds it and its config.json";
+  if (start[0] == 'v' && start[1] == 'e' && start[2] == 'r') return "a text file that begins like a Git LFS pointer; fetch the real file";
+  return "a file of unknown kind (wrong magic, or truncated)";
+}
+
+}  // namespace
+
+std::span<const SourceKind> source_kinds() { return kKinds; }
+
+Model open_model(const std::string& path) {
+  if (!std::filesystem::exists(path)) throw FormatError(path, "no such file or folder");
+  for (const SourceKind& kind : kKinds) {
+    if (!kind.recognises(path)) continue;
+    Model model = kind.open(path);
+    validate(model);
+    return model;
+  }
+  std::string known;
+  for (const SourceKind& kind : kKinds) known += (known.empty() ? "" : "; ") + std::string(kind.description);
+  throw FormatError(path, "not a checkpoint that miq reads: it looks like " + guess(path), "Read are: " + known);
+}
+
+}  // namespace miq

@@ -1,0 +1,76 @@
+// The invariants of a model and the digest of its weights.
+#include "miq/model/model.h"
+
+#include <set>
+
+#include "miq/base/error.h"
+#include "miq/formats/digest.h"
+#include "miq/model/architecture.h"
+
+namespace miq {
+namespace {
+
+std::string shape_text(const Shape& shape) {
+  std::string text = "[";
+  for (std::size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+void check_id(const Model& model, const char* what, std::optional<std::int64_t> id) {
+  if (id && *id >= model.config.vocabulary) {
+    throw Error(model.name + ": the " + what + " token id " + std::to_string(*id) + " lies outside the embedding of " +
+                std::to_string(model.config.vocabulary) + " rows. The config belongs to another checkpoint");
+  }
+}
+
+}  // namespace
+
+void validate(const Model& model) {
+  std::set<std::string_view> expected_names;
+  const auto expected = expected_tensors(model.config);
+  for (const ExpectedTensor& tensor : expected) {
+    expected_names.insert(tensor.name);
+    const auto found = model.tensors.find(tensor.name);
+    if (found == model.tensors.end()) {
+      throw Error(model.name + ": tensor '" + tensor.name + "' " + shape_text(tensor.shape) + " is missing. The checkpoint is incomplete or its config belongs to another one");
+    }
+    if (found->second.shape != tensor.shape) {
+      throw Error(model.name + ": tensor '" + tensor.name + "' has shape " + shape_text(found->second.shape) + ", but the config asks for " +
+                  shape_text(tensor.shape) + ". The weights and the config belong to different checkpoints");
+    }
+    if (!is_floating(found->second.dtype)) {
+      throw Error(model.name + ": tensor '" + tensor.name + "' holds " + std::string(dtype_name(found->second.dtype)) + " elements; weights must be floating point");
+    }
+  }
+  for (const auto& [name, tensor] : model.tensors) {
+    if (!expected_names.contains(name)) {
+      throw Error(model.name + ": tensor '" + name + "' " + shape_text(tensor.shape) + " has no place in a " + model.config.architecture +
+                  " model of this config. It would be ignored silently by others; miq refuses");
+    }
+  }
+  if (model.tokenizer && model.tokenizer->vocabulary() > model.config.vocabulary) {
+    throw Error(model.name + ": the tokenizer has ids up to " + std::to_string(model.tokenizer->vocabulary() - 1) + ", but the embedding has only " +
+                std::to_string(model.config.vocabulary) + " rows. Give the tokenizer that belongs to the checkpoint");
+  }
+  check_id(model, "begin-of-text", model.config.bos_id);
+  check_id(model, "end-of-text", model.config.eos_id);
+}
+
+std::string weights_digest(const Model& model, ThreadPool& pool) {
+  std::vector<std::pair<std::string_view, const Tensor*>> tensors;
+  for (const auto& [name, tensor] : model.tensors) tensors.emplace_back(name, &tensor);
+  std::vector<std::string> digests(tensors.size());
+  pool.for_each(static_cast<std::int64_t>(tensors.size()), [&](std::int64_t i) {
+    digests[static_cast<std::size_t>(i)] = digest_of(decode(*tensors[static_cast<std::size_t>(i)].second, tensors[static_cast<std::size_t>(i)].first).bytes());
+  });
+  Digest digest;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    digest.add(tensors[i].first);
+    digest.add(dtype_name(tensors[i].second->dtype));
+    digest.add(shape_text(tensors[i].second->shape));
+    digest.add(std::string_view(digests[i]));
+  }
+  return digest.hex();
+}
+
+}  // namespace miq

@@ -1,0 +1,88 @@
+// Second moments of the input of a linear layer and the factor that the solver sweeps with.
+//
+// H = E_t[x_t x_t^T] over calibration tokens, x in R^n the input of the linears of one site (q, k and v
+// share one; gate and up share one). SparseGPT's add_batch keeps 2/sequences times the sum instead: damping is
+// relative to the mean diagonal and nothing else depends on the scale of H.
+//
+// Sums are float32; what is added by one call is computed block by block of H, each block by one thread
+// in the order of the inputs, so the bytes do not depend on the number of threads.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "miq/base/thread_pool.h"
+
+namespace miq {
+
+// Per-channel averages over the tokens.
+struct ChannelMoments {
+  std::vector<double> mean, mean_abs, mean_square, mean_fourth;  // [n]: E[x], E|x|, E[x^2], E[x^4]
+};
+
+class HessianSum {
+ public:
+  explicit HessianSum(std::int64_t channels);
+
+  std::int64_t channels() const { return channels_; }
+  std::int64_t tokens() const { return tokens_; }
+
+  // Adds the inputs, each [tokens, channels] float32 or bfloat16 (one window each, usually a batch of
+  // windows per call). bfloat16 inputs are multiplied exactly and summed in float32. Throws Error naming
+  // the index of an input that holds NaN or infinity, or has the wrong shape; the sum is then unusable.
+  void add(std::span<const at::Tensor> inputs, ThreadPool& pool);
+
+  // [n, n] float32, symmetric: sum / tokens. Throws Error when nothing was added.
+  at::Tensor mean() const;
+  ChannelMoments moments() const;
+
+ private:
+  std::int64_t channels_, tokens_ = 0;
+  at::Tensor sum_;  // [n, n] float32, blocks on and above the diagonal
+  std::vector<double> sums_[4];
+};
+
+// Zero: what SparseGPT and GPTQ do: H_dd = 1 and the weights of the column become 0.
+// Keep: the column is rounded (or pruned) like the others, with damping alone as its diagonal.
+enum class DeadColumns { Zero, Keep };
+
+struct FactorOptions {
+  double damping = 0.01;  // share of the mean diagonal added to the diagonal
+  DeadColumns dead_columns = DeadColumns::Keep;
+};
+
+// The upper Cholesky factor U of (H + damping * mean(diag H) * I)^-1 = U^T U with rows and columns of H
+// taken in `order`. U_jj^-2 is what is left of H_jj once the later columns have explained their part.
+// `upper` is that of H divided by `scale`, which keeps its numbers near 1 whatever the unit of x.
+struct InverseFactor {
+  std::vector<std::int32_t> order;       // [n] position in the sweep -> column of the matrix
+  at::Tensor upper;                      // [n, n] float32, contiguous, zero below the diagonal; sweep order
+  double scale = 1;                      // mean diagonal of H
+  double damping = 0;                    // the share that was needed; more than asked for: a higher rung
+  std::vector<float> inverse_diagonal;   // [n] diagonal of the damped inverse, in H's own unit; matrix column order
+  std::vector<std::uint8_t> dead;        // [n] 1 where H_jj == 0 (relative to the mean); matrix column order
+  DeadColumns dead_columns = DeadColumns::Keep;
+
+  std::int64_t size() const { return static_cast<std::int64_t>(order.size()); }
+  std::int64_t dead_count() const;
+};
+
+// Computed in float64. When the Cholesky factorisation fails, damping is raised tenfold, up to 1.
+// Nothing: H is not finite, has no positive diagonal element, or failed on every rung: the caller rounds to nearest and
+// says so (exit code 3). Throws Error on a `hessian` that is no [n, n] float32 or an `order` that is no permutation.
+std::optional<InverseFactor> factor_inverse(const at::Tensor& hessian, std::span<const std::int32_t> order, const FactorOptions& options,
+                                            ThreadPool& pool);
+
+// Orders: as stored, and by falling H_jj (equal ones as stored).
+std::vector<std::int32_t> natural_order(std::int64_t columns);
+std::vector<std::int32_t> order_by_diagonal(const at::Tensor& hessian);
+
+// tr((A - B) H (A - B)^T) of two matrices [rows, n] float32: the expected squared error of the outputs
+// per token, summed over rows. Compare with the same figure of rounding to nearest.
+double output_error(const at::Tensor& a, const at::Tensor& b, const at::Tensor& hessian, ThreadPool& pool);
+
+}  // namespace miq

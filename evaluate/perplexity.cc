@@ -1,0 +1,165 @@
+// The walk: for each batch of windows that fits the activation budget, embed all, then layer by layer all
+// windows, then the losses. Unit 0 of each layer's work list decodes the next layer, so that decoding
+// overlaps with the windows' products. Progress is reported from the calling thread's units.
+#include "miq/evaluate/perplexity.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <optional>
+#include <thread>
+
+#include "miq/base/error.h"
+
+namespace miq {
+namespace {
+
+struct Item {  // one window on its way through the model
+  const WindowPlan* plan;
+  const Window* window;
+  std::vector<float>* losses;
+};
+
+// Counts work in tokens times layers; the head counts as `kHeadLayers` layers, about what it costs a small model.
+constexpr double kHeadLayers = 3;
+
+class WalkProgress {
+ public:
+  WalkProgress(const ProgressFunction& function, double total) : function_(function), total_(total), caller_(std::this_thread::get_id()) {}
+
+  void add(const std::string& stage, double work) {
+    double now = done_.load();
+    while (!done_.compare_exchange_weak(now, now + work)) {
+    }
+    if (function_ && std::this_thread::get_id() == caller_) function_({stage, now + work, total_});
+  }
+
+ private:
+  const ProgressFunction& function_;
+  double total_;
+  std::thread::id caller_;
+  std::atomic<double> done_{0};
+};
+
+void walk_batch(const ForwardPass& forward, std::span<const Item> items, ThreadPool& pool, WalkProgress& progress) {
+  const auto count = static_cast<std::int64_t>(items.size());
+  std::vector<at::Tensor> hidden(items.size());
+  std::optional<LayerWeights> current, next;
+  pool.for_each(count + 1, [&](std::int64_t unit) {
+    if (unit == 0) {
+      if (forward.layers() > 0) next = forward.load_layer(0);
+      return;
+    }
+    const Item& item = items[static_cast<std::size_t>(unit - 1)];
+    hidden[static_cast<std::size_t>(unit - 1)] = forward.embed(item.plan->ids(*item.window));
+  });
+  for (std::int64_t layer = 0; layer < forward.layers(); ++layer) {
+    const std::string stage = "layer " + std::to_string(layer + 1) + " of " + std::to_string(forward.layers());
+    current = std::move(next);
+    next.reset();
+    pool.for_each(count + 1, [&](std::int64_t unit) {
+      if (unit == 0) {
+        if (layer + 1 < forward.layers()) next = forward.load_layer(layer + 1);
+        return;
+      }
+      at::Tensor& states = hidden[static_cast<std::size_t>(unit - 1)];
+      states = forward.run_layer(*current, states);
+      progress.add(stage, static_cast<double>(items[static_cast<std::size_t>(unit - 1)].window->length));
+    });
+  }
+  current.reset();
+  pool.for_each(count, [&](std::int64_t unit) {
+    const Item& item = items[static_cast<std::size_t>(unit)];
+    at::Tensor& states = hidden[static_cast<std::size_t>(unit)];
+    *item.losses = forward.losses(states, item.plan->ids(*item.window), item.window->first);
+    states = at::Tensor();
+    progress.add("losses", kHeadLayers * static_cast<double>(item.window->length));
+  });
+}
+
+}  // namespace
+
+std::vector<std::vector<std::vector<float>>> walk_windows(const ForwardPass& forward, const std::vector<const WindowPlan*>& plans, ThreadPool& pool,
+                                                          const WalkOptions& options, const ProgressFunction& progress, WalkStatistics& statistics) {
+  std::vector<std::vector<std::vector<float>>> losses(plans.size());
+  std::vector<Item> items;
+  std::int64_t tokens = 0;
+  for (std::size_t p = 0; p < plans.size(); ++p) {
+    losses[p].resize(plans[p]->windows.size());
+    for (std::size_t w = 0; w < losses[p].size(); ++w) {
+      items.push_back({plans[p], &plans[p]->windows[w], &losses[p][w]});
+      tokens += static_cast<std::int64_t>(plans[p]->windows[w].length);
+    }
+  }
+  WalkProgress reporter(progress, static_cast<double>(tokens) * (static_cast<double>(forward.layers()) + kHeadLayers));
+  const auto started = std::chrono::steady_clock::now();
+  const std::uint64_t token_bytes = static_cast<std::uint64_t>(forward.model().config.hidden) * sizeof(float);
+  for (std::size_t begin = 0; begin < items.size();) {
+    std::size_t end = begin;
+    std::uint64_t bytes = 0;
+    while (end < items.size()) {
+      bytes += token_bytes * items[end].window->length;
+      if (bytes > options.activation_bytes && end - begin >= static_cast<std::size_t>(pool.threads())) break;
+      ++end;
+    }
+    walk_batch(forward, std::span(items).subspan(begin, end - begin), pool, reporter);
+    begin = end;
+  }
+  statistics.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  statistics.tokens += tokens;
+  return losses;
+}
+
+bool was_calibrated_on(const Model& model, const Text& text) {
+  for (const char* key : {"text", "text_digest", "source_digest"}) {
+    const auto found = model.calibration.find(key);
+    if (found == model.calibration.end() || !found->is_string()) continue;
+    const std::string& digest = found->get_ref<const std::string&>();
+    if (!digest.empty() && (digest == text.digest || digest == text.source_digest)) return true;
+  }
+  return false;
+}
+
+std::vector<Perplexity> measure_perplexity(const ForwardPass& forward, const std::vector<Text>& texts, const PerplexityOptions& options, ThreadPool& pool,
+                                           const ProgressFunction& progress, WalkStatistics& statistics) {
+  const Model& model = forward.model();
+  const Protocol& rules = protocol(options.protocol);
+  const std::int64_t seqlen = window_length(rules, model.config, options.seqlen);
+  std::vector<Perplexity> results(texts.size());
+  std::vector<WindowPlan> plans(texts.size());
+  pool.for_each(static_cast<std::int64_t>(texts.size()), [&](std::int64_t unit) {
+    const auto i = static_cast<std::size_t>(unit);
+    Perplexity& result = results[i];
+    result.text = texts[i].name;
+    result.path = texts[i].path;
+    result.protocol = rules.name;
+    result.seqlen = seqlen;
+    result.text_digest = texts[i].digest;
+    result.source_digest = texts[i].source_digest;
+    result.calibrated_on = was_calibrated_on(model, texts[i]);
+    try {
+      plans[i] = plan_windows(rules, model, texts[i], seqlen, options.windows);
+    } catch (const Error& error) {
+      result.failure = error.what();
+    }
+    result.text_tokens = plans[i].text_tokens;
+    result.windows = static_cast<std::int64_t>(plans[i].windows.size());
+    for (const Window& window : plans[i].windows) result.tokens += static_cast<std::int64_t>(window.length);
+  });
+  std::vector<const WindowPlan*> pointers;
+  for (const WindowPlan& plan : plans) pointers.push_back(&plan);
+  const auto losses = walk_windows(forward, pointers, pool, options.walk, progress, statistics);
+  for (std::size_t i = 0; i < texts.size(); ++i) {
+    if (results[i].failed()) continue;
+    results[i].summary = summarise(rules, plans[i], losses[i]);
+    if (!std::isfinite(results[i].summary.perplexity)) {
+      const auto& means = results[i].summary.window_nll;
+      const auto bad = std::find_if(means.begin(), means.end(), [](double mean) { return !std::isfinite(mean); });
+      results[i].failure = bad == means.end() ? "the perplexity overflows" : "the loss is not finite in window " + std::to_string(bad - means.begin() + 1) + " of " + std::to_string(means.size());
+    }
+  }
+  return results;
+}
+
+}  // namespace miq

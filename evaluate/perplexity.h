@@ -1,0 +1,63 @@
+// Perplexity of one model on several texts in one walk: every layer is decoded once and all windows of all
+// texts go through it, spread over the threads, while one of them decodes the next layer.
+//
+// A window's losses depend on that window alone, so results are the same bits for any number of threads,
+// texts and windows in flight.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "miq/base/progress.h"
+#include "miq/base/thread_pool.h"
+#include "miq/evaluate/protocol.h"
+#include "miq/model/forward.h"
+
+namespace miq {
+
+struct WalkOptions {
+  // Hidden states kept between layers, [tokens, hidden] float32 over all windows in flight. Where all windows
+  // need more than this, they go through the model in several walks. At least one window per thread goes.
+  std::uint64_t activation_bytes = std::uint64_t{1} << 30;
+};
+
+struct WalkStatistics {
+  double seconds = 0;        // inside the walk: embedding to losses, decoding of layers included
+  std::int64_t tokens = 0;   // of all windows
+};
+
+// Losses of the scored positions of every window of every plan: result[plan][window][position].
+std::vector<std::vector<std::vector<float>>> walk_windows(const ForwardPass& forward, const std::vector<const WindowPlan*>& plans, ThreadPool& pool,
+                                                          const WalkOptions& options, const ProgressFunction& progress, WalkStatistics& statistics);
+
+struct Perplexity {
+  std::string text;            // the dataset's name
+  std::string path;
+  std::string protocol;
+  Summary summary;
+  std::int64_t text_tokens = 0, tokens = 0;  // of the whole text; of the windows
+  std::int64_t windows = 0, seqlen = 0;
+  std::string text_digest, source_digest;
+  bool calibrated_on = false;  // this text also calibrated the model
+  std::string failure;         // why there is no value; empty when there is one
+
+  bool failed() const { return !failure.empty(); }
+};
+
+struct PerplexityOptions {
+  std::string protocol = "gptq";
+  std::int64_t seqlen = 0;   // 0: window_length's default
+  std::int64_t windows = 0;  // 0: all
+  WalkOptions walk;
+};
+
+// One result per text, in order. A non-finite loss, or a text too short, is that text's failure and leaves
+// the others as they are.
+std::vector<Perplexity> measure_perplexity(const ForwardPass& forward, const std::vector<Text>& texts, const PerplexityOptions& options, ThreadPool& pool,
+                                           const ProgressFunction& progress, WalkStatistics& statistics);
+
+// True when the model's calibration record names this text, as prepared or as a file.
+bool was_calibrated_on(const Model& model, const Text& text);
+
+}  // namespace miq

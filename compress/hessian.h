@@ -59,12 +59,12 @@ struct FactorOptions {
 // taken in `order`. U_jj^-2 is what is left of H_jj once the later columns have explained their part.
 // `upper` is that of H divided by `scale`, which keeps its numbers near 1 whatever the unit of x.
 struct InverseFactor {
-  std::vector<std::int32_t> order;       // [n] position in the sweep -> column of the matrix
-  at::Tensor upper;                      // [n, n] float32, contiguous, zero below the diagonal; sweep order
-  double scale = 1;                      // mean diagonal of H
-  double damping = 0;                    // the share that was needed; more than asked for: a higher rung
-  std::vector<float> inverse_diagonal;   // [n] diagonal of the damped inverse, in H's own unit; matrix column order
-  std::vector<std::uint8_t> dead;        // [n] 1 where H_jj == 0 (relative to the mean); matrix column order
+  std::vector<std::int64_t> order;      // [n] position in the sweep -> column of the matrix
+  at::Tensor upper;                     // [n, n] float32, contiguous, zero below the diagonal; sweep order
+  double scale = 1;                     // mean diagonal of H
+  double damping = 0;                   // the share that was needed; more than asked for: a higher rung
+  std::vector<double> inverse_diagonal; // [n] diagonal of the damped inverse, in H's own unit; matrix column order
+  std::vector<std::uint8_t> dead;       // [n] 1 where H_jj == 0 (relative to the mean); matrix column order
   DeadColumns dead_columns = DeadColumns::Keep;
 
   std::int64_t size() const { return static_cast<std::int64_t>(order.size()); }
@@ -74,12 +74,12 @@ struct InverseFactor {
 // Computed in float64. When the Cholesky factorisation fails, damping is raised tenfold, up to 1.
 // Nothing: H is not finite, has no positive diagonal element, or failed on every rung: the caller rounds to nearest and
 // says so (exit code 3). Throws Error on a `hessian` that is no [n, n] float32 or an `order` that is no permutation.
-std::optional<InverseFactor> factor_inverse(const at::Tensor& hessian, std::span<const std::int32_t> order, const FactorOptions& options,
+std::optional<InverseFactor> factor_inverse(const at::Tensor& hessian, std::span<const std::int64_t> order, const FactorOptions& options,
                                             ThreadPool& pool);
 
 // Orders: as stored, and by falling H_jj (equal ones as stored).
-std::vector<std::int32_t> natural_order(std::int64_t columns);
-std::vector<std::int32_t> order_by_diagonal(const at::Tensor& hessian);
+std::vector<std::int64_t> natural_order(std::int64_t columns);
+std::vector<std::int64_t> order_by_diagonal(const at::Tensor& hessian);
 
 // tr((A - B) H (A - B)^T) of two matrices [rows, n] float32: the expected squared error of the outputs
 // per token, summed over rows. Compare with the same figure of rounding to nearest.

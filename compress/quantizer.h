@@ -19,7 +19,7 @@
 namespace miq {
 
 // How the columns of a matrix share grids. Column order is the matrix's own.
-struct Grouping {
+struct ColumnGroups {
   std::vector<std::uint16_t> group_of_column;  // [cols], values < groups; every group has a column
   std::vector<std::uint8_t> bits_of_group;     // [groups], each 2, 3, 4, 6 or 8
   std::int64_t groups() const { return static_cast<std::int64_t>(bits_of_group.size()); }
@@ -27,10 +27,10 @@ struct Grouping {
 
 // One group of all columns, or runs of `group_size` columns (the last may be shorter; 0: one group).
 // Throws UsageError on an odd width or a negative size, Error when there would be more than 65536 groups.
-Grouping contiguous_groups(std::int64_t cols, std::int64_t group_size, int bits);
+ColumnGroups contiguous_groups(std::int64_t cols, std::int64_t group_size, int bits);
 
 // Throws Error when sizes, values or bits break the rules above.
-void check_grouping(const Grouping& grouping, std::int64_t cols);
+void check_groups(const ColumnGroups& groups, std::int64_t cols);
 
 // The clip ratios of mi.md: {1, 0.9 … 0.5} to predict (step 4), {1, 0.95 … 0.35} to solve (step 7).
 std::span<const float> prediction_clips();
@@ -38,7 +38,7 @@ std::span<const float> solving_clips();
 
 // F16, unless a scale of these weights [rows, cols] (float32) with these groups and the smallest of
 // `clips` would be no normal F16 number: then F32.
-DType choose_scale_dtype(const at::Tensor& weights, const Grouping& grouping, std::span<const float> clips, ThreadPool& pool);
+DType choose_scale_dtype(const at::Tensor& weights, const ColumnGroups& groups, std::span<const float> clips, ThreadPool& pool);
 
 struct RoundingOptions {
   std::span<const float> clips;           // empty: {1}
@@ -49,7 +49,7 @@ struct RoundingOptions {
 // Every weight to the nearest point of its grid. `weights` [rows, cols] float32, finite (throws Error
 // otherwise). `kept` [rows * cols] or empty: weights that are 0 there become exactly zero, take no code and
 // (being zero) do not stretch their grid.
-PackedMatrix round_to_nearest(const at::Tensor& weights, const Grouping& grouping, std::span<const std::uint8_t> kept,
+PackedMatrix round_to_nearest(const at::Tensor& weights, const ColumnGroups& groups, std::span<const std::uint8_t> kept,
                               const RoundingOptions& options, ThreadPool& pool);
 
 // [rows, cols] float32: scale * (code - zero), as pack() followed by decode() gives it.
@@ -58,7 +58,7 @@ at::Tensor decode_matrix(const PackedMatrix& matrix, ThreadPool& pool);
 // What rounding to nearest would cost, column by column: out[j] = sum over rows of f_r (w - q)^2, with one
 // width for all groups (bits_of_group is not read). `row_weights` [rows] or empty (1). For the
 // allocators: D_g(b) = sum over j in g of H_jj out[j].
-std::vector<double> rounding_errors(const at::Tensor& weights, const Grouping& grouping, int bits, std::span<const float> row_weights,
+std::vector<double> rounding_errors(const at::Tensor& weights, const ColumnGroups& groups, int bits, std::span<const float> row_weights,
                                     const RoundingOptions& options, ThreadPool& pool);
 
 }  // namespace miq

@@ -54,9 +54,10 @@ struct SweepOptions {
 // One matrix that reads the factor's input.
 struct SweepMatrix {
   at::Tensor weights;                  // [rows, n] float32, finite
-  Grouping grouping;                   // no groups: prune only
+  ColumnGroups groups;                   // no groups: prune only
   std::vector<float> row_weights;      // [rows] f_r in the saliency, >= 0, or empty: 1
-  std::vector<float> column_sparsity;  // [n] or empty; with Pruning::Block its mean over a block replaces `sparsity`
+  // Pruning::Block: how many weights each block of sweep_blocks() loses (sparsity_plan.h); empty: by `sparsity`.
+  std::vector<std::int64_t> pruned_of_block;
 };
 
 struct SweepResult {
@@ -75,9 +76,9 @@ struct SweepResult {
 std::vector<SweepResult> sweep(std::span<const SweepMatrix> matrices, const InverseFactor& factor, const SweepOptions& options,
                                ThreadPool& pool);
 
-// The blocks that sweep() will use: first positions in the sweep and n at the end. Thresholds and column
-// sparsities hold for one block.
-std::vector<std::int64_t> sweep_blocks(const Grouping& grouping, std::span<const std::int32_t> order, GridTiming timing,
+// The blocks that sweep() uses, as first positions in the sweep, and n at the end: every `block_columns`
+// columns or, with dynamic grids, the fewest whole groups with that many. A threshold holds for one block.
+std::vector<std::int64_t> sweep_blocks(const ColumnGroups& groups, std::span<const std::int64_t> order, GridTiming timing,
                                        std::int64_t block_columns = 128);
 
 }  // namespace miq

@@ -1,0 +1,35 @@
+// Model -> Model: the driver of every method.
+//
+// Layer by layer behind the layers already compressed: the calibration windows are run through a layer, the
+// inputs of its linears give one Hessian per distinct input, the solver compresses the matrices, and
+// the windows are run again through the layer as it will be stored. At any time one layer's float
+// weights, Hessians and activations are in memory. Methods that share one budget over the whole model
+// make a plan first, from one walk over the dense model and one walk back (plan.h).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "miq/base/progress.h"
+#include "miq/base/thread_pool.h"
+#include "miq/compress/calibration.h"
+#include "miq/compress/methods.h"
+#include "miq/model/model.h"
+
+namespace miq {
+
+struct CompressResult {
+  // Weights packed (or sparse), with method, calibration and statistics filled in. Times are not among
+  // them: the same model, windows and recipe give the same model, byte for byte, at any thread count.
+  Model model;
+  std::int64_t fallbacks = 0;  // matrices whose factorisation or solution needed help; each was a message
+  std::string summary;         // for people: channels, bits, per layer averages; several lines
+};
+
+// Throws UsageError (also when a quantizing run quantized no channel) and Error. Messages: one line for each
+// matrix with its time.
+CompressResult compress(const Model& model, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool,
+                        const ProgressFunction& progress = {}, const MessageFunction& message = {});
+
+}  // namespace miq

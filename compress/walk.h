@@ -1,0 +1,41 @@
+// Calibration windows on their way through the layers of a model: what every pass of the driver steps on.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "miq/base/thread_pool.h"
+#include "miq/compress/calibration.h"
+#include "miq/model/forward.h"
+
+namespace miq {
+
+// Hidden states of all windows in front of one layer. A unit of work is a window; inputs of the linears
+// are handed over in batches of whole windows whose size depends on the windows alone, so what is summed
+// from them is the same at any number of threads.
+class Walk {
+ public:
+  // Sees the inputs [tokens of the batch, in] of a site, compute type, contiguous; called from the calling
+  // thread, in forward order of sites, batch after batch. The tensor is reused afterwards: don't keep it.
+  using BatchObserver = std::function<void(InputSite site, const at::Tensor& inputs)>;
+
+  Walk(const ForwardPass& forward, const Calibration& calibration, ThreadPool& pool);
+
+  // Runs the windows through `layer` and shows the inputs. `advance`: the hidden states become the layer's outputs.
+  void observe(const LayerWeights& layer, const BatchObserver& observer, bool advance);
+  void advance(const LayerWeights& layer);
+
+  std::int64_t windows() const { return static_cast<std::int64_t>(hidden_.size()); }
+  std::int64_t tokens() const { return windows() * seqlen_; }
+  const at::Tensor& hidden(std::int64_t window) const { return hidden_[static_cast<std::size_t>(window)]; }
+
+ private:
+  const ForwardPass& forward_;
+  ThreadPool& pool_;
+  std::int64_t seqlen_;
+  std::vector<at::Tensor> hidden_;  // [seqlen, hidden] float32 each
+};
+
+}  // namespace miq

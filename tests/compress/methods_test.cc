@@ -1,0 +1,90 @@
+// Which options go together.
+#include "miq/compress/methods.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "miq/base/error.h"
+
+namespace miq {
+namespace {
+
+Config config() {
+  Config c;
+  c.hidden = 16;
+  c.layers = {{2, 1, 8, 24}};
+  return c;
+}
+
+struct Row {
+  const char* what;
+  CompressOptions options;
+};
+
+template <typename Change>
+CompressOptions with(Change change) {
+  CompressOptions options;
+  change(options);
+  return options;
+}
+
+TEST(Methods, RefusesOptionsThatContradictEachOtherOrDoNothing) {
+  const Row rows[] = {
+      {"unknown method", with([](auto& o) { o.method = "magic", o.wbits = 4; })},
+      {"nothing to do", with([](auto&) {})},
+      {"width 16 is none", with([](auto& o) { o.wbits = 16; })},
+      {"quantizing without bits", with([](auto& o) { o.method = "mi"; })},
+      {"quantizing without bits but zeros", with([](auto& o) { o.method = "mixed", o.sparsity = 0.5; })},
+      {"enhanced without bits", with([](auto& o) { o.method = "enhanced"; })},
+      {"group size without bits", with([](auto& o) { o.sparsity = 0.5, o.group_size = 64; })},
+      {"groups without bits", with([](auto& o) { o.sparsity = 0.5, o.n_groups = 4; })},
+      {"bit method without bits", with([](auto& o) { o.sparsity = 0.5, o.bit_method = BitMethod::Budget; })},
+      {"groups twice", with([](auto& o) { o.method = "mi", o.wbits = 4, o.n_groups = 4, o.group_size = 8; })},
+      {"group of nothing", with([](auto& o) { o.wbits = 4, o.group_size = 0; })},
+      {"width and another target", with([](auto& o) { o.method = "mi", o.wbits = 4, o.target_avg_bits = 3.5; })},
+      {"odd width", with([](auto& o) { o.wbits = 5; })},
+      {"uniform at a fraction", with([](auto& o) { o.target_avg_bits = 3.5; })},
+      {"target out of range", with([](auto& o) { o.method = "mi", o.target_avg_bits = 9; })},
+      {"target below the levels", with([](auto& o) { o.method = "mi", o.target_avg_bits = 2.5, o.levels = std::vector<int>{3, 4}; })},
+      {"sparsity 1", with([](auto& o) { o.sparsity = 1; })},
+      {"negative sparsity", with([](auto& o) { o.sparsity = -0.1; })},
+      {"NaN sparsity", with([](auto& o) { o.sparsity = std::nan(""); })},
+      {"n without m", with([](auto& o) { o.prune_n = 2; })},
+      {"m zeros in m", with([](auto& o) { o.prune_n = 4, o.prune_m = 4; })},
+      {"m that does not divide", with([](auto& o) { o.prune_n = 1, o.prune_m = 5; })},
+      {"n:m against sparsity", with([](auto& o) { o.prune_n = 2, o.prune_m = 4, o.sparsity = 0.6; })},
+      {"n:m with mixed", with([](auto& o) { o.method = "mixed", o.wbits = 4, o.prune_n = 2, o.prune_m = 4; })},
+      {"zeros with rtn", with([](auto& o) { o.method = "rtn", o.wbits = 4, o.sparsity = 0.5; })},
+      {"grouping with sparsegpt", with([](auto& o) { o.wbits = 4, o.grouping = Grouping::Sensitivity; })},
+      {"groups with enhanced", with([](auto& o) { o.method = "enhanced", o.wbits = 4, o.n_groups = 4; })},
+      {"quantile with mi", with([](auto& o) { o.method = "mi", o.wbits = 4, o.bit_method = BitMethod::Quantile; })},
+      {"no damping", with([](auto& o) { o.wbits = 4, o.damping = 0; })},
+  };
+  for (const Row& row : rows) EXPECT_THROW(resolve(row.options, config()), UsageError) << row.what;
+}
+
+TEST(Methods, AWidthAloneIsTheTarget) {
+  const Recipe mi = resolve(with([](auto& o) { o.method = "mi", o.wbits = 4; }), config());
+  EXPECT_EQ(mi.target, 4.0);
+  EXPECT_EQ(mi.grouping, Grouping::MutualInformation);
+  EXPECT_EQ(mi.group_size, 64);
+  const Recipe uniform = resolve(with([](auto& o) { o.target_avg_bits = 4; }), config());
+  EXPECT_EQ(uniform.width, 4);
+  EXPECT_EQ(uniform.groups(100), 1);
+}
+
+TEST(Methods, QuantileNeedsNoTarget) {
+  const Recipe recipe = resolve(with([](auto& o) { o.method = "enhanced", o.bit_method = BitMethod::Quantile; }), config());
+  EXPECT_TRUE(recipe.quantize);
+  EXPECT_FALSE(recipe.target);
+}
+
+TEST(Methods, EqualSparsityAndPatternAgree) {
+  const Recipe recipe = resolve(with([](auto& o) { o.prune_n = 2, o.prune_m = 4, o.sparsity = 0.5; }), config());
+  EXPECT_EQ(recipe.sparsity, 0.5);
+  EXPECT_EQ(recipe.prune_m, 4);
+}
+
+}  // namespace
+}  // namespace miq

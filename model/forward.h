@@ -10,8 +10,11 @@
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "miq/model/architecture.h"
 #include "miq/model/model.h"
@@ -23,7 +26,10 @@ namespace miq {
 enum class ComputeType { Float32, BFloat16 };
 std::string_view compute_type_name(ComputeType type);  // "float32", "bfloat16"
 
-// One decoder layer, decoded to the compute type. Keys are rule names ("self_attn.q_proj.weight").
+class RopeTables;
+
+// One decoder layer: linears decoded to the compute type, norms to float32. Keys are rule names
+// ("self_attn.q_proj.weight"). An entry may be replaced by another tensor of its shape and type.
 struct LayerWeights {
   std::int64_t index = 0;
   std::map<std::string, at::Tensor, std::less<>> tensors;
@@ -36,6 +42,9 @@ class ForwardPass {
  public:
   // Keeps a reference to `model`, and decodes embedding, final norm and head.
   ForwardPass(const Model& model, ComputeType type);
+  ~ForwardPass();
+  ForwardPass(const ForwardPass&) = delete;
+  ForwardPass& operator=(const ForwardPass&) = delete;
 
   const Model& model() const { return model_; }
   ComputeType type() const { return type_; }
@@ -64,14 +73,18 @@ class ForwardPass {
  private:
   const Model& model_;
   ComputeType type_;
+  std::unique_ptr<RopeTables> rope_;
   at::Tensor embedding_, head_, final_norm_;
 };
 
-// A stored tensor as LibTorch's: dense ones share the mapped bytes when the type already fits.
+// A stored tensor as LibTorch's: dense ones share the mapped bytes when the type already fits (such a
+// tensor must not be written to). Throws Error on element types that hold no real numbers.
 at::Tensor to_torch(const Tensor& tensor, std::string_view name, at::ScalarType type);
 
-// Makes LibTorch run each operation in the thread that calls it; programs call it once at start. The
-// suite's threads are those of ThreadPool.
+// Makes LibTorch run each operation in the thread that calls it: the suite's threads are those of
+// ThreadPool. Programs call it once at start. OpenMP keeps its own count for every thread that the
+// program makes, so a unit of a ThreadPool that calls LibTorch directly calls it too; it costs nothing
+// when repeated, and ForwardPass does so itself.
 void use_single_threaded_torch();
 
 }  // namespace miq

@@ -1,0 +1,209 @@
+// Embedding, the walk's single steps, and the head. The logits of a block of positions are made,
+// reduced to one loss (or one gradient row) a position, and dropped.
+#include "miq/model/forward.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/logsumexp.h>
+#include <ATen/ops/softmax.h>
+#include <ATen/ops/zeros.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "miq/base/error.h"
+#include "miq/model/decoder.h"
+#include "miq/model/rope.h"
+
+namespace miq {
+namespace {
+
+// Positions whose logits exist at once.
+constexpr std::int64_t kLossBlock = 128;
+
+at::ScalarType torch_type(DType dtype, std::string_view name) {
+  switch (dtype) {
+    case DType::Bool: return at::kBool;
+    case DType::U8: return at::kByte;
+    case DType::I8: return at::kChar;
+    case DType::I16: return at::kShort;
+    case DType::I32: return at::kInt;
+    case DType::I64: return at::kLong;
+    case DType::F8E4M3: return at::kFloat8_e4m3fn;
+    case DType::F8E5M2: return at::kFloat8_e5m2;
+    case DType::F16: return at::kHalf;
+    case DType::BF16: return at::kBFloat16;
+    case DType::F32: return at::kFloat;
+    case DType::F64: return at::kDouble;
+    case DType::U16:
+    case DType::U32:
+    case DType::U64: break;
+  }
+  throw Error("tensor '" + std::string(name) + "' has element type " + std::string(dtype_name(dtype)) +
+              ", which the forward pass cannot compute with; store it as F32, BF16 or F16");
+}
+
+const Tensor& stored(const Model& model, const std::string& name) {
+  const auto found = model.tensors.find(name);
+  if (found == model.tensors.end()) throw Error("model '" + model.name + "' has no tensor '" + name + "'; check it with inspect-checkpoint");
+  return found->second;
+}
+
+at::Tensor global(const Model& model, Part part, at::ScalarType type) {
+  for (const GlobalTensorRule& rule : architecture(model.config.architecture).globals) {
+    if (rule.part != part) continue;
+    const std::string name(rule.name);
+    return to_torch(stored(model, name), name, type);
+  }
+  throw Error("architecture '" + model.config.architecture + "' has no " + std::string(part_name(part)));
+}
+
+}  // namespace
+
+std::string_view compute_type_name(ComputeType type) { return type == ComputeType::Float32 ? "float32" : "bfloat16"; }
+
+void use_single_threaded_torch() {
+  thread_local bool done = false;
+  if (done) return;
+  at::set_num_threads(1);
+  done = true;
+}
+
+at::Tensor to_torch(const Tensor& tensor, std::string_view name, at::ScalarType type) {
+  const at::NoGradGuard no_grad;
+  const at::ScalarType from = torch_type(tensor.dtype, name);
+  auto blob = std::make_unique<Blob>(decode(tensor, name));
+  // from_blob wants a mutable pointer; nothing here writes through it.
+  void* data = const_cast<std::uint8_t*>(blob->bytes().data());
+  if (blob->empty()) return at::empty(tensor.shape, type);
+  if (reinterpret_cast<std::uintptr_t>(data) % c10::elementSize(from) != 0) {
+    auto copy = std::make_unique<Blob>(std::vector<std::uint8_t>(blob->bytes().begin(), blob->bytes().end()));
+    blob = std::move(copy);
+    data = const_cast<std::uint8_t*>(blob->bytes().data());
+  }
+  Blob* owner = blob.release();
+  const at::Tensor view = at::from_blob(data, tensor.shape, [owner](void*) { delete owner; }, at::TensorOptions(from));
+  return view.to(type);
+}
+
+ForwardPass::ForwardPass(const Model& model, ComputeType type) : model_(model), type_(type) {
+  use_single_threaded_torch();
+  rope_ = std::make_unique<RopeTables>(model.config.rope_theta, model.config.rope_scaling);
+  embedding_ = global(model, Part::Embedding, scalar_type(type));
+  head_ = model.config.tied_head ? embedding_ : global(model, Part::Head, scalar_type(type));
+  final_norm_ = global(model, Part::FinalNorm, at::kFloat);
+}
+
+ForwardPass::~ForwardPass() = default;
+
+LayerWeights ForwardPass::load_layer(std::int64_t index) const {
+  if (index < 0 || index >= layers()) throw Error("no layer " + std::to_string(index) + " in a model of " + std::to_string(layers()));
+  const Architecture& rules = architecture(model_.config.architecture);
+  LayerWeights layer{index, {}};
+  for (const LayerTensorRule& rule : rules.layer) {
+    const std::string name = layer_tensor_name(rules, index, rule.name);
+    layer.tensors.emplace(rule.name, to_torch(stored(model_, name), name, rule.linear ? scalar_type(type_) : at::kFloat));
+  }
+  return layer;
+}
+
+at::Tensor ForwardPass::embed(std::span<const std::int32_t> ids) const {
+  use_single_threaded_torch();
+  const at::NoGradGuard no_grad;
+  const std::int64_t rows = embedding_.size(0);
+  at::Tensor index = at::empty({static_cast<std::int64_t>(ids.size())}, at::kLong);
+  auto* out = index.data_ptr<std::int64_t>();
+  for (const std::int32_t id : ids) {
+    if (id < 0 || id >= rows) {
+      throw Error("token id " + std::to_string(id) + " lies outside the embedding of " + std::to_string(rows) +
+                  " rows; tokenizer and model do not belong together");
+    }
+    *out++ = id;
+  }
+  return embedding_.index_select(0, index).to(at::kFloat);
+}
+
+at::Tensor ForwardPass::run_layer(const LayerWeights& layer, const at::Tensor& hidden, const InputObserver& observer) const {
+  use_single_threaded_torch();
+  const at::NoGradGuard no_grad;
+  const LayerConfig& sizes = model_.config.layers.at(static_cast<std::size_t>(layer.index));
+  const LayerContext context{model_.config, sizes, type_, rope_->table(sizes.head_dim, hidden.size(0))};
+  return decode_layer(context, layer, hidden, observer, {});
+}
+
+at::Tensor ForwardPass::logits(const at::Tensor& hidden) const {
+  use_single_threaded_torch();
+  const at::NoGradGuard no_grad;
+  const at::Tensor x = rms_norm(hidden, final_norm_, model_.config.norm_epsilon).to(scalar_type(type_));
+  return at::linear(x, head_).to(at::kFloat);
+}
+
+std::vector<float> ForwardPass::losses(const at::Tensor& hidden, std::span<const std::int32_t> ids, std::int64_t first) const {
+  const auto tokens = static_cast<std::int64_t>(ids.size());
+  if (hidden.size(0) != tokens) throw Error("losses: hidden states and ids differ in number");
+  std::vector<float> result;
+  for (std::int64_t begin = std::max<std::int64_t>(first, 0); begin < tokens - 1; begin += kLossBlock) {
+    const std::int64_t count = std::min(kLossBlock, tokens - 1 - begin);
+    const at::Tensor block = logits(hidden.narrow(0, begin, count));
+    const at::Tensor sums = at::logsumexp(block, 1);
+    const float* row = block.const_data_ptr<float>();
+    for (std::int64_t i = 0; i < count; ++i, row += block.size(1)) {
+      const std::int32_t target = ids[static_cast<std::size_t>(begin + i + 1)];
+      if (target < 0 || target >= block.size(1)) throw Error("token id " + std::to_string(target) + " lies outside the vocabulary");
+      result.push_back(sums.const_data_ptr<float>()[i] - row[target]);
+    }
+  }
+  return result;
+}
+
+at::Tensor ForwardPass::loss_gradient(const at::Tensor& hidden, std::span<const std::int32_t> ids) const {
+  use_single_threaded_torch();
+  const at::NoGradGuard no_grad;
+  const auto tokens = static_cast<std::int64_t>(ids.size());
+  if (hidden.size(0) != tokens) throw Error("loss_gradient: hidden states and ids differ in number");
+  at::Tensor result = at::zeros(hidden.sizes());
+  for (std::int64_t begin = 0; begin < tokens - 1; begin += kLossBlock) {
+    const std::int64_t count = std::min(kLossBlock, tokens - 1 - begin);
+    const at::Tensor x = hidden.narrow(0, begin, count);
+    at::Tensor difference = at::softmax(logits(x), 1);  // minus one at the target: d loss / d logits
+    float* row = difference.data_ptr<float>();
+    for (std::int64_t i = 0; i < count; ++i, row += difference.size(1)) {
+      const std::int32_t target = ids[static_cast<std::size_t>(begin + i + 1)];
+      if (target < 0 || target >= difference.size(1)) throw Error("token id " + std::to_string(target) + " lies outside the vocabulary");
+      row[target] -= 1;
+    }
+    // Through the head, then through y = x r w with r = (mean(x^2) + epsilon)^(-1/2).
+    const at::Tensor g = difference.to(head_.scalar_type()).matmul(head_).to(at::kFloat) * final_norm_;
+    const at::Tensor r = (x.square().mean(1, true) + model_.config.norm_epsilon).rsqrt();
+    result.narrow(0, begin, count).copy_(g * r - x * r.pow(3) * (g * x).mean(1, true));
+  }
+  return result;
+}
+
+at::Tensor ForwardPass::backward_layer(const LayerWeights& layer, const at::Tensor& hidden, const at::Tensor& gradient,
+                                       const GradientObserver& output_gradient) const {
+  use_single_threaded_torch();
+  const c10::AutoGradMode with_grad(true);
+  const LayerConfig& sizes = model_.config.layers.at(static_cast<std::size_t>(layer.index));
+  const LayerContext context{model_.config, sizes, type_, rope_->table(sizes.head_dim, hidden.size(0))};
+  const at::Tensor input = hidden.detach().requires_grad_(true);
+  std::vector<std::string> names;
+  std::vector<at::Tensor> wanted{input};
+  const at::Tensor output = decode_layer(context, layer, input, {}, [&](std::string_view name, const at::Tensor& x) {
+    names.emplace_back(name);
+    wanted.push_back(x);
+  });
+  const std::vector<at::Tensor> gradients = torch::autograd::grad({output}, wanted, {gradient});
+  if (output_gradient) {
+    const at::NoGradGuard no_grad;
+    for (std::size_t i = 0; i < names.size(); ++i) output_gradient(names[i], gradients[i + 1]);
+  }
+  return gradients[0];
+}
+
+}  // namespace miq

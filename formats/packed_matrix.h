@@ -11,6 +11,8 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -39,7 +41,9 @@ struct PackedBits {
   std::uint64_t kept = 0;         // weights with a code
   std::uint64_t codes = 0;        // bits of all codes of kept weights
   std::uint64_t scales = 0, zeros = 0, mask = 0, groups = 0;  // groups: column indices and level list
-  std::uint64_t total() const { return codes + scales + zeros + mask + groups; }
+  std::uint64_t alignment = 0;    // lost where a bit stream ends within a byte
+  // Exactly eight times the sections' bytes.
+  std::uint64_t total() const { return codes + scales + zeros + mask + groups + alignment; }
 };
 
 // Sections "codes", "scales", "zeros", "bits", and where needed "groups" (absent for one group) and
@@ -49,5 +53,28 @@ Tensor pack(const PackedMatrix& matrix, DType decoded = DType::F32);
 PackedMatrix unpack(const Tensor& tensor, std::string_view name);
 // Reads only the sections' sizes, the level list, the groups and the mask.
 PackedBits packed_bits(const Tensor& tensor, std::string_view name);
+
+struct PackedLayout;
+
+// Decodes a packed tensor again and again, or in parts: everything is checked once, in the constructor
+// (FormatError naming `name`). Keeps the sections alive. Thread-safe once built.
+class PackedDecoder {
+ public:
+  PackedDecoder(const Tensor& tensor, std::string_view name);
+  ~PackedDecoder();
+  PackedDecoder(PackedDecoder&&) noexcept;
+  PackedDecoder& operator=(PackedDecoder&&) noexcept;
+
+  std::int64_t rows() const;
+  std::int64_t cols() const;
+  // Rows [begin, end) as `dtype` (F32, F16 or BF16): the float32 product, rounded once. `out` holds
+  // exactly (end - begin) * cols elements; throws Error when it does not or the range is not in the matrix.
+  void decode_rows(std::int64_t begin, std::int64_t end, DType dtype, std::span<std::uint8_t> out) const;
+  // All rows, on all threads of `pool` where there is one.
+  void decode(DType dtype, std::span<std::uint8_t> out, ThreadPool* pool = nullptr) const;
+
+ private:
+  std::unique_ptr<const PackedLayout> layout_;
+};
 
 }  // namespace miq

@@ -43,9 +43,14 @@ Tensor dense_tensor(DType dtype, Shape shape, Blob data);
 // Decodes into `out`, which must be exactly tensor_bytes(dtype, shape) long.
 // Throws FormatError (naming `name`) when the sections contradict the dtype, shape or themselves;
 // never reads outside them and never allocates more than the decoded tensor's size plus 16 MiB.
-void decode(const Tensor& tensor, std::string_view name, std::span<std::uint8_t> out);
+// With a pool, a packed matrix is decoded by all its threads; the bytes are the same.
+void decode(const Tensor& tensor, std::string_view name, std::span<std::uint8_t> out, ThreadPool* pool = nullptr);
 // The elements' bytes without a copy where the encoding is dense, else decoded into a new buffer.
-Blob decode(const Tensor& tensor, std::string_view name);
+Blob decode(const Tensor& tensor, std::string_view name, ThreadPool* pool = nullptr);
+
+// Everything decode() would refuse that can be seen without decoding: sizes, counts, indices, scales
+// that are not finite, a zstd frame's header. Throws FormatError naming `name`.
+void check_tensor(const Tensor& tensor, std::string_view name);
 
 // Exact encoders. Each returns the encoded tensor; `encode_best` returns whichever of dense, bitmask
 // and (where `allow_zstd`) zstd is smallest, preferring dense where the others save under 5 %.

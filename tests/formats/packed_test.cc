@@ -1,0 +1,318 @@
+// Packed matrices: every width and code against the bit-by-bit reader, in every arrangement of groups
+// and masks, whole and by rows; and what must be refused.
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <random>
+
+#include "miq/base/error.h"
+#include "miq/formats/packed_layout.h"
+#include "miq/formats/packed_matrix.h"
+#include "tests/reference/packed_reference.h"
+
+namespace miq {
+namespace {
+
+constexpr std::uint8_t kWidths[] = {2, 3, 4, 6, 8};
+
+struct Kind {
+  std::vector<std::uint8_t> widths;
+  bool contiguous = false, masked = false;
+  DType scales = DType::F16;
+  double density = 0.5;
+};
+
+PackedMatrix random_matrix(std::int64_t rows, std::int64_t cols, const Kind& kind, std::mt19937& random) {
+  PackedMatrix matrix;
+  matrix.rows = rows;
+  matrix.cols = cols;
+  matrix.bits_of_group = kind.widths;
+  matrix.scale_dtype = kind.scales;
+  const std::size_t groups = kind.widths.size();
+  for (std::int64_t c = 0; c < cols; ++c) {
+    const std::size_t group = kind.contiguous ? static_cast<std::size_t>(c) * groups / static_cast<std::size_t>(cols) : random() % groups;
+    matrix.group_of_column.push_back(static_cast<std::uint16_t>(group));
+  }
+  std::normal_distribution<float> normal;
+  for (std::size_t i = 0; i < groups * static_cast<std::size_t>(rows); ++i) {
+    const float scale = normal(random) * 0.01f;
+    matrix.scales.push_back(kind.scales == DType::F16 ? f16_to_f32(f32_to_f16(scale)) : scale);
+    matrix.zeros.push_back(static_cast<std::uint8_t>(random() % (1u << kind.widths[i / static_cast<std::size_t>(rows)])));
+  }
+  for (std::int64_t i = 0; i < rows * cols; ++i) {
+    const unsigned bits = kind.widths[matrix.group_of_column[static_cast<std::size_t>(i % cols)]];
+    const bool kept = !kind.masked || std::uniform_real_distribution<>()(random) < kind.density;
+    if (kind.masked) matrix.kept.push_back(kept);
+    matrix.codes.push_back(kept ? static_cast<std::uint8_t>(random() % (1u << bits)) : 0);
+  }
+  return matrix;
+}
+
+std::vector<std::uint32_t> bits_of(std::span<const float> values) {
+  std::vector<std::uint32_t> bits;
+  for (float value : values) bits.push_back(std::bit_cast<std::uint32_t>(value));
+  return bits;
+}
+
+// The reference's floats in the stored type.
+std::vector<std::uint8_t> as_bytes(const std::vector<float>& values, DType dtype) {
+  std::vector<std::uint8_t> bytes(values.size() * dtype_bytes(dtype));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (dtype == DType::F32) std::memcpy(bytes.data() + i * 4, &values[i], 4);
+    const std::uint16_t half = dtype == DType::F16 ? f32_to_f16(values[i]) : f32_to_bf16(values[i]);
+    if (dtype != DType::F32) std::memcpy(bytes.data() + i * 2, &half, 2);
+  }
+  return bytes;
+}
+
+void expect_same(const PackedMatrix& a, const PackedMatrix& b) {
+  EXPECT_EQ(a.rows, b.rows);
+  EXPECT_EQ(a.cols, b.cols);
+  EXPECT_EQ(a.group_of_column, b.group_of_column);
+  EXPECT_EQ(a.bits_of_group, b.bits_of_group);
+  EXPECT_EQ(a.scale_dtype, b.scale_dtype);
+  EXPECT_EQ(bits_of(a.scales), bits_of(b.scales));
+  EXPECT_EQ(a.zeros, b.zeros);
+  EXPECT_EQ(a.codes, b.codes);
+  EXPECT_EQ(a.kept, b.kept);
+}
+
+void check_matrix(const PackedMatrix& matrix) {
+  ThreadPool pool(3);
+  const std::vector<float> expected = reference::decode_matrix(matrix);
+  for (DType dtype : {DType::F32, DType::F16, DType::BF16}) {
+    const Tensor tensor = pack(matrix, dtype);
+    ASSERT_EQ(bits_of(reference::decode_packed(tensor)), bits_of(expected));
+    const std::vector<std::uint8_t> bytes = as_bytes(expected, dtype);
+    const Blob decoded = decode(tensor, "w");
+    ASSERT_TRUE(std::equal(decoded.bytes().begin(), decoded.bytes().end(), bytes.begin(), bytes.end()));
+    const Blob parallel = decode(tensor, "w", &pool);
+    ASSERT_TRUE(std::equal(parallel.bytes().begin(), parallel.bytes().end(), bytes.begin(), bytes.end()));
+    const PackedDecoder decoder(tensor, "w");
+    const std::size_t row_bytes = bytes.size() / static_cast<std::size_t>(matrix.rows);
+    for (std::int64_t begin = 0; begin < matrix.rows; begin += 1 + matrix.rows / 3) {
+      const std::int64_t end = std::min(matrix.rows, begin + 1 + matrix.rows / 2);
+      std::vector<std::uint8_t> part(static_cast<std::size_t>(end - begin) * row_bytes);
+      decoder.decode_rows(begin, end, dtype, part);
+      ASSERT_EQ(0, std::memcmp(part.data(), bytes.data() + static_cast<std::size_t>(begin) * row_bytes, part.size())) << begin << ".." << end;
+    }
+    expect_same(unpack(tensor, "w"), matrix);
+    const PackedBits bits = packed_bits(tensor, "w");
+    EXPECT_EQ(bits.total(), tensor.stored_bytes() * 8);
+    EXPECT_LT(bits.alignment, 16 * matrix.bits_of_group.size() + 16);
+  }
+}
+
+TEST(Packed, EveryCodeAndZeroOfEveryWidth) {
+  for (std::uint8_t bits : kWidths) {
+    // A row for each zero point, a column for each code, one more column so that rows start within a byte.
+    PackedMatrix matrix;
+    matrix.rows = matrix.cols = 1 << bits;
+    ++matrix.cols;
+    matrix.bits_of_group = {bits};
+    matrix.group_of_column.assign(static_cast<std::size_t>(matrix.cols), 0);
+    for (std::int64_t r = 0; r < matrix.rows; ++r) {
+      matrix.scales.push_back(r % 2 == 0 ? 0.75f : -1.0f / 1024);
+      matrix.zeros.push_back(static_cast<std::uint8_t>(r));
+      for (std::int64_t c = 0; c < matrix.cols; ++c) matrix.codes.push_back(static_cast<std::uint8_t>(c % matrix.rows));
+    }
+    check_matrix(matrix);
+    matrix.kept.resize(matrix.codes.size());
+    for (std::size_t i = 0; i < matrix.kept.size(); ++i) {
+      matrix.kept[i] = i % 3 != 0;
+      if (!matrix.kept[i]) matrix.codes[i] = 0;
+    }
+    check_matrix(matrix);
+  }
+}
+
+TEST(Packed, EveryArrangementOfGroupsAndMasks) {
+  std::mt19937 random(7);
+  const std::vector<std::vector<std::uint8_t>> widths = {{4}, {3}, {6}, {2, 8}, {2, 3, 4, 6, 8}, {3, 3, 6, 6, 2, 4, 4, 8, 3}};
+  for (const auto& list : widths) {
+    for (bool contiguous : {true, false}) {
+      for (bool masked : {true, false}) {
+        for (DType scales : {DType::F16, DType::F32}) {
+          for (double density : {0.5, 0.03, 1.0}) {
+            if (!masked && density != 0.5) continue;
+            const Kind kind{list, contiguous, masked, scales, density};
+            check_matrix(random_matrix(1 + static_cast<std::int64_t>(random() % 150), 9 + static_cast<std::int64_t>(random() % 90), kind, random));
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(Packed, SmallestAndWideShapes) {
+  std::mt19937 random(8);
+  for (std::uint8_t bits : kWidths) {
+    for (bool masked : {false, true}) {
+      check_matrix(random_matrix(1, 1, {{bits}, true, masked}, random));
+      check_matrix(random_matrix(7, 1, {{bits}, true, masked}, random));
+      check_matrix(random_matrix(3, 20000, {{bits, 3}, false, masked}, random));
+    }
+  }
+  check_matrix(random_matrix(5, 300, {std::vector<std::uint8_t>(300, 3), false, true}, random));  // more groups than a byte counts
+}
+
+TEST(Packed, PortableUnpackingEqualsBitDeposit) {
+  std::mt19937 random(14);
+  if (!has_bit_deposit()) GTEST_SKIP() << "this processor has no bit deposit instruction";
+  for (std::uint8_t bits : kWidths) {
+    PackedLayout layout = parse_packed(pack(random_matrix(70, 37, {{bits}, true, true}, random)), "w");
+    std::vector<std::uint8_t> codes[2], mask[2];
+    for (bool deposit : {false, true}) {
+      layout.bit_deposit = deposit;
+      codes[deposit].resize(40 * 37 + PackedLayout::kSlack);
+      mask[deposit].resize(40 * 37 + PackedLayout::kSlack);
+      std::uint64_t kept = layout.kept_above(0, 25);
+      ASSERT_EQ(layout.unpack(0, 25, 40, kept, codes[deposit].data(), mask[deposit].data()), 0);
+      EXPECT_EQ(kept, layout.kept_above(0, 65));
+    }
+    EXPECT_EQ(codes[0], codes[1]);
+    EXPECT_EQ(mask[0], mask[1]);
+  }
+}
+
+TEST(Packed, AllPrunedHasNoCodes) {
+  std::mt19937 random(9);
+  PackedMatrix matrix = random_matrix(4, 12, {{3, 4}, false, true, DType::F16, 0.0}, random);
+  const Tensor tensor = pack(matrix);
+  EXPECT_EQ(tensor.sections.at("codes").size(), 0u);
+  EXPECT_EQ(count_zeros(tensor, "w"), 48);
+  check_matrix(matrix);
+}
+
+TEST(Packed, PrunedWeightsArePlusZeroUnderNegativeScales) {
+  PackedMatrix matrix;
+  matrix.rows = 1;
+  matrix.cols = 2;
+  matrix.group_of_column = {0, 0};
+  matrix.bits_of_group = {4};
+  matrix.scales = {-2.0f};
+  matrix.zeros = {5};
+  matrix.codes = {5, 0};
+  matrix.kept = {1, 0};
+  const Blob decoded = decode(pack(matrix), "w");
+  float values[2];
+  std::memcpy(values, decoded.bytes().data(), 8);
+  EXPECT_TRUE(std::signbit(values[0]));
+  EXPECT_EQ(std::bit_cast<std::uint32_t>(values[1]), 0u);
+}
+
+TEST(Packed, BitsAreCountedAsStored) {
+  std::mt19937 random(10);
+  const PackedMatrix matrix = random_matrix(10, 21, {{3, 6, 4}, false, true}, random);
+  const Tensor tensor = pack(matrix);
+  const PackedBits bits = packed_bits(tensor, "w");
+  std::uint64_t kept = 0, codes = 0;
+  for (std::size_t i = 0; i < matrix.codes.size(); ++i) {
+    kept += matrix.kept[i];
+    codes += matrix.kept[i] ? matrix.bits_of_group[matrix.group_of_column[i % 21]] : 0u;
+  }
+  EXPECT_EQ(bits.weights, 210u);
+  EXPECT_EQ(bits.kept, kept);
+  EXPECT_EQ(bits.codes, codes);
+  EXPECT_EQ(bits.scales, 3u * 10 * 16);
+  EXPECT_EQ(bits.zeros, 10u * (3 + 6 + 4));
+  EXPECT_EQ(bits.mask, 210u);
+  EXPECT_EQ(bits.groups, 21u * 2 + 3 * 8);
+  EXPECT_EQ(bits.total(), tensor.stored_bytes() * 8);
+}
+
+TEST(Packed, MatricesThatBreakARuleAreNotStored) {
+  std::mt19937 random(11);
+  const PackedMatrix good = random_matrix(6, 10, {{3, 4}, false, true}, random);
+  ASSERT_NO_THROW(pack(good));
+  const auto refused = [&](const std::function<void(PackedMatrix&)>& change) {
+    PackedMatrix bad = good;
+    change(bad);
+    EXPECT_THROW(pack(bad), Error);
+  };
+  refused([](PackedMatrix& m) { m.group_of_column[3] = 2; });
+  refused([](PackedMatrix& m) { m.group_of_column.pop_back(); });
+  refused([](PackedMatrix& m) { m.bits_of_group[0] = 5; });
+  refused([](PackedMatrix& m) { m.scales[2] = std::numeric_limits<float>::quiet_NaN(); });
+  refused([](PackedMatrix& m) { m.scales[2] = std::numeric_limits<float>::infinity(); });
+  refused([](PackedMatrix& m) { m.scales[2] = 0.1f; });  // no F16 number
+  refused([](PackedMatrix& m) { m.scales.pop_back(); });
+  refused([](PackedMatrix& m) { m.zeros[0] = 8; });
+  refused([](PackedMatrix& m) { m.codes.pop_back(); });
+  refused([](PackedMatrix& m) { m.kept[5] = 2; });
+  refused([](PackedMatrix& m) { m.kept.pop_back(); });
+  refused([](PackedMatrix& m) { m.rows = 0; });
+  refused([](PackedMatrix& m) {
+    for (auto& code : m.codes) code = 16;
+  });
+  EXPECT_THROW(pack(good, DType::I32), Error);
+}
+
+// What a file may say; each must be refused in the tensor's name, by every reader.
+TEST(Packed, SectionsThatContradictEachOtherAreRefused) {
+  std::mt19937 random(12);
+  const Tensor good = pack(random_matrix(5, 11, {{3, 4, 2}, false, true}, random));
+  ASSERT_NO_THROW(check_tensor(good, "w"));
+  const auto refused = [&](const char* section, const std::function<void(std::vector<std::uint8_t>&)>& change, const char* says) {
+    Tensor bad = good;
+    std::vector<std::uint8_t> bytes(good.sections.at(section).bytes().begin(), good.sections.at(section).bytes().end());
+    change(bytes);
+    bad.sections[section] = Blob(bytes);
+    try {
+      decode(bad, "layer.w");
+      FAIL() << section << " " << says;
+    } catch (const FormatError& error) {
+      EXPECT_NE(std::string(error.what()).find("tensor layer.w"), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find(says), std::string::npos) << error.what();
+    }
+    EXPECT_THROW(unpack(bad, "layer.w"), FormatError);
+    EXPECT_THROW(check_tensor(bad, "layer.w"), FormatError);
+  };
+  const auto longer = [](std::vector<std::uint8_t>& bytes) { bytes.push_back(0); };
+  const auto shorter = [](std::vector<std::uint8_t>& bytes) { bytes.pop_back(); };
+  for (const char* section : {"codes", "scales", "zeros", "groups", "mask"}) {
+    refused(section, longer, section);
+    refused(section, shorter, section);
+  }
+  refused("bits", longer, "0 bits");
+  refused("bits", [](auto& bytes) { bytes[1] = 7; }, "7 bits");
+  refused("bits", [](auto& bytes) { bytes.clear(); }, "0 groups");
+  refused("bits", [](auto& bytes) { bytes.assign(12, 2); }, "12 groups");
+  refused("scales", [](auto& bytes) { bytes[7] = 0x7C, bytes[6] = 0; }, "row 3");   // infinity
+  refused("scales", [](auto& bytes) { bytes[11] = 0xFE; }, "group 1, row 0");       // NaN
+  refused("groups", [](auto& bytes) { bytes[0] |= 3; }, "in group 3 of 3");
+  refused("groups", [](auto& bytes) { bytes.back() |= 0x80; }, "beyond");
+  refused("mask", [](auto& bytes) { bytes.back() |= 0x80; }, "beyond");
+  refused("mask", [](auto& bytes) { std::fill(bytes.begin(), bytes.end() - 1, 0xFF); }, "codes");
+  refused("zeros", [](auto& bytes) { bytes[1] |= 0x80; }, "group 0");  // 5 rows * 3 bits = 15
+  for (const char* section : {"codes", "scales", "zeros", "bits", "groups"}) {
+    Tensor bad = good;
+    bad.sections.erase(section);
+    EXPECT_THROW(decode(bad, "w"), FormatError) << section;
+  }
+  Tensor bad = good;
+  bad.sections["more"] = Blob(std::string_view("x"));
+  EXPECT_THROW(decode(bad, "w"), FormatError);
+  for (const Shape& shape : {Shape{5}, Shape{5, 11, 1}, Shape{0, 11}, Shape{-5, 11}, Shape{std::int64_t{1} << 40, std::int64_t{1} << 40}, Shape{11, 5}}) {
+    bad = good;
+    bad.shape = shape;
+    EXPECT_THROW(check_tensor(bad, "w"), FormatError);
+    EXPECT_THROW(decode(bad, "w"), FormatError);
+  }
+}
+
+TEST(Packed, RowsOutsideTheMatrixAreRefused) {
+  std::mt19937 random(13);
+  const PackedDecoder decoder(pack(random_matrix(5, 8, {{4}, true, false}, random)), "w");
+  std::vector<std::uint8_t> out(2 * 8 * 4);
+  EXPECT_NO_THROW(decoder.decode_rows(3, 5, DType::F32, out));
+  EXPECT_THROW(decoder.decode_rows(4, 6, DType::F32, out), Error);
+  EXPECT_THROW(decoder.decode_rows(-1, 1, DType::F32, out), Error);
+  EXPECT_THROW(decoder.decode_rows(0, 2, DType::BF16, out), Error);
+  EXPECT_THROW(decoder.decode_rows(0, 2, DType::I32, out), Error);
+}
+
+}  // namespace
+}  // namespace miq

@@ -28,10 +28,9 @@ foreach(library c10 torch_cpu)
   add_library(miq::${library} SHARED IMPORTED GLOBAL)
   set_target_properties(miq::${library} PROPERTIES IMPORTED_LOCATION ${MIQ_TORCH_DIR}/lib/lib${library}.so)
 endforeach()
-add_library(miq_torch INTERFACE)
-add_library(miq::torch ALIAS miq_torch)
-set_target_properties(miq_torch PROPERTIES EXPORT_NAME torch)
-# SYSTEM: LibTorch's headers are not held to our warnings.
-target_include_directories(miq_torch SYSTEM INTERFACE $<BUILD_INTERFACE:${MIQ_TORCH_DIR}/include> $<BUILD_INTERFACE:${MIQ_TORCH_DIR}/include/torch/csrc/api/include>)
-target_link_libraries(miq_torch INTERFACE miq::torch_cpu miq::c10)
+add_library(miq::torch INTERFACE IMPORTED GLOBAL)
+# Imported, so its headers are not held to our warnings.
+set_target_properties(miq::torch PROPERTIES
+  INTERFACE_INCLUDE_DIRECTORIES "${MIQ_TORCH_DIR}/include;${MIQ_TORCH_DIR}/include/torch/csrc/api/include"
+  INTERFACE_LINK_LIBRARIES "miq::torch_cpu;miq::c10")
 set(CMAKE_INSTALL_RPATH ${MIQ_TORCH_DIR}/lib)

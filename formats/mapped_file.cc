@@ -77,7 +77,8 @@ Blob map_file(const std::string& path) {
 std::string read_text_file(const std::string& path, std::uint64_t limit) {
   const Blob blob = map_file(path);
   if (blob.size() > limit) {
-    throw FormatError(path, std::to_string(blob.size()) + " bytes, more than the " + std::to_string(limit) + " accepted for a file of this kind",
+    throw FormatError(path,
+                      std::to_string(blob.size()) + " bytes, more than the " + std::to_string(limit) + " accepted for a file of this kind",
                       "Check that it is the right file");
   }
   return std::string(blob.text());

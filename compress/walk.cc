@@ -2,8 +2,6 @@
 // speed, and a bound on what the inputs of one layer take.
 #include "miq/compress/walk.h"
 
-#include <ATen/ops/empty.h>
-
 #include <algorithm>
 #include <array>
 
@@ -22,23 +20,22 @@ Walk::Walk(const ForwardPass& forward, const Calibration& calibration, ThreadPoo
 
 void Walk::observe(const LayerWeights& layer, const BatchObserver& observer, bool advance) {
   const std::int64_t batch = std::max<std::int64_t>(1, kBatchTokens / seqlen_);
-  std::array<at::Tensor, kInputSites.size()> inputs;
-  const LayerConfig& sizes = forward_.model().config.layers[static_cast<std::size_t>(layer.index)];
-  const std::int64_t hidden = forward_.model().config.hidden;
-  const std::array<std::int64_t, kInputSites.size()> widths{hidden, sizes.heads * sizes.head_dim, hidden, sizes.mlp_width};
-  const at::ScalarType type = forward_.type() == ComputeType::BFloat16 ? at::kBFloat16 : at::kFloat;
   for (std::int64_t first = 0; first < windows(); first += batch) {
     const std::int64_t count = std::min(batch, windows() - first);
-    for (std::size_t s = 0; s < inputs.size(); ++s) inputs[s] = at::empty({count * seqlen_, widths[s]}, type);
+    std::array<std::vector<at::Tensor>, kInputSites.size()> inputs;
+    for (auto& site : inputs) site.resize(static_cast<std::size_t>(count));
     pool_.for_each(count, [&](std::int64_t unit) {
-      auto copy = [&](InputSite site, const at::Tensor& input) {
-        inputs[static_cast<std::size_t>(site)].narrow(0, unit * seqlen_, seqlen_).copy_(input.reshape({seqlen_, -1}));
+      auto keep = [&](InputSite site, const at::Tensor& input) {
+        inputs[static_cast<std::size_t>(site)][static_cast<std::size_t>(unit)] = input.reshape({seqlen_, -1}).contiguous();
       };
       at::Tensor& state = hidden_[static_cast<std::size_t>(first + unit)];
-      at::Tensor next = forward_.run_layer(layer, state, copy);
+      at::Tensor next = forward_.run_layer(layer, state, keep);
       if (advance) state = std::move(next);
     });
-    for (InputSite site : kInputSites) observer(site, inputs[static_cast<std::size_t>(site)]);
+    for (InputSite site : kInputSites) {
+      observer(site, inputs[static_cast<std::size_t>(site)]);
+      inputs[static_cast<std::size_t>(site)].clear();
+    }
   }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -17,9 +18,9 @@ namespace miq {
 // from them is the same at any number of threads.
 class Walk {
  public:
-  // Sees the inputs [tokens of the batch, in] of a site, compute type, contiguous; called from the calling
-  // thread, in forward order of sites, batch after batch. The tensor is reused afterwards: don't keep it.
-  using BatchObserver = std::function<void(InputSite site, const at::Tensor& inputs)>;
+  // Sees the inputs of a site, one tensor [tokens, in] of the compute type for each window of a batch; called
+  // from the calling thread, in forward order of sites, batch after batch.
+  using BatchObserver = std::function<void(InputSite site, std::span<const at::Tensor> inputs)>;
 
   Walk(const ForwardPass& forward, const Calibration& calibration, ThreadPool& pool);
 

@@ -1,0 +1,158 @@
+// The driver: a plan where the method needs one, then layer by layer behind what is already compressed.
+//
+// A layer is visited twice: once with its dense weights, to see what its linears read, and once as it
+// will be stored, to make the inputs of the next one. Methods that need no calibration skip both.
+#include "miq/compress/compress.h"
+
+#include <array>
+#include <chrono>
+#include <optional>
+
+#include "miq/base/error.h"
+#include "miq/compress/plan.h"
+#include "miq/compress/report.h"
+#include "miq/compress/solve.h"
+#include "miq/compress/walk.h"
+
+namespace miq {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+Tensor from_torch(const at::Tensor& values, DType dtype) {
+  const at::ScalarType type = dtype == DType::BF16 ? at::kBFloat16 : dtype == DType::F16 ? at::kHalf : at::kFloat;
+  const at::Tensor cast = values.to(type).contiguous();
+  const auto* data = static_cast<const std::uint8_t*>(cast.const_data_ptr());
+  return dense_tensor(dtype, cast.sizes().vec(), Blob(std::vector<std::uint8_t>(data, data + cast.nbytes())));
+}
+
+class Driver {
+ public:
+  Driver(const Model& model, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool, const ProgressFunction& progress,
+         const MessageFunction& message)
+      : calibration_(calibration), recipe_(recipe), pool_(pool), progress_(progress), message_(message), report_(recipe_) {
+    result_.model = model;
+  }
+
+  CompressResult run() {
+    Model& model = result_.model;
+    const ForwardPass forward(model, recipe_.compute);
+    const bool planned = recipe_.method->layout == Layout::Groups;
+    // Units of progress: one visit of all windows to a layer.
+    visits_ = forward.layers() * (needs_calibration(recipe_) ? 3.0 : 1.0);
+    const double plan_visits = planned ? forward.layers() * 2.5 : 0;
+    total_ = visits_ + plan_visits;
+    if (planned) {
+      plan_ = make_plan(forward, calibration_, recipe_, pool_,
+                        [&](std::string_view stage, double share) { advance(stage, share * plan_visits); });
+    }
+    std::optional<Walk> walk;
+    if (needs_calibration(recipe_)) walk.emplace(forward, calibration_, pool_);
+    for (std::int64_t l = 0; l < forward.layers(); ++l) compress_layer(forward, walk ? &*walk : nullptr, l);
+    if (recipe_.quantize && report_.quantized_channels() == 0) {
+      throw UsageError("no channel was quantized: the model has no linear layers to compress");
+    }
+    model.method = recipe_.to_json();
+    model.calibration = needs_calibration(recipe_) ? calibration_.description : Json::object();
+    model.statistics = report_.statistics(model);
+    result_.fallbacks = report_.fallbacks();
+    result_.summary = report_.summary(model);
+    return std::move(result_);
+  }
+
+ private:
+  void advance(std::string_view stage, double work) {
+    done_ += work;
+    if (progress_) progress_({stage, done_, total_});
+  }
+
+  void compress_layer(const ForwardPass& forward, Walk* walk, std::int64_t layer) {
+    const std::string stage = "layer " + std::to_string(layer + 1) + " of " + std::to_string(forward.layers());
+    const double visit = visits_ / static_cast<double>(forward.layers()) / (walk ? 3 : 1);
+    std::array<InputStatistics, kInputSites.size()> inputs;
+    if (walk) {
+      observe(forward, *walk, layer, inputs);
+      advance(stage, visit);
+    }
+    for (InputSite site : kInputSites) {
+      compress_site(layer, site, inputs[static_cast<std::size_t>(site)]);
+      inputs[static_cast<std::size_t>(site)] = {};
+    }
+    advance(stage, visit);
+    if (walk) {
+      if (layer + 1 < forward.layers()) walk->advance(forward.load_layer(layer));
+      advance(stage, visit);
+    }
+  }
+
+  void observe(const ForwardPass& forward, Walk& walk, std::int64_t layer, std::array<InputStatistics, kInputSites.size()>& inputs) {
+    std::array<std::optional<HessianSum>, kInputSites.size()> sums;
+    walk.observe(forward.load_layer(layer), [&](InputSite site, std::span<const at::Tensor> batch) {
+      auto& sum = sums[static_cast<std::size_t>(site)];
+      if (!sum) sum.emplace(batch.front().size(1));
+      sum->add(batch, pool_);
+    }, false);
+    for (std::size_t s = 0; s < sums.size(); ++s) {
+      if (needs_hessian(recipe_)) inputs[s].hessian = sums[s]->mean();
+      inputs[s].moments = sums[s]->moments();
+      inputs[s].tokens = sums[s]->tokens();
+      sums[s].reset();
+    }
+  }
+
+  void compress_site(std::int64_t layer, InputSite site, const InputStatistics& input) {
+    const auto start = Clock::now();
+    const Architecture& table = architecture(result_.model.config.architecture);
+    const LayerPlan* layer_plan = plan_.empty() ? nullptr : &plan_[static_cast<std::size_t>(layer)];
+    const SitePlan* site_plan = layer_plan ? &layer_plan->sites[static_cast<std::size_t>(site)] : nullptr;
+    std::vector<MatrixJob> jobs;
+    std::vector<std::string> names;
+    std::int64_t weights = 0;
+    for (const LayerTensorRule& rule : table.layer) {
+      if (!rule.linear || rule.site != site) continue;
+      names.push_back(layer_tensor_name(table, layer, rule.name));
+      MatrixJob& job = jobs.emplace_back();
+      job.rule = rule.name;
+      job.weights = to_torch(result_.model.tensors.at(names.back()), names.back(), at::kFloat);
+      if (layer_plan) job.plan = &layer_plan->matrices.find(rule.name)->second;
+      weights += job.weights.numel();
+    }
+    if (jobs.empty()) return;
+    std::vector<MatrixResult> solved = solve_site(recipe_, jobs, input, site_plan, pool_);
+    pool_.for_each(static_cast<std::int64_t>(jobs.size()), [&](std::int64_t unit) { store(names[static_cast<std::size_t>(unit)], solved[static_cast<std::size_t>(unit)]); });
+    const double seconds = seconds_since(start);
+    for (std::size_t i = 0; i < jobs.size(); ++i) {
+      const double share = static_cast<double>(jobs[i].weights.numel()) / static_cast<double>(weights);
+      const std::string line = report_.add(layer, jobs[i].rule, names[i], solved[i], result_.model.tensors.at(names[i]), site_plan, seconds * share);
+      if (message_) message_(line);
+    }
+  }
+
+  // Replaces the tensor by the compressed one, decoding to the same element type.
+  void store(const std::string& name, const MatrixResult& solved) {
+    Tensor& tensor = result_.model.tensors.at(name);
+    const DType dtype = tensor.dtype == DType::BF16 || tensor.dtype == DType::F16 ? tensor.dtype : DType::F32;
+    tensor = solved.packed ? pack(*solved.packed, dtype) : encode_best(from_torch(solved.values, dtype), false);
+  }
+
+  const Calibration& calibration_;
+  const Recipe recipe_;
+  ThreadPool& pool_;
+  const ProgressFunction& progress_;
+  const MessageFunction& message_;
+  CompressionReport report_;
+  CompressResult result_;
+  std::vector<LayerPlan> plan_;
+  double visits_ = 0, total_ = 1, done_ = 0;
+};
+
+}  // namespace
+
+CompressResult compress(const Model& model, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool,
+                        const ProgressFunction& progress, const MessageFunction& message) {
+  if (needs_calibration(recipe) && calibration.windows.empty()) throw Error("no calibration windows");
+  return Driver(model, calibration, recipe, pool, progress, message).run();
+}
+
+}  // namespace miq

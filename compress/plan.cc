@@ -1,0 +1,246 @@
+// Two walks over the dense model, then plain arithmetic on vectors. A layer's second moments are reduced to
+// what the plan needs (energies, diagonal of the inverse, groups) before the next layer is walked.
+#include "miq/compress/plan.h"
+
+#include <ATen/ops/sum.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "miq/compress/allocate.h"
+#include "miq/compress/hessian.h"
+#include "miq/compress/predicted_loss.h"
+#include "miq/compress/sparsity_plan.h"
+#include "miq/compress/walk.h"
+
+namespace miq {
+namespace {
+
+using Advance = std::function<void(std::string_view, double)>;
+constexpr double kForwardShare = 0.45, kBackwardShare = 0.45;
+
+std::string layer_stage(const char* what, std::int64_t layer, std::int64_t layers) {
+  return std::string(what) + " " + std::to_string(layer + 1) + " of " + std::to_string(layers);
+}
+
+const Tensor& matrix_tensor(const Model& model, std::int64_t layer, std::string_view rule, std::string& name) {
+  name = layer_tensor_name(architecture(model.config.architecture), layer, rule);
+  return model.tensors.at(name);
+}
+
+void plan_site(SitePlan& site, const HessianSum& sum, const Recipe& recipe, std::uint64_t site_number, ThreadPool& pool) {
+  const at::Tensor hessian = sum.mean();
+  const ChannelMoments moments = sum.moments();
+  site.energy = moments.mean_square;
+  at::Tensor information;
+  if (needs_mutual_information(recipe.grouping)) information = gaussian_mutual_information(hessian, moments.mean, pool);
+  GroupingOptions options;
+  options.grouping = recipe.grouping;
+  options.group_size = recipe.group_size;
+  options.groups = recipe.n_groups ? recipe.groups(sum.channels()) : 0;
+  options.seed = recipe.seed + site_number;
+  site.channels = group_channels(options, site.energy, information, pool);
+  if (information.defined()) site.information = summarize(information, site.channels.group_of_channel(), pool);
+  if (recipe.sparsity > 0) {
+    FactorOptions factor_options;
+    factor_options.damping = recipe.damping;
+    auto factor = factor_inverse(hessian, natural_order(sum.channels()), factor_options, pool);
+    if (factor) {
+      site.inverse_diagonal = std::move(factor->inverse_diagonal);
+    } else {  // as if channels were independent
+      const double floor = std::max(1e-12, recipe.damping);
+      for (double energy : site.energy) site.inverse_diagonal.push_back(1 / std::max(energy, floor));
+    }
+  }
+}
+
+// Forward: groups of every input. Returns the inputs of every layer, and the last outputs, for the windows to walk back.
+std::vector<std::vector<at::Tensor>> walk_forward(const ForwardPass& dense, const Calibration& calibration, const Recipe& recipe,
+                                                  std::vector<LayerPlan>& plan, ThreadPool& pool, const Advance& advance) {
+  Walk walk(dense, calibration, pool);
+  const std::int64_t back = std::min(walk.windows(), kSensitivityWindows);
+  const at::ScalarType kept_type = dense.type() == ComputeType::BFloat16 ? at::kBFloat16 : at::kFloat;
+  std::vector<std::vector<at::Tensor>> states;
+  auto keep = [&](at::ScalarType type) {
+    states.emplace_back();
+    for (std::int64_t w = 0; w < back; ++w) states.back().push_back(walk.hidden(w).to(type));
+  };
+  for (std::int64_t l = 0; l < dense.layers(); ++l) {
+    keep(kept_type);
+    const LayerWeights weights = dense.load_layer(l);
+    std::array<std::optional<HessianSum>, kInputSites.size()> sums;
+    walk.observe(weights, [&](InputSite site, std::span<const at::Tensor> inputs) {
+      auto& sum = sums[static_cast<std::size_t>(site)];
+      if (!sum) sum.emplace(inputs.front().size(1));
+      sum->add(inputs, pool);
+    }, true);
+    for (std::size_t s = 0; s < sums.size(); ++s) {
+      plan_site(plan[static_cast<std::size_t>(l)].sites[s], *sums[s], recipe, static_cast<std::uint64_t>(l) * sums.size() + s, pool);
+      sums[s].reset();
+    }
+    advance(layer_stage("measuring layer", l, dense.layers()), kForwardShare / static_cast<double>(dense.layers()));
+  }
+  keep(at::kFloat);
+  return states;
+}
+
+// What the walk back leaves of a matrix, for the allocators.
+struct MatrixCosts {
+  std::vector<double> sensitivity;    // f_r
+  std::vector<double> column_errors;  // e_j(b)
+  ScoreHistogram scores;              // only with zeros
+};
+using LayerCosts = std::map<std::string, MatrixCosts, std::less<>>;
+
+LayerCosts walk_layer_back(const ForwardPass& dense, const LayerWeights& weights, std::span<const at::Tensor> inputs,
+                           std::vector<at::Tensor>& gradients, ThreadPool& pool) {
+  std::vector<std::map<std::string, at::Tensor, std::less<>>> squares(inputs.size());
+  pool.for_each(static_cast<std::int64_t>(inputs.size()), [&](std::int64_t unit) {
+    const auto w = static_cast<std::size_t>(unit);
+    auto observe = [&](std::string_view rule, const at::Tensor& gradient) {
+      const at::Tensor g = gradient.to(at::kFloat);
+      squares[w][std::string(rule)] = at::sum(g.mul(g), {0}, false, at::kDouble).contiguous();
+    };
+    gradients[w] = dense.backward_layer(weights, inputs[w].to(at::kFloat), gradients[w], observe);
+  });
+  LayerCosts costs;
+  const double tokens = static_cast<double>(inputs.front().size(0)) * static_cast<double>(inputs.size());
+  for (const auto& window : squares) {
+    for (const auto& [rule, sum] : window) {
+      std::vector<double>& f = costs[rule].sensitivity;
+      f.resize(static_cast<std::size_t>(sum.numel()));
+      const double* values = sum.const_data_ptr<double>();
+      for (std::size_t r = 0; r < f.size(); ++r) f[r] += values[r] / tokens;
+    }
+  }
+  return costs;
+}
+
+std::vector<LayerCosts> walk_back(const ForwardPass& dense, const Calibration& calibration, const Recipe& recipe,
+                                  const std::vector<LayerPlan>& plan, std::vector<std::vector<at::Tensor>> states, ThreadPool& pool,
+                                  const Advance& advance) {
+  std::vector<at::Tensor> gradients(states.back().size());
+  pool.for_each(static_cast<std::int64_t>(gradients.size()), [&](std::int64_t w) {
+    const auto unit = static_cast<std::size_t>(w);
+    gradients[unit] = dense.loss_gradient(states.back()[unit], calibration.windows[unit]);
+  });
+  states.pop_back();
+  const Architecture& table = architecture(dense.model().config.architecture);
+  std::vector<LayerCosts> costs(plan.size());
+  for (std::int64_t l = dense.layers() - 1; l >= 0; --l) {
+    const auto layer = static_cast<std::size_t>(l);
+    costs[layer] = walk_layer_back(dense, dense.load_layer(l), states.back(), gradients, pool);
+    states.pop_back();
+    for (const LayerTensorRule& rule : table.layer) {
+      if (!rule.linear) continue;
+      MatrixCosts& matrix = costs[layer][std::string(rule.name)];
+      const SitePlan& site = plan[layer].sites[static_cast<std::size_t>(rule.site)];
+      std::string name;
+      const Tensor& tensor = matrix_tensor(dense.model(), l, rule.name, name);
+      const at::Tensor w = to_torch(tensor, name, at::kFloat);
+      if (recipe.quantize) matrix.column_errors = column_errors(w, site.channels, matrix.sensitivity, pool, recipe.levels);
+      if (recipe.sparsity > 0) matrix.scores = score_histogram(w, site.channels, matrix.sensitivity, site.inverse_diagonal, pool, 1);
+    }
+    advance(layer_stage("sensitivity of layer", l, dense.layers()), kBackwardShare / static_cast<double>(dense.layers()));
+  }
+  return costs;
+}
+
+// Visits all matrices in a fixed order: layer by layer, rule by rule.
+template <typename Visit>
+void for_each_matrix(const ForwardPass& dense, const Visit& visit) {
+  const Architecture& table = architecture(dense.model().config.architecture);
+  for (std::int64_t l = 0; l < dense.layers(); ++l) {
+    for (const LayerTensorRule& rule : table.layer) {
+      if (rule.linear) visit(static_cast<std::size_t>(l), rule);
+    }
+  }
+}
+
+// Zeros: how many weights each group loses, and which share of each column is predicted to stay.
+std::vector<std::vector<double>> plan_zeros(const ForwardPass& dense, const Recipe& recipe, std::vector<LayerPlan>& plan,
+                                            std::vector<LayerCosts>& costs, ThreadPool& pool) {
+  std::vector<ScoreHistogram> histograms;
+  for_each_matrix(dense, [&](std::size_t l, const LayerTensorRule& rule) {
+    histograms.push_back(std::move(costs[l].find(rule.name)->second.scores));
+  });
+  SparsityOptions options;
+  options.sparsity = recipe.sparsity;
+  if (recipe.sparsity_allocation == SparsityAllocation::Even) {
+    options.blend = 0;
+    options.smallest = 0;
+    options.largest = 1;
+  }
+  SparsityPlan zeros = plan_sparsity(histograms, options);
+  std::vector<std::vector<double>> kept;
+  std::size_t item = 0;
+  for_each_matrix(dense, [&](std::size_t l, const LayerTensorRule& rule) {
+    MatrixPlan& matrix = plan[l].matrices[std::string(rule.name)];
+    const SitePlan& site = plan[l].sites[static_cast<std::size_t>(rule.site)];
+    matrix.pruned_of_group = std::move(zeros.pruned[item++]);
+    std::string name;
+    const Tensor& tensor = matrix_tensor(dense.model(), static_cast<std::int64_t>(l), rule.name, name);
+    kept.push_back(kept_shares(to_torch(tensor, name, at::kFloat), site.channels, costs[l].find(rule.name)->second.sensitivity,
+                               site.inverse_diagonal, matrix.pruned_of_group, pool, 1));
+  });
+  return kept;
+}
+
+void plan_bits(const ForwardPass& dense, const Recipe& recipe, std::vector<LayerPlan>& plan, const std::vector<LayerCosts>& costs,
+               const std::vector<std::vector<double>>& kept_share) {
+  std::vector<double> losses, kept;
+  std::size_t item = 0;
+  for_each_matrix(dense, [&](std::size_t l, const LayerTensorRule& rule) {
+    MatrixPlan& matrix = plan[l].matrices[std::string(rule.name)];
+    const SitePlan& site = plan[l].sites[static_cast<std::size_t>(rule.site)];
+    const MatrixCosts& cost = costs[l].find(rule.name)->second;
+    const std::span<const double> share = kept_share.empty() ? std::span<const double>{} : std::span<const double>(kept_share[item]);
+    ++item;
+    const std::vector<double> d = group_losses(cost.column_errors, site.channels, site.energy, share, recipe.levels);
+    losses.insert(losses.end(), d.begin(), d.end());
+    const auto rows = static_cast<std::int64_t>(cost.sensitivity.size());
+    for (std::int64_t g = 0; g < site.channels.groups(); ++g) {
+      const auto group = static_cast<std::size_t>(g);
+      const std::int64_t weights = rows * (site.channels.starts[group + 1] - site.channels.starts[group]);
+      const std::int64_t pruned = matrix.pruned_of_group.empty() ? 0 : matrix.pruned_of_group[group];
+      kept.push_back(static_cast<double>(weights - pruned));
+    }
+    double least = INFINITY, most = -INFINITY;
+    for (std::size_t k = 0; k < site.energy.size(); ++k) {
+      const double loss = site.energy[static_cast<std::size_t>(site.channels.order[k])] * cost.column_errors[k];
+      const double importance = std::log10(std::max(loss, 1e-30));
+      least = std::min(least, importance);
+      most = std::max(most, importance);
+    }
+    matrix.least_importance = least;
+    matrix.most_importance = most;
+  });
+  const std::vector<std::uint8_t> bits = allocate_global(losses, kept, *recipe.target, recipe.levels);
+  auto next = bits.begin();
+  for_each_matrix(dense, [&](std::size_t l, const LayerTensorRule& rule) {
+    MatrixPlan& matrix = plan[l].matrices[std::string(rule.name)];
+    const std::int64_t groups = plan[l].sites[static_cast<std::size_t>(rule.site)].channels.groups();
+    matrix.bits_of_group.assign(next, next + groups);
+    next += groups;
+  });
+}
+
+}  // namespace
+
+std::vector<LayerPlan> make_plan(const ForwardPass& dense, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool,
+                                 const Advance& advance) {
+  std::vector<LayerPlan> plan(static_cast<std::size_t>(dense.layers()));
+  auto states = walk_forward(dense, calibration, recipe, plan, pool, advance);
+  std::vector<LayerCosts> costs = walk_back(dense, calibration, recipe, plan, std::move(states), pool, advance);
+  std::vector<std::vector<double>> kept;
+  if (recipe.sparsity > 0) kept = plan_zeros(dense, recipe, plan, costs, pool);
+  if (recipe.quantize) plan_bits(dense, recipe, plan, costs, kept);
+  for_each_matrix(dense, [&](std::size_t l, const LayerTensorRule& rule) {
+    const std::vector<double>& f = costs[l].find(rule.name)->second.sensitivity;
+    plan[l].matrices[std::string(rule.name)].row_weights.assign(f.begin(), f.end());
+  });
+  advance("budget", 1 - kForwardShare - kBackwardShare);
+  return plan;
+}
+
+}  // namespace miq

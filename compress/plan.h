@@ -1,0 +1,53 @@
+// The plan of methods that spend one budget over the whole model (`mi`, `mixed`; recipe in mi.md): which channels form
+// groups, how many bits each group of each matrix gets, and how many weights each group loses.
+//
+//   1. one walk over the dense model: energies H_jj of every input, what channels share, groups
+//   2. one walk back from the losses of a few windows: f_r = E_t[(d loss / d y_r)^2] of every output row
+//   3. what each width would cost each group; where zeros cost least
+//   4. one knapsack over all groups of all matrices
+//
+// Of each layer only vectors are kept, beside the inputs of all layers for the windows that are walked back.
+#pragma once
+
+#include <array>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "miq/base/progress.h"
+#include "miq/base/thread_pool.h"
+#include "miq/compress/calibration.h"
+#include "miq/compress/grouping.h"
+#include "miq/compress/methods.h"
+#include "miq/compress/mutual_information.h"
+#include "miq/model/forward.h"
+
+namespace miq {
+
+struct SitePlan {
+  ChannelGroups channels;
+  std::vector<double> energy;            // [n] H_jj by channel number
+  std::vector<double> inverse_diagonal;  // [n] of the damped inverse; only with zeros
+  MutualInformationSummary information;  // only where groups come from mutual information
+};
+
+struct MatrixPlan {
+  std::vector<std::uint8_t> bits_of_group;       // empty: not quantized
+  std::vector<float> row_weights;                // [rows] f_r
+  std::vector<std::int64_t> pruned_of_group;     // only with zeros; every group is a block of the sweep
+  double least_importance = 0, most_importance = 0;  // of its channels: log10 of the predicted loss at the smallest level
+};
+
+struct LayerPlan {
+  std::array<SitePlan, kInputSites.size()> sites;
+  std::map<std::string, MatrixPlan, std::less<>> matrices;  // by rule name
+};
+
+// Windows that are walked back (mi.md step 2).
+inline constexpr std::int64_t kSensitivityWindows = 16;
+
+// `advance` is called with the share of the plan's work that was just done (all shares sum to 1).
+std::vector<LayerPlan> make_plan(const ForwardPass& dense, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool,
+                                 const std::function<void(std::string_view stage, double share)>& advance);
+
+}  // namespace miq

@@ -1,0 +1,237 @@
+// One function per way to compress; the Hessian's factor is made once and shared by all matrices of the site.
+#include "miq/compress/solve.h"
+
+#include <ATen/ops/zeros_like.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "miq/base/error.h"
+#include "miq/compress/allocate.h"
+#include "miq/compress/importance.h"
+#include "miq/compress/quantizer.h"
+#include "miq/compress/saliency.h"
+#include "miq/compress/sweep.h"
+
+namespace miq {
+namespace {
+
+std::int64_t columns(const MatrixJob& job) { return job.weights.size(1); }
+
+// Nearest values, of what a mask keeps.
+MatrixResult round_matrix(const at::Tensor& weights, const KeptMask& kept, const ColumnGroups& groups, std::span<const float> clips, ThreadPool& pool) {
+  MatrixResult result;
+  if (groups.groups() == 0) {
+    result.values = apply_mask(weights, kept);
+    return result;
+  }
+  RoundingOptions options;
+  options.clips = clips;
+  result.packed = round_to_nearest(weights, groups, kept, options, pool);
+  result.values = decode_matrix(*result.packed, pool);
+  return result;
+}
+
+ColumnGroups uniform_groups(const Recipe& recipe, std::int64_t cols) {
+  if (!recipe.quantize) return {};
+  const std::int64_t groups = recipe.groups(cols);
+  return contiguous_groups(cols, recipe.group_size ? recipe.group_size : groups > 1 ? (cols + groups - 1) / groups : 0, recipe.width);
+}
+
+MatrixResult solve_by_score(const Recipe& recipe, const MatrixJob& job, const InputStatistics& input, ThreadPool& pool) {
+  KeptMask kept;
+  if (recipe.method->solver == Solver::Wanda && recipe.sparsity > 0) {
+    std::vector<float> norms;
+    for (double square : input.moments.mean_square) norms.push_back(static_cast<float>(std::sqrt(square)));
+    kept = recipe.prune_m ? wanda_mask_nm(job.weights, norms, recipe.prune_n, recipe.prune_m, pool)
+                          : wanda_mask(job.weights, norms, recipe.sparsity, pool);
+  } else if (recipe.method->solver == Solver::Magnitude && recipe.sparsity > 0) {
+    kept = recipe.prune_m ? magnitude_mask_nm(job.weights, recipe.prune_n, recipe.prune_m, pool) : magnitude_mask(job.weights, recipe.sparsity, pool);
+  }
+  return round_matrix(job.weights, kept, uniform_groups(recipe, columns(job)), {}, pool);
+}
+
+// The five scores read statistics as sums.
+ChannelStatistics as_sums(const InputStatistics& input) {
+  ChannelStatistics sums;
+  sums.tokens = input.tokens;
+  auto scaled = [&](const std::vector<double>& mean) {
+    std::vector<double> sum(mean);
+    for (double& value : sum) value *= static_cast<double>(input.tokens);
+    return sum;
+  };
+  sums.sum = scaled(input.moments.mean);
+  sums.sum_abs = scaled(input.moments.mean_abs);
+  sums.sum_squares = scaled(input.moments.mean_square);
+  sums.sum_fourths = scaled(input.moments.mean_fourth);
+  return sums;
+}
+
+// A group for each width that a channel got; channels of a group lie anywhere.
+ColumnGroups groups_by_level(std::span<const std::uint8_t> bits, std::span<const int> levels) {
+  ColumnGroups groups;
+  std::vector<std::uint16_t> group_of_level(levels.size());
+  for (std::size_t l = 0; l < levels.size(); ++l) {
+    if (std::find(bits.begin(), bits.end(), levels[l]) == bits.end()) continue;
+    group_of_level[l] = static_cast<std::uint16_t>(groups.bits_of_group.size());
+    groups.bits_of_group.push_back(static_cast<std::uint8_t>(levels[l]));
+  }
+  for (std::uint8_t b : bits) {
+    groups.group_of_column.push_back(group_of_level[static_cast<std::size_t>(std::find(levels.begin(), levels.end(), b) - levels.begin())]);
+  }
+  return groups;
+}
+
+// Widths of `enhanced`: by the channels' importance, over what is kept of each.
+ColumnGroups importance_groups(const Recipe& recipe, const MatrixJob& job, const InputStatistics& input, const InverseFactor& factor,
+                               std::span<const double> kept, std::optional<std::array<double, 2>>& range, ThreadPool& pool) {
+  const std::vector<double> score = channel_importance(as_sums(input), job.weights, factor.inverse_diagonal, kEqualImportanceWeights, pool);
+  const auto [least, most] = std::minmax_element(score.begin(), score.end());
+  range = std::array<double, 2>{*least, *most};
+  std::vector<std::uint8_t> bits;
+  if (recipe.bit_method == BitMethod::Budget) {
+    bits = allocate_budget(score, kept, *recipe.target, 1.0, recipe.levels);
+  } else if (recipe.target) {
+    bits = allocate_quantile(score, kept, *recipe.target, recipe.levels);
+  } else {
+    bits = allocate_quantile(score, kept, recipe.levels);
+  }
+  return groups_by_level(bits, recipe.levels);
+}
+
+ColumnGroups planned_groups(const SitePlan& site, const MatrixPlan& matrix) {
+  ColumnGroups groups;
+  if (matrix.bits_of_group.empty()) return groups;
+  groups.bits_of_group = matrix.bits_of_group;
+  for (std::int32_t group : site.channels.group_of_channel()) groups.group_of_column.push_back(static_cast<std::uint16_t>(group));
+  return groups;
+}
+
+Pruning pruning_of(const Recipe& recipe) {
+  Pruning pruning;
+  if (recipe.sparsity == 0) return pruning;
+  pruning.sparsity = recipe.sparsity;
+  pruning.n = recipe.prune_n;
+  pruning.m = recipe.prune_m;
+  pruning.kind = recipe.prune_m                            ? Pruning::Kind::PatternNM
+                 : recipe.method->layout == Layout::Uniform ? Pruning::Kind::SparseGpt
+                                                            : Pruning::Kind::Block;
+  return pruning;
+}
+
+std::vector<MatrixResult> collect(std::vector<SweepResult> swept, bool quantize) {
+  std::vector<MatrixResult> results;
+  for (SweepResult& from : swept) {
+    MatrixResult& to = results.emplace_back();
+    to.values = std::move(from.values);
+    if (quantize) to.packed = std::move(from.packed);
+  }
+  return results;
+}
+
+std::vector<MatrixResult> solve_by_sweep(const Recipe& recipe, std::span<const MatrixJob> jobs, const InputStatistics& input,
+                                         const InverseFactor& factor, const SitePlan* plan, ThreadPool& pool) {
+  SweepOptions options;
+  options.pruning = pruning_of(recipe);
+  std::vector<SweepMatrix> matrices;
+  std::vector<std::optional<std::array<double, 2>>> importance(jobs.size());
+  for (std::size_t i = 0; i < jobs.size(); ++i) {
+    const MatrixJob& job = jobs[i];
+    SweepMatrix& matrix = matrices.emplace_back();
+    matrix.weights = job.weights;
+    switch (recipe.method->layout) {
+      case Layout::Uniform:
+        matrix.groups = uniform_groups(recipe, columns(job));
+        if (matrix.groups.groups() > 1) options.timing = GridTiming::Dynamic;
+        break;
+      case Layout::Levels: {
+        const std::vector<double> kept(static_cast<std::size_t>(columns(job)), static_cast<double>(job.weights.size(0)));
+        matrix.groups = importance_groups(recipe, job, input, factor, kept, importance[i], pool);
+        break;
+      }
+      case Layout::Groups:
+        matrix.groups = planned_groups(*plan, *job.plan);
+        matrix.row_weights = job.plan->row_weights;
+        matrix.pruned_of_block = job.plan->pruned_of_group;
+        options.timing = GridTiming::Dynamic;
+        options.clips = solving_clips();
+        // With zeros every group is a block of its own, so its share of kept weights is the planned one.
+        if (recipe.sparsity > 0) options.block_columns = 1;
+        importance[i] = std::array<double, 2>{job.plan->least_importance, job.plan->most_importance};
+        break;
+    }
+  }
+  std::vector<MatrixResult> results = collect(sweep(matrices, factor, options, pool), recipe.quantize);
+  for (std::size_t i = 0; i < results.size(); ++i) {
+    results[i].importance = importance[i];
+    results[i].damping = factor.damping;
+    results[i].dead_channels = factor.dead_count();
+  }
+  return results;
+}
+
+// No factor: nearest values, with the planned or uniform groups.
+MatrixResult fall_back(const Recipe& recipe, const MatrixJob& job, const SitePlan* plan, ThreadPool& pool) {
+  KeptMask kept;
+  if (recipe.prune_m) {
+    kept = magnitude_mask_nm(job.weights, recipe.prune_n, recipe.prune_m, pool);
+  } else if (recipe.sparsity > 0) {
+    kept = magnitude_mask(job.weights, recipe.sparsity, pool);
+  }
+  ColumnGroups groups;
+  switch (recipe.method->layout) {
+    case Layout::Uniform: groups = uniform_groups(recipe, columns(job)); break;
+    case Layout::Levels: groups = contiguous_groups(columns(job), 0, std::max(2, recipe.levels.front())); break;
+    case Layout::Groups: groups = planned_groups(*plan, *job.plan); break;
+  }
+  MatrixResult result = round_matrix(job.weights, kept, groups, {}, pool);
+  result.fallback = true;
+  return result;
+}
+
+double square_sum(const at::Tensor& values) {
+  const float* data = values.const_data_ptr<float>();
+  double sum = 0;
+  for (std::int64_t i = 0; i < values.numel(); ++i) sum += static_cast<double>(data[i]) * data[i];
+  return sum;
+}
+
+double relative_error(const at::Tensor& weights, const at::Tensor& values, const at::Tensor& hessian, ThreadPool& pool) {
+  double lost, whole;
+  if (hessian.defined()) {
+    lost = output_error(weights, values, hessian, pool);
+    whole = output_error(weights, at::zeros_like(weights), hessian, pool);
+  } else {
+    lost = square_sum(weights.sub(values).contiguous());
+    whole = square_sum(weights);
+  }
+  return whole > 0 ? lost / whole : 0;
+}
+
+}  // namespace
+
+bool needs_hessian(const Recipe& recipe) { return recipe.method->solver == Solver::Hessian; }
+bool needs_calibration(const Recipe& recipe) { return needs_hessian(recipe) || (recipe.method->solver == Solver::Wanda && recipe.sparsity > 0); }
+
+std::vector<MatrixResult> solve_site(const Recipe& recipe, std::span<const MatrixJob> jobs, const InputStatistics& input,
+                                     const SitePlan* plan, ThreadPool& pool) {
+  std::vector<MatrixResult> results;
+  if (needs_hessian(recipe)) {
+    FactorOptions options;
+    options.damping = recipe.damping;
+    const auto order = plan ? plan->channels.order : natural_order(columns(jobs.front()));
+    if (const auto factor = factor_inverse(input.hessian, order, options, pool)) {
+      results = solve_by_sweep(recipe, jobs, input, *factor, plan, pool);
+    } else {
+      for (const MatrixJob& job : jobs) results.push_back(fall_back(recipe, job, plan, pool));
+    }
+  } else {
+    for (const MatrixJob& job : jobs) results.push_back(solve_by_score(recipe, job, input, pool));
+  }
+  for (std::size_t i = 0; i < jobs.size(); ++i) {
+    results[i].error = relative_error(jobs[i].weights, results[i].values, input.hessian, pool);
+  }
+  return results;
+}
+
+}  // namespace miq

@@ -1,0 +1,51 @@
+// Compresses the matrices that read one input, by whatever the recipe says.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "miq/base/thread_pool.h"
+#include "miq/compress/hessian.h"
+#include "miq/compress/methods.h"
+#include "miq/compress/plan.h"
+#include "miq/formats/packed_matrix.h"
+
+namespace miq {
+
+struct MatrixJob {
+  std::string_view rule;             // "self_attn.q_proj.weight"
+  at::Tensor weights;                // [rows, n] float32
+  const MatrixPlan* plan = nullptr;  // Layout::Groups
+};
+
+// What calibration knows of the input; the fields that the recipe does not need are empty.
+struct InputStatistics {
+  at::Tensor hessian;      // [n, n] float32
+  ChannelMoments moments;
+  std::int64_t tokens = 0;
+};
+bool needs_calibration(const Recipe& recipe);  // anything at all
+bool needs_hessian(const Recipe& recipe);
+
+struct MatrixResult {
+  at::Tensor values;                       // [rows, n] float32, the new weights
+  std::optional<PackedMatrix> packed;      // quantizing only
+  bool fallback = false;                   // the factorisation failed: nearest values instead
+  double damping = 0;                      // the share that the factorisation needed; 0 without one
+  std::int64_t dead_channels = 0;          // inputs that were always zero in calibration
+  // tr(D H D^T) / tr(W H W^T), D = W - values: the share of the outputs' energy that was lost. Without a Hessian
+  // the share of the squared weights.
+  double error = 0;
+  std::optional<std::array<double, 2>> importance;  // least and most of its channels
+};
+
+// `plan` of the site: Layout::Groups only.
+std::vector<MatrixResult> solve_site(const Recipe& recipe, std::span<const MatrixJob> jobs, const InputStatistics& input,
+                                     const SitePlan* plan, ThreadPool& pool);
+
+}  // namespace miq

@@ -27,7 +27,10 @@ void write_container(const std::string& path, const Container& container);
 // checksums, and every tensor's bytes too where `verify_tensors`. Errors name the tensor and the
 // chunk's offset in the file.
 Container read_container(const std::string& path, bool verify_tensors = true);
-// Throws FormatError for the first chunk whose checksum is wrong.
+// The same from bytes in memory; `name` is used in messages.
+Container read_container(Blob file, const std::string& name, bool verify_tensors = true);
+// Throws FormatError for the first chunk whose checksum is wrong, and for anything else that reading
+// the file and its tensors' sections would refuse.
 void verify_container(const std::string& path);
 
 // True when the bytes begin like a safetensors file whose header metadata says format "miq".

@@ -2,6 +2,7 @@
 // spread to eight bytes by three shifts and masks (halves, quarters, eighths). Where a mask says which
 // weights have a code, the processor's bit deposit instruction spreads and places the kept codes at
 // once; without it they are spread and then walked through byte by byte.
+#include <algorithm>
 #include <bit>
 #include <cstring>
 
@@ -35,22 +36,18 @@ constexpr std::uint64_t bytes_of_bits(std::uint64_t bits) {
   return word * 0xFF;
 }
 
-template <int b>
-std::uint64_t load(const std::uint8_t* from) {
-  std::uint64_t word = 0;
-  std::memcpy(&word, from, b);
-  return word;
-}
-
 // Codes [begin, begin + count) of an unmasked stream; the first is written at out[begin % 8].
 template <int b>
 void unpack_all(const BitSource& codes, std::uint64_t stream, std::uint64_t begin, std::uint64_t count, std::uint8_t* out) {
   const std::uint64_t last = (begin + count + 7) / 8;
   std::uint64_t eight = begin / 8, at = stream + eight * b;
-  const std::uint64_t whole = codes.size >= at ? std::min(last, eight + (codes.size - at) / b) : eight;
+  // Eight bytes are loaded for the b that count, so the last few words take the careful way.
+  const std::uint64_t whole = codes.size >= at + 8 ? std::min(last, eight + (codes.size - at - 8) / b) : eight;
   const std::uint8_t* from = codes.data + at;
   for (; eight < whole; ++eight, from += b, out += 8) {
-    const std::uint64_t word = spread<b>(load<b>(from));
+    std::uint64_t word;
+    std::memcpy(&word, from, 8);
+    word = spread<b>(word);
     std::memcpy(out, &word, 8);
   }
   for (; eight < last; ++eight, out += 8) {

@@ -1,0 +1,100 @@
+// Each metric fills its part of the report. The forward pass is made once and shared; it is gone before the
+// next model is opened, so memory does not grow with the number of models.
+#include "miq/evaluate/metrics.h"
+
+#include <algorithm>
+
+#include "miq/base/error.h"
+
+namespace miq {
+namespace {
+
+void measure_texts(MetricContext& context) {
+  if (context.options.texts.empty()) return;
+  context.report.perplexity = measure_perplexity(context.forward(), context.options.texts, context.options.perplexity, context.pool, context.progress, context.walk);
+  for (const Perplexity& result : context.report.perplexity) {
+    if (result.failed()) context.report.failures.push_back("perplexity of " + result.text + ": " + result.failure);
+  }
+}
+
+void measure_throughput(MetricContext& context) {
+  const PerplexityOptions& options = context.options.perplexity;
+  const std::int64_t seqlen = window_length(protocol(options.protocol), context.model.config, options.seqlen);
+  if (context.walk.tokens > 0) {
+    context.report.throughput = Throughput{static_cast<double>(context.walk.tokens) / context.walk.seconds, context.walk.seconds, context.walk.tokens, seqlen, false};
+  } else {
+    context.report.throughput = measure_speed(context.forward(), seqlen, 2 * context.pool.threads(), context.pool, context.progress);
+  }
+}
+
+constexpr Metric kMetrics[] = {
+    {"ppl", "perplexity on the given texts", measure_texts},
+    {"speed", "tokens per second of the evaluation pass", measure_throughput},
+    {"memory", "peak memory of opening and evaluating", [](MetricContext& context) { context.report.memory = context.memory.figures(); }},
+    {"params", "parameters: total, nonzero, by part; sparsity",
+     [](MetricContext& context) { context.report.parameters = count_parameters(context.model, context.pool); }},
+    {"size", "bytes on disk, bits per weight",
+     [](MetricContext& context) { context.report.size = measure_size(context.model, context.path, context.pool); }},
+};
+
+}  // namespace
+
+ForwardPass& MetricContext::forward() {
+  if (!made_forward) made_forward = std::make_unique<ForwardPass>(model, options.type);
+  return *made_forward;
+}
+
+std::span<const Metric> metrics() { return kMetrics; }
+
+std::vector<std::string> choose_metrics(std::string_view list) {
+  std::string known = "all";
+  std::vector<std::string> all, chosen;
+  for (const Metric& metric : kMetrics) {
+    all.emplace_back(metric.name);
+    known += ", " + std::string(metric.name);
+  }
+  while (!list.empty()) {
+    const std::size_t comma = std::min(list.find(','), list.size());
+    const std::string name(list.substr(0, comma));
+    list.remove_prefix(std::min(comma + 1, list.size()));
+    if (name.empty()) continue;
+    if (name == "all") {
+      chosen = all;
+    } else if (std::find(all.begin(), all.end(), name) == all.end()) {
+      throw UsageError("unknown metric '" + name + "'. Known: " + known);
+    } else if (std::find(chosen.begin(), chosen.end(), name) == chosen.end()) {
+      chosen.push_back(name);
+    }
+  }
+  if (chosen.empty()) throw UsageError("no metric named. Known: " + known);
+  return chosen;
+}
+
+ModelReport evaluate_model(const Model& model, const std::string& path, const EvaluationOptions& options, MemoryWatch& memory, ThreadPool& pool,
+                           const ProgressFunction& progress) {
+  ModelReport report;
+  report.name = model.name;
+  report.path = path;
+  report.architecture = model.config.architecture;
+  report.tokenizer = model.tokenizer ? model.tokenizer->kind() : "none";
+  report.layers = static_cast<std::int64_t>(model.config.layers.size());
+  report.hidden = model.config.hidden;
+  report.vocabulary = model.config.vocabulary;
+  report.max_positions = model.config.max_positions;
+  report.method = model.method;
+  report.statistics = model.statistics;
+  report.calibration = model.calibration;
+  report.source = model.source;
+  const ProgressFunction sampling = [&](const Progress& now) {
+    memory.sample();
+    if (progress) progress(now);
+  };
+  MetricContext context{.model = model, .path = path, .options = options, .pool = pool, .progress = sampling, .memory = memory, .report = report};
+  for (const Metric& metric : kMetrics) {
+    if (std::find(options.metrics.begin(), options.metrics.end(), metric.name) != options.metrics.end()) metric.measure(context);
+  }
+  report.digest = weights_digest(model, pool);
+  return report;
+}
+
+}  // namespace miq

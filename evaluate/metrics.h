@@ -1,0 +1,51 @@
+// The metrics as a table: --metrics names rows of it. A new metric is a file pair and a row.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "miq/evaluate/report.h"
+
+namespace miq {
+
+struct EvaluationOptions {
+  std::vector<std::string> metrics;    // names; see choose_metrics
+  std::vector<Text> texts;             // prepared for the protocol
+  PerplexityOptions perplexity;
+  ComputeType type = ComputeType::Float32;
+};
+
+// What a metric works with.
+struct MetricContext {
+  const Model& model;
+  const std::string& path;
+  const EvaluationOptions& options;
+  ThreadPool& pool;
+  const ProgressFunction& progress;
+  MemoryWatch& memory;
+  ModelReport& report;
+  WalkStatistics walk = {};  // of the walks so far
+  std::unique_ptr<ForwardPass> made_forward = nullptr;
+
+  ForwardPass& forward();  // made at the first call
+};
+
+struct Metric {
+  std::string_view name, summary;
+  void (*measure)(MetricContext& context);
+};
+
+// In the order in which they are measured: what needs the forward pass first.
+std::span<const Metric> metrics();
+
+// "all", or names separated by commas. Throws UsageError that lists the known names.
+std::vector<std::string> choose_metrics(std::string_view list);
+
+// `memory` was made before the model was opened. Progress covers this model.
+ModelReport evaluate_model(const Model& model, const std::string& path, const EvaluationOptions& options, MemoryWatch& memory, ThreadPool& pool,
+                           const ProgressFunction& progress);
+
+}  // namespace miq

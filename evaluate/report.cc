@@ -1,0 +1,147 @@
+// Schema "miq.eval/1": keys may be added, never renamed.
+#include "miq/evaluate/report.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdio>
+
+namespace miq {
+namespace {
+
+Json finite(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
+
+Json parameters_json(const ParameterCount& count) {
+  Json by_part = Json::object();
+  for (const auto& [part, parameters] : count.by_part) by_part[std::string(part_name(part))] = parameters;
+  return {{"total", count.total}, {"nonzero", count.nonzero}, {"by_part", by_part}, {"decoder_linears", count.decoder_linears},
+          {"decoder_linear_zeros", count.decoder_linear_zeros}};
+}
+
+// One entry per decoder linear, from whichever of the two metrics ran.
+Json matrices_json(const ModelReport& model) {
+  Json matrices = Json::array();
+  if (model.parameters) {
+    for (const MatrixCount& matrix : model.parameters->matrices) {
+      matrices.push_back({{"layer", matrix.layer}, {"name", matrix.name}, {"rows", matrix.rows}, {"cols", matrix.cols}, {"weights", matrix.weights}, {"zeros", matrix.zeros}});
+    }
+  }
+  if (!model.size) return matrices;
+  for (std::size_t i = 0; i < model.size->matrices.size(); ++i) {
+    const MatrixBits& bits = model.size->matrices[i];
+    if (i >= matrices.size()) matrices.push_back({{"layer", bits.layer}, {"name", bits.name}, {"weights", bits.weights}});
+    Json& entry = matrices[i];
+    entry["encoding"] = bits.encoding;
+    entry["code_bits"] = bits.kept == 0 ? 0.0 : static_cast<double>(bits.code_bits) / static_cast<double>(bits.kept);
+    entry["effective_bits"] = bits.weights == 0 ? 0.0 : static_cast<double>(bits.stored_bits) / static_cast<double>(bits.weights);
+    if (bits.columns_by_bits.empty()) continue;
+    Json histogram = Json::object();
+    for (const auto& [width, columns] : bits.columns_by_bits) histogram[std::to_string(width)] = columns;
+    entry["columns_by_bits"] = histogram;
+  }
+  return matrices;
+}
+
+Json perplexity_json(const Perplexity& result) {
+  Json window_nll = Json::array();
+  for (double nll : result.summary.window_nll) window_nll.push_back(finite(nll));
+  Json json{{"value", result.failed() ? Json(nullptr) : finite(result.summary.perplexity)},
+            {"mean_nll", result.failed() ? Json(nullptr) : finite(result.summary.mean_nll)},
+            {"standard_error", result.failed() ? Json(nullptr) : finite(result.summary.standard_error)},
+            {"text_tokens", result.text_tokens}, {"tokens", result.tokens}, {"scored_tokens", result.summary.scored}, {"windows", result.windows},
+            {"seqlen", result.seqlen}, {"protocol", result.protocol}, {"text_digest", result.text_digest}, {"source_digest", result.source_digest},
+            {"calibrated_on", result.calibrated_on}, {"window_nll", window_nll}};
+  if (result.failed()) json["failure"] = result.failure;
+  return json;
+}
+
+Json model_json(const ModelReport& model) {
+  Json json{{"name", model.name}, {"path", model.path}, {"method", model.method_name()}, {"digest", model.digest}, {"method_parameters", model.method},
+            {"calibration", model.calibration}, {"source", model.source}, {"failures", model.failures},
+            {"architecture", {{"name", model.architecture}, {"layers", model.layers}, {"hidden", model.hidden}, {"vocabulary", model.vocabulary},
+                              {"max_positions", model.max_positions}, {"tokenizer", model.tokenizer}}}};
+  if (model.parameters) {
+    json["parameters"] = parameters_json(*model.parameters);
+    json["sparsity"] = model.parameters->sparsity();
+  }
+  if (model.size) {
+    Json by_encoding = Json::object();
+    for (const auto& [encoding, bytes] : model.size->bytes_by_encoding) by_encoding[encoding] = bytes;
+    json["bytes"] = {{"file", model.size->file_bytes}, {"weights", model.size->weight_bytes}, {"by_encoding", by_encoding}};
+    json["bits_per_weight"] = {{"code", model.size->code_bits}, {"effective", model.size->effective_bits}, {"model", model.size->model_bits}};
+  }
+  if (model.parameters || model.size) json["matrices"] = matrices_json(model);
+  if (!model.perplexity.empty()) {
+    Json& texts = json["perplexity"] = Json::object();
+    for (const Perplexity& result : model.perplexity) texts[result.text] = perplexity_json(result);
+  }
+  if (model.throughput) {
+    json["throughput"] = {{"tokens_per_second", model.throughput->tokens_per_second}, {"seconds", model.throughput->seconds},
+                          {"tokens", model.throughput->tokens}, {"seqlen", model.throughput->seqlen}, {"synthetic", model.throughput->synthetic}};
+  }
+  if (model.memory) {
+    json["memory"] = {{"peak_bytes", model.memory->peak_bytes}, {"peak_anonymous_bytes", model.memory->peak_anonymous_bytes},
+                      {"idle_anonymous_bytes", model.memory->idle_anonymous_bytes}};
+  }
+  return json;
+}
+
+}  // namespace
+
+std::string ModelReport::method_name() const {
+  const auto found = method.find("name");
+  return found != method.end() && found->is_string() ? found->get<std::string>() : "dense";
+}
+
+bool Report::failed() const {
+  return std::any_of(models.begin(), models.end(), [](const ModelReport& model) { return !model.failures.empty(); });
+}
+
+std::vector<std::string> Report::texts() const {
+  std::vector<std::string> names;
+  for (const ModelReport& model : models) {
+    for (const Perplexity& result : model.perplexity) {
+      if (std::find(names.begin(), names.end(), result.text) == names.end()) names.push_back(result.text);
+    }
+  }
+  return names;
+}
+
+Json report_json(const Report& report) {
+  Json models = Json::array();
+  for (const ModelReport& model : report.models) models.push_back(model_json(model));
+  return {{"schema", "miq.eval/1"}, {"version", report.version}, {"torch_version", report.torch_version}, {"device", report.device},
+          {"device_name", report.device_name}, {"dtype", report.dtype}, {"threads", report.threads}, {"protocol", report.protocol}, {"models", models}};
+}
+
+std::string figure_text(double value, int significant) {
+  if (!std::isfinite(value)) return value > 0 ? "inf" : std::isnan(value) ? "nan" : "-inf";
+  const double size = std::fabs(value);
+  if (size >= 1e9) {
+    char text[48];
+    std::snprintf(text, sizeof text, "%.*e", significant - 1, value);
+    return text;
+  }
+  const int digits_before = size < 1 ? (size == 0 ? 1 : static_cast<int>(std::floor(std::log10(size))) + 1) : static_cast<int>(std::floor(std::log10(size))) + 1;
+  char text[64];
+  std::snprintf(text, sizeof text, "%.*f", std::clamp(significant - digits_before, 0, 12), value);
+  // Thousands separators in the whole part.
+  std::string result(text);
+  const std::size_t point = std::min(result.find('.'), result.size());
+  const std::size_t start = result.front() == '-' ? 1 : 0;
+  for (std::size_t i = point; i > start + 3; i -= 3) result.insert(i - 3, ",");
+  return result;
+}
+
+std::string bytes_text(std::uint64_t bytes) {
+  static constexpr std::array<const char*, 5> kUnits{"B", "kB", "MB", "GB", "TB"};
+  double value = static_cast<double>(bytes);
+  std::size_t unit = 0;
+  while (value >= 999.5 && unit + 1 < kUnits.size()) {
+    value /= 1000;
+    ++unit;
+  }
+  return (unit == 0 ? std::to_string(bytes) : figure_text(value, 3)) + " " + kUnits[unit];
+}
+
+}  // namespace miq

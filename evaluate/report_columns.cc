@@ -1,0 +1,111 @@
+// Every figure is rounded for reading here; exact values are in report.json.
+#include "miq/evaluate/report_columns.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+namespace miq {
+namespace {
+
+Cell number(double value, std::string text) { return {std::move(text), {}, value, true, false, false}; }
+
+std::string fixed(double value, int decimals) {
+  char text[64];
+  std::snprintf(text, sizeof text, "%.*f", decimals, value);
+  return text;
+}
+
+const Perplexity* perplexity_of(const ModelReport& model, const std::string& text) {
+  const auto found = std::find_if(model.perplexity.begin(), model.perplexity.end(), [&](const Perplexity& p) { return p.text == text; });
+  return found == model.perplexity.end() ? nullptr : &*found;
+}
+
+Cell perplexity_cell(const Perplexity* result) {
+  if (result == nullptr) return {};
+  Cell cell;
+  cell.calibrated_on = result->calibrated_on;
+  if (result->failed()) {
+    cell.text = "failed";
+    cell.failed = true;
+    return cell;
+  }
+  cell = number(result->summary.perplexity, figure_text(result->summary.perplexity));
+  cell.calibrated_on = result->calibrated_on;
+  if (result->summary.standard_error > 0) cell.detail = "± " + figure_text(result->summary.standard_error, 2);
+  return cell;
+}
+
+template <typename Function>
+Column column(const Report& report, std::string title, std::string explanation, Function cell) {
+  Column made{std::move(title), std::move(explanation), false, false, {}};
+  for (const ModelReport& model : report.models) made.cells.push_back(cell(model));
+  return made;
+}
+
+bool any_value(const Column& column) {
+  return std::any_of(column.cells.begin(), column.cells.end(), [](const Cell& cell) { return cell.has_value || cell.failed; });
+}
+
+}  // namespace
+
+std::vector<Column> report_columns(const Report& report) {
+  std::vector<Column> columns;
+  columns.push_back(column(report, "model", "", [](const ModelReport& m) { return Cell{m.name, {}, 0, true, false, false}; }));
+  columns.push_back(column(report, "method", "How the weights were compressed", [](const ModelReport& m) { return Cell{m.method_name(), {}, 0, true, false, false}; }));
+  columns.front().text = columns.back().text = true;
+  columns.back().wide_only = true;
+  for (const std::string& text : report.texts()) {
+    columns.push_back(column(report, text, "Perplexity on " + text + "; lower is better. ± is the standard error",
+                             [&](const ModelReport& m) { return perplexity_cell(perplexity_of(m, text)); }));
+  }
+  columns.push_back(column(report, "code bits", "Bits of the code of each kept weight, averaged over the linears of the decoder layers",
+                           [](const ModelReport& m) { return m.size ? number(m.size->code_bits, fixed(m.size->code_bits, 2)) : Cell{}; }));
+  columns.push_back(column(report, "eff. bits", "Bits a weight of those linears takes as stored: codes, scales, zero points, masks, group indices",
+                           [](const ModelReport& m) { return m.size ? number(m.size->effective_bits, fixed(m.size->effective_bits, 2)) : Cell{}; }));
+  columns.push_back(column(report, "sparsity", "Share of exact zeros in those linears", [](const ModelReport& m) {
+    return m.parameters ? number(m.parameters->sparsity(), fixed(100 * m.parameters->sparsity(), 1) + " %") : Cell{};
+  }));
+  columns.push_back(column(report, "parameters", "Of the whole model, tied tensors once", [](const ModelReport& m) {
+    return m.parameters ? number(static_cast<double>(m.parameters->total), figure_text(static_cast<double>(m.parameters->total) / 1e6) + " M") : Cell{};
+  }));
+  columns.back().wide_only = true;
+  columns.push_back(column(report, "file", "Bytes on disk", [](const ModelReport& m) {
+    return m.size ? number(static_cast<double>(m.size->file_bytes), bytes_text(m.size->file_bytes)) : Cell{};
+  }));
+  columns.push_back(column(report, "tokens/s", "Tokens a second of the evaluation pass, losses included", [](const ModelReport& m) {
+    return m.throughput ? number(m.throughput->tokens_per_second, figure_text(m.throughput->tokens_per_second, 3)) : Cell{};
+  }));
+  columns.push_back(column(report, "peak mem.", "Highest resident memory while opening and evaluating, mapped files included", [](const ModelReport& m) {
+    return m.memory ? number(static_cast<double>(m.memory->peak_bytes), bytes_text(m.memory->peak_bytes)) : Cell{};
+  }));
+  std::erase_if(columns, [](const Column& c) { return !any_value(c); });
+  return columns;
+}
+
+std::vector<std::string> report_notes(const Report& report) {
+  std::vector<std::string> notes;
+  bool calibrated = false, synthetic = false;
+  for (const ModelReport& model : report.models) {
+    for (const Perplexity& result : model.perplexity) calibrated |= result.calibrated_on;
+    synthetic |= model.throughput && model.throughput->synthetic;
+  }
+  if (calibrated) notes.push_back("* This text also calibrated the model, so the figure flatters it: compare on a text that the method has not seen.");
+  if (synthetic) notes.push_back("Tokens per second were measured on arbitrary token ids, as no text was given.");
+  for (const ModelReport& model : report.models) {
+    for (const std::string& failure : model.failures) notes.push_back(model.name + ": no value for " + failure + ".");
+  }
+  std::vector<std::string> described;
+  for (const ModelReport& model : report.models) {
+    for (const Perplexity& result : model.perplexity) {
+      if (result.failed() || std::find(described.begin(), described.end(), result.text) != described.end()) continue;
+      described.push_back(result.text);
+      notes.push_back(result.text + ": " + std::to_string(result.windows) + " windows of " + std::to_string(result.seqlen) + " tokens, protocol " + result.protocol + ".");
+    }
+  }
+  notes.push_back("Computed in " + report.dtype + " on " + report.device + (report.device_name.empty() ? "" : " (" + report.device_name + ")") + ", " +
+                  std::to_string(report.threads) + (report.threads == 1 ? " thread" : " threads") + "; miq " + report.version + ", torch " + report.torch_version + ".");
+  return notes;
+}
+
+}  // namespace miq

@@ -1,0 +1,200 @@
+// run-eval MODEL…: every model measured the same way, one after another, and a report side by side.
+#include <filesystem>
+#include <memory>
+#include <set>
+
+#include "miq/base/version.h"
+#include "miq/converters/open_model.h"
+#include "miq/evaluate/metrics.h"
+#include "miq/formats/atomic_file.h"
+#include "miq/tools/machine.h"
+#include "miq/tools/program.h"
+
+namespace miq {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Options {
+  std::vector<std::string> models, datasets;
+  std::string metrics = "all", data_dir, dtype = "float32", device = "cpu", protocol = "gptq";
+  std::string output, markdown, html;
+  std::int64_t seqlen = 0, windows = 0;
+};
+
+struct Named {
+  std::string name, path;
+};
+
+// NAME=PATH, or a path whose name is its last part without ending.
+Named named_model(const std::string& argument) {
+  std::error_code ignored;
+  const std::size_t equals = argument.find('=');
+  Named model{{}, argument};
+  if (equals != std::string::npos && equals > 0 && !fs::exists(argument, ignored)) model = {argument.substr(0, equals), argument.substr(equals + 1)};
+  if (!fs::exists(model.path, ignored)) throw Error(model.path + ": no such file or folder. Give a .miq file, a GGUF file or a Hugging Face folder");
+  if (model.name.empty()) {
+    fs::path path = fs::path(model.path).lexically_normal();
+    if (!path.has_filename()) path = path.parent_path();
+    const std::string ending = path.extension().string();
+    const bool known = ending == ".miq" || ending == ".gguf" || ending == ".safetensors" || ending == ".bin" || ending == ".pt" || ending == ".pth";
+    model.name = (known ? path.stem() : path.filename()).string();
+  }
+  return model;
+}
+
+std::vector<Named> named_models(const std::vector<std::string>& arguments) {
+  std::vector<Named> models;
+  std::set<std::string> names;
+  for (const std::string& argument : arguments) {
+    Named model = named_model(argument);
+    const std::string wanted = model.name;
+    for (int number = 2; !names.insert(model.name).second; ++number) model.name = wanted + " (" + std::to_string(number) + ")";
+    models.push_back(std::move(model));
+  }
+  return models;
+}
+
+std::vector<Text> load_texts(const Options& options, RowJoin join) {
+  std::vector<std::string> wanted = options.datasets;
+  if (wanted.empty() && !options.data_dir.empty()) wanted = texts_found(options.data_dir);
+  std::vector<Text> texts;
+  for (const std::string& argument : wanted) {
+    const std::size_t equals = argument.find('=');
+    const std::string name = argument.substr(0, equals);
+    if (name.empty()) throw UsageError("--dataset " + argument + ": a name is missing. Write NAME=PATH");
+    if (equals == std::string::npos && options.data_dir.empty()) {
+      throw UsageError("--dataset " + name + ": no file given. Write " + name + "=PATH, or say where the data is with --data-dir");
+    }
+    for (const Text& text : texts) {
+      if (text.name == name) throw UsageError("--dataset: '" + name + "' is given twice. Use another name for the second file");
+    }
+    texts.push_back(load_text(name, equals == std::string::npos ? find_text(options.data_dir, name) : argument.substr(equals + 1), join));
+  }
+  return texts;
+}
+
+ComputeType compute_type(const std::string& name) {
+  if (name == "bfloat16" || (name == "auto" && processor_has_bfloat16())) return ComputeType::BFloat16;
+  return ComputeType::Float32;
+}
+
+EvaluationOptions evaluation_options(const Options& options, Session& session) {
+  EvaluationOptions evaluation;
+  evaluation.metrics = choose_metrics(options.metrics);
+  evaluation.perplexity.protocol = options.protocol;
+  evaluation.perplexity.seqlen = options.seqlen;
+  evaluation.perplexity.windows = options.windows;
+  evaluation.type = compute_type(options.dtype);
+  const RowJoin join = protocol(options.protocol).join;
+  const bool wants_texts = std::find(evaluation.metrics.begin(), evaluation.metrics.end(), "ppl") != evaluation.metrics.end();
+  if (!wants_texts) return evaluation;
+  evaluation.texts = load_texts(options, join);
+  if (evaluation.texts.empty()) {
+    if (options.metrics.find("all") == std::string::npos) throw UsageError("metric ppl needs a text. Give --dataset NAME=PATH or --data-dir FOLDER");
+    session.message_function()("no text given (--dataset, --data-dir): perplexity is left out");
+  }
+  return evaluation;
+}
+
+// The files to write, opened before the work starts: an unwritable one is found at once.
+struct Outputs {
+  std::unique_ptr<AtomicFile> json, markdown, html;
+
+  explicit Outputs(const Options& options) {
+    if (!options.output.empty()) json = std::make_unique<AtomicFile>(options.output);
+    if (!options.markdown.empty()) markdown = std::make_unique<AtomicFile>(options.markdown);
+    if (!options.html.empty()) html = std::make_unique<AtomicFile>(options.html);
+  }
+
+  static void finish(AtomicFile* file, const std::string& text) {
+    file->write(Bytes(reinterpret_cast<const std::uint8_t*>(text.data()), text.size()));
+    file->commit();
+  }
+
+  void write(const Report& report) {
+    if (json) finish(json.get(), report_json(report).dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+    if (markdown) finish(markdown.get(), report_markdown(report));
+    if (html) finish(html.get(), report_html(report));
+  }
+};
+
+ExitCode evaluate(const Options& options, Session& session) {
+  const std::vector<Named> models = named_models(options.models);
+  const EvaluationOptions evaluation = evaluation_options(options, session);
+  Outputs outputs(options);
+  Report report;
+  report.version = version();
+  report.torch_version = torch_version();
+  report.device = "cpu";
+  report.device_name = processor_name();
+  report.dtype = compute_type_name(evaluation.type);
+  report.threads = session.pool().threads();
+  report.protocol = options.protocol;
+  for (std::size_t i = 0; i < models.size(); ++i) {
+    // One estimate for the whole run: models of a comparison take about the same time.
+    const ProgressFunction progress = [&, draw = session.progress_function()](const Progress& now) {
+      const std::string stage = models[i].name + " (" + std::to_string(i + 1) + " of " + std::to_string(models.size()) + "), " + std::string(now.stage);
+      draw({stage, static_cast<double>(i) + now.done / now.total, static_cast<double>(models.size())});
+    };
+    MemoryWatch memory;
+    progress({"opening", 0, 1});
+    const Model model = open_model(models[i].path);
+    if (!evaluation.texts.empty()) {
+      const std::int64_t seqlen = window_length(protocol(options.protocol), model.config, options.seqlen);
+      session.message_function()(models[i].name + ": windows of " + std::to_string(seqlen) + " tokens, protocol " + options.protocol + ", " + report.dtype);
+    }
+    report.models.push_back(evaluate_model(model, models[i].path, evaluation, memory, session.pool(), progress));
+    report.models.back().name = models[i].name;
+  }
+  outputs.write(report);
+  session.print(report_table(report, false));
+  for (const ModelReport& model : report.models) {
+    for (const std::string& failure : model.failures) session.warn(model.name + ": " + failure);
+  }
+  return report.failed() ? ExitCode::Degraded : ExitCode::Done;
+}
+
+std::string metric_help() {
+  std::string help = "all, or a list of";
+  for (const Metric& metric : metrics()) help += (&metric == &metrics().front() ? " " : "; ") + std::string(metric.name) + ": " + std::string(metric.summary);
+  return help;
+}
+
+std::string protocol_help() {
+  std::string help;
+  for (const Protocol& row : protocols()) help += (help.empty() ? "" : "; ") + std::string(row.name) + ": " + std::string(row.summary);
+  return help;
+}
+
+void declare(CLI::App& app, Options& options) {
+  app.add_option("models,--model-path", options.models, "models to compare: .miq, GGUF, Hugging Face folder; NAME=PATH names one")->required();
+  app.add_option("--metrics", options.metrics, metric_help())->capture_default_str();
+  app.add_option("--dataset", options.datasets, "a text: NAME=PATH, or NAME found in --data-dir. wikitext2, ptb and c4 select that text's preparation")
+      ->delimiter(',')
+      ->allow_extra_args(false);
+  app.add_option("--data-dir", options.data_dir, "folder with the texts; without --dataset those of wikitext2, ptb and c4 that are there");
+  app.add_option("--protocol", options.protocol, protocol_help())->capture_default_str();
+  app.add_option("--seqlen", options.seqlen, "tokens in a window; by default the smaller of the model's maximum and 2048 (or the protocol's own)")->check(CLI::PositiveNumber);
+  app.add_option("--windows", options.windows, "at most the first N windows of each text; by default all")->check(CLI::PositiveNumber);
+  app.add_option("--dtype", options.dtype, "float32, bfloat16, or auto: bfloat16 where the processor has it")
+      ->check(CLI::IsMember({"float32", "bfloat16", "auto"}))
+      ->capture_default_str();
+  app.add_option("--device", options.device, "cpu or auto; evaluation runs on the processor")->check(CLI::IsMember({"cpu", "auto"}))->capture_default_str();
+  app.add_option("-o,--output", options.output, "write report.json here");
+  app.add_option("--markdown", options.markdown, "write the report as Markdown here");
+  app.add_option("--html", options.html, "write the report as one self-contained page here");
+}
+
+}  // namespace
+}  // namespace miq
+
+int main(int argc, char** argv) {
+  using namespace miq;
+  Options options;
+  return run_program(argc, argv,
+                     {"run-eval", "Evaluates models side by side: perplexity, size, bits per weight, sparsity, speed, memory.",
+                      [&](CLI::App& app) { declare(app, options); }, [&](Session& session) { return evaluate(options, session); },
+                      "Example:\n  run-eval dense.miq small=mixed.miq --dataset wikitext2=wiki.test.raw --output report.json --html report.html\n"
+                      "Exit status: 0 done, 1 failed, 2 wrong use, 3 done but a metric gave no value"});
+}

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -14,14 +15,14 @@
 namespace miq {
 
 // A metadata value. Integers of every width become the 64-bit alternative of their sign; arrays hold
-// one kind each (array of arrays is refused).
+// one kind each (array of arrays is refused). Texts are bytes as stored: UTF-8 is not checked here.
 using GgufValue = std::variant<bool, std::int64_t, std::uint64_t, double, std::string, std::vector<bool>, std::vector<std::int64_t>,
                                std::vector<std::uint64_t>, std::vector<double>, std::vector<std::string>>;
 
 struct GgufTensor {
   std::uint32_t type = 0;  // ggml type id; see gguf_blocks.h
-  Shape shape;             // row-major: GGUF's dimensions reversed
-  Blob data;               // exactly the tensor's bytes
+  Shape shape;             // row-major: GGUF's dimensions reversed; [out, in] for weights
+  Blob data;               // exactly the tensor's bytes; empty where the type's size is unknown
 };
 
 struct GgufFile {
@@ -31,7 +32,9 @@ struct GgufFile {
 };
 
 // Throws FormatError with the offset. Counts, lengths and offsets are checked against the bytes left
-// before anything is allocated for them; names must be unique; tensors must not overlap.
+// before anything is allocated for them; names must be unique; tensors must be aligned, lie inside the
+// file and not overlap, but may come in any order and leave gaps. Types that cannot be decoded are
+// listed. Refused by name: version 1, versions after 3, big-endian files. `name` is used in messages.
 GgufFile read_gguf(Blob file, const std::string& name);
 GgufFile open_gguf(const std::string& path);
 
@@ -43,7 +46,8 @@ bool ggml_type_decodable(std::uint32_t type);
 std::pair<std::uint32_t, std::uint32_t> ggml_block(std::uint32_t type);
 
 // Decodes to float32, bit-equal to gguf-py's dequantize. Throws FormatError naming `name` for types
-// that are not decodable and for scales that are not finite.
+// that are not decodable, for block scales that are not finite, and for data that does not fit the
+// shape. (F32, F16 and BF16 have no scales: their NaN and infinities come through.)
 std::vector<float> dequantize_gguf(const GgufTensor& tensor, const std::string& name);
 
 }  // namespace miq

@@ -1,0 +1,108 @@
+// Units of 32 channels, each walked over all tokens in order: one running double a channel, so the sums are what a single
+// loop over the tokens would give, however the tokens are cut into calls.
+#include "miq/compress/channel_statistics.h"
+
+#include <ATen/core/Tensor.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <string>
+
+#include "miq/base/error.h"
+
+namespace miq {
+namespace {
+
+constexpr std::int64_t kChannelsPerUnit = 32;
+
+struct BFloat16Bits {
+  std::uint16_t bits;
+  float value() const { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
+};
+struct Float32Bits {
+  float bits;
+  float value() const { return bits; }
+};
+
+struct Sums {
+  double sum[kChannelsPerUnit], sum_abs[kChannelsPerUnit], sum_squares[kChannelsPerUnit], sum_fourths[kChannelsPerUnit];
+};
+
+template <typename Element>
+__attribute__((always_inline)) inline void add_tokens(const Element* x, std::int64_t tokens, std::int64_t stride, std::int64_t count,
+                                                      Sums& s) {
+  for (std::int64_t t = 0; t < tokens; ++t, x += stride) {
+    for (std::int64_t c = 0; c < count; ++c) {
+      const double value = x[c].value();
+      const double square = value * value;
+      s.sum[c] += value;
+      s.sum_abs[c] += std::abs(value);
+      s.sum_squares[c] += square;
+      s.sum_fourths[c] += square * square;
+    }
+  }
+}
+
+__attribute__((target_clones("avx512f", "avx2", "default"))) void add_tokens_f32(const Float32Bits* x, std::int64_t tokens,
+                                                                                std::int64_t stride, std::int64_t count, Sums& s) {
+  if (count == kChannelsPerUnit) return add_tokens(x, tokens, stride, kChannelsPerUnit, s);
+  add_tokens(x, tokens, stride, count, s);
+}
+
+__attribute__((target_clones("avx512f", "avx2", "default"))) void add_tokens_bf16(const BFloat16Bits* x, std::int64_t tokens,
+                                                                                 std::int64_t stride, std::int64_t count, Sums& s) {
+  if (count == kChannelsPerUnit) return add_tokens(x, tokens, stride, kChannelsPerUnit, s);
+  add_tokens(x, tokens, stride, count, s);
+}
+
+std::vector<double> divided(const std::vector<double>& sums, std::int64_t tokens) {
+  std::vector<double> means(sums);
+  for (double& value : means) value = tokens > 0 ? value / static_cast<double>(tokens) : 0;
+  return means;
+}
+
+}  // namespace
+
+std::vector<double> ChannelStatistics::mean() const { return divided(sum, tokens); }
+std::vector<double> ChannelStatistics::mean_abs() const { return divided(sum_abs, tokens); }
+std::vector<double> ChannelStatistics::second_moment() const { return divided(sum_squares, tokens); }
+std::vector<double> ChannelStatistics::fourth_moment() const { return divided(sum_fourths, tokens); }
+
+void accumulate(ChannelStatistics& statistics, const at::Tensor& inputs, ThreadPool& pool) {
+  if (inputs.dim() < 1 || !inputs.is_contiguous() || !inputs.device().is_cpu())
+    throw Error("channel statistics need a contiguous tensor on the CPU");
+  const bool bf16 = inputs.scalar_type() == at::kBFloat16;
+  if (!bf16 && inputs.scalar_type() != at::kFloat) throw Error("channel statistics take float32 or bfloat16 activations only");
+  const std::int64_t channels = inputs.size(-1);
+  const std::int64_t tokens = channels > 0 ? inputs.numel() / channels : 0;
+  ChannelStatistics& s = statistics;
+  if (s.sum.empty() && s.tokens == 0) {
+    for (auto* sums : {&s.sum, &s.sum_abs, &s.sum_squares, &s.sum_fourths}) sums->assign(static_cast<std::size_t>(channels), 0.0);
+  } else if (s.channels() != channels) {
+    throw Error("channel statistics were begun with " + std::to_string(s.channels()) + " channels and now get " + std::to_string(channels));
+  }
+  const void* data = inputs.const_data_ptr();
+  const std::int64_t units = (channels + kChannelsPerUnit - 1) / kChannelsPerUnit;
+  pool.for_each(units, [&](std::int64_t unit) {
+    const std::int64_t first = unit * kChannelsPerUnit;
+    const std::int64_t count = std::min(kChannelsPerUnit, channels - first);
+    Sums local;
+    std::copy_n(s.sum.data() + first, count, local.sum);
+    std::copy_n(s.sum_abs.data() + first, count, local.sum_abs);
+    std::copy_n(s.sum_squares.data() + first, count, local.sum_squares);
+    std::copy_n(s.sum_fourths.data() + first, count, local.sum_fourths);
+    if (bf16) {
+      add_tokens_bf16(static_cast<const BFloat16Bits*>(data) + first, tokens, channels, count, local);
+    } else {
+      add_tokens_f32(static_cast<const Float32Bits*>(data) + first, tokens, channels, count, local);
+    }
+    std::copy_n(local.sum, count, s.sum.data() + first);
+    std::copy_n(local.sum_abs, count, s.sum_abs.data() + first);
+    std::copy_n(local.sum_squares, count, s.sum_squares.data() + first);
+    std::copy_n(local.sum_fourths, count, s.sum_fourths.data() + first);
+  });
+  s.tokens += tokens;
+}
+
+}  // namespace miq

@@ -1,0 +1,137 @@
+// Every grouping is first a label for each channel. Then one rule makes a processing order of any labels: groups by falling mean energy,
+// channels inside a group by falling energy. Large channels are thus solved first, while many others are left to take up
+// their error, and those that share a scale are solved together.
+#include "miq/compress/grouping.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <string>
+
+#include "miq/base/error.h"
+#include "miq/compress/rng.h"
+#include "miq/compress/spectral.h"
+
+namespace miq {
+namespace {
+
+using Labels = std::vector<std::int32_t>;
+
+std::vector<std::int64_t> identity(std::size_t n) {
+  std::vector<std::int64_t> order(n);
+  std::iota(order.begin(), order.end(), 0);
+  return order;
+}
+
+std::vector<std::int64_t> by_falling(std::span<const double> energy) {
+  auto order = identity(energy.size());
+  std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) { return energy[a] > energy[b]; });
+  return order;
+}
+
+Labels cut(const std::vector<std::int64_t>& order, std::int64_t size) {
+  Labels labels(order.size());
+  for (std::size_t k = 0; k < order.size(); ++k) labels[order[k]] = static_cast<std::int32_t>(static_cast<std::int64_t>(k) / size);
+  return labels;
+}
+
+std::vector<std::int64_t> shuffled(std::size_t n, std::uint64_t seed) {
+  auto order = identity(n);
+  SplitMix64 random(seed ^ 0x67726f757073u);
+  for (std::size_t i = n; i > 1; --i) std::swap(order[i - 1], order[random.below(i)]);
+  return order;
+}
+
+// Labels 0, 1, … by falling mean energy of their channels; inside a label by falling energy.
+std::vector<std::int64_t> energy_order(const Labels& labels, std::span<const double> energy) {
+  const auto count = static_cast<std::size_t>(*std::max_element(labels.begin(), labels.end()) + 1);
+  std::vector<double> sum(count, 0.0), channels(count, 0.0);
+  for (std::size_t j = 0; j < labels.size(); ++j) sum[labels[j]] += energy[j], channels[labels[j]] += 1;
+  for (std::size_t g = 0; g < count; ++g) sum[g] = channels[g] > 0 ? sum[g] / channels[g] : 0;
+  auto order = identity(labels.size());
+  std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
+    if (labels[a] == labels[b]) return energy[a] > energy[b];
+    if (sum[labels[a]] != sum[labels[b]]) return sum[labels[a]] > sum[labels[b]];
+    return labels[a] < labels[b];
+  });
+  return order;
+}
+
+ChannelGroups from_order(std::vector<std::int64_t> order, const Labels& labels) {
+  ChannelGroups groups;
+  groups.group_of.resize(order.size());
+  for (std::size_t k = 0; k < order.size(); ++k) {
+    if (k == 0 || labels[order[k]] != labels[order[k - 1]]) groups.starts.push_back(static_cast<std::int64_t>(k));
+    groups.group_of[k] = static_cast<std::int32_t>(groups.starts.size()) - 1;
+  }
+  groups.starts.push_back(static_cast<std::int64_t>(order.size()));
+  groups.order = std::move(order);
+  return groups;
+}
+
+}  // namespace
+
+std::string_view grouping_name(Grouping grouping) {
+  switch (grouping) {
+    case Grouping::Contiguous: return "contiguous";
+    case Grouping::Sensitivity: return "sensitivity";
+    case Grouping::MutualInformation: return "mi";
+    case Grouping::MutualInformationEqual: return "mi-equal";
+    case Grouping::Random: return "random";
+  }
+  throw Error("unknown grouping");
+}
+
+bool ChannelGroups::natural_order() const {
+  for (std::size_t k = 0; k < order.size(); ++k)
+    if (order[k] != static_cast<std::int64_t>(k)) return false;
+  return true;
+}
+
+std::vector<std::int32_t> ChannelGroups::group_of_channel() const {
+  std::vector<std::int32_t> group(order.size());
+  for (std::size_t k = 0; k < order.size(); ++k) group[order[k]] = group_of[k];
+  return group;
+}
+
+ChannelGroups group_channels(const GroupingOptions& options, std::span<const double> energy, const at::Tensor& mutual_information,
+                             ThreadPool& pool) {
+  const auto n = static_cast<std::int64_t>(energy.size());
+  if (n == 0) throw Error("grouping: the input has no channels");
+  if (options.group_size < 0 || options.groups < 0) throw UsageError("the number and the size of groups must not be negative");
+  if (options.groups > n)
+    throw UsageError(std::to_string(options.groups) + " groups were asked for, but an input has only " + std::to_string(n) + " channels");
+  for (std::int64_t j = 0; j < n; ++j)
+    if (!(energy[j] >= 0) || !std::isfinite(energy[j]))
+      throw Error("grouping: the second moment of channel " + std::to_string(j) + " is not a number >= 0; the calibration overflowed");
+  std::int64_t size = options.group_size > 0 ? std::min(options.group_size, n) : n;
+  if (options.groups > 0) size = (n + options.groups - 1) / options.groups;
+  const std::int64_t clusters = options.groups > 0 ? options.groups : (n + size - 1) / size;
+
+  if (needs_mutual_information(options.grouping) &&
+      (!mutual_information.defined() || mutual_information.dim() != 2 || mutual_information.size(0) != n ||
+       mutual_information.size(1) != n))
+    throw Error("grouping by mutual information needs its matrix for all " + std::to_string(n) + " channels");
+  Labels labels;
+  switch (options.grouping) {
+    case Grouping::Contiguous: return from_order(identity(energy.size()), cut(identity(energy.size()), size));
+    case Grouping::Sensitivity: labels = cut(by_falling(energy), size); break;
+    case Grouping::Random: labels = cut(shuffled(energy.size(), options.seed), size); break;
+    case Grouping::MutualInformation: labels = spectral_clusters(mutual_information, clusters, options.seed, pool); break;
+    case Grouping::MutualInformationEqual:
+      labels = cut(energy_order(spectral_clusters(mutual_information, clusters, options.seed, pool), energy), size);
+      break;
+  }
+  return from_order(energy_order(labels, energy), labels);
+}
+
+std::vector<std::int64_t> column_blocks(const ChannelGroups& groups, std::int64_t columns) {
+  std::vector<std::int64_t> bounds = {0};
+  for (std::int64_t g = 1; g <= groups.groups(); ++g) {
+    const std::int64_t end = groups.starts[g];
+    if (end - bounds.back() >= columns || g == groups.groups()) bounds.push_back(end);
+  }
+  return bounds;
+}
+
+}  // namespace miq

@@ -1,0 +1,105 @@
+// Row by row over the upper triangle, in double, mirrored: each pair is computed once, by the unit that owns its lower channel.
+#include "miq/compress/mutual_information.h"
+
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "miq/base/error.h"
+
+namespace miq {
+namespace {
+
+constexpr std::int64_t kRowsPerUnit = 16;
+constexpr double kLargestSquaredCorrelation = 1 - 1e-6;
+constexpr double kSmallestVariance = 1e-12;
+
+std::int64_t units_of(std::int64_t rows) { return (rows + kRowsPerUnit - 1) / kRowsPerUnit; }
+
+std::int64_t checked_square(const at::Tensor& matrix, const char* what) {
+  if (!matrix.defined() || matrix.dim() != 2 || matrix.size(0) != matrix.size(1))
+    throw Error(std::string(what) + " must be a square matrix");
+  if (!matrix.device().is_cpu() || (matrix.scalar_type() != at::kFloat && matrix.scalar_type() != at::kDouble))
+    throw Error(std::string(what) + " must be float32 or float64 on the CPU");
+  return matrix.size(0);
+}
+
+template <typename Element>
+void fill_information(const Element* h, std::span<const double> mean, float* out, ThreadPool& pool) {
+  const auto n = static_cast<std::int64_t>(mean.size());
+  std::vector<double> inverse_deviation(mean.size());
+  for (std::int64_t i = 0; i < n; ++i) {
+    const double variance = h[i * n + i] - mean[i] * mean[i];
+    inverse_deviation[i] = variance > kSmallestVariance ? 1 / std::sqrt(variance) : 0;
+  }
+  pool.for_each(units_of(n), [&](std::int64_t unit) {
+    for (std::int64_t i = unit * kRowsPerUnit; i < std::min(n, (unit + 1) * kRowsPerUnit); ++i) {
+      out[i * n + i] = 0;
+      for (std::int64_t j = i + 1; j < n; ++j) {
+        const double rho = (h[i * n + j] - mean[i] * mean[j]) * inverse_deviation[i] * inverse_deviation[j];
+        const double information = -0.5 * std::log1p(-std::min(rho * rho, kLargestSquaredCorrelation));
+        out[i * n + j] = out[j * n + i] = static_cast<float>(information);
+        if (!std::isfinite(rho))
+          throw Error("mutual information: the second moments of channels " + std::to_string(i) + " and " + std::to_string(j) +
+                      " are not finite");
+      }
+    }
+  });
+}
+
+struct PairSums {
+  double within = 0, between = 0, largest = 0;
+  std::int64_t pairs_within = 0, pairs_between = 0;
+};
+
+double ratio(double sum, std::int64_t count) { return count > 0 ? sum / static_cast<double>(count) : 0; }
+
+}  // namespace
+
+at::Tensor gaussian_mutual_information(const at::Tensor& second_moment, std::span<const double> mean, ThreadPool& pool) {
+  const std::int64_t n = checked_square(second_moment, "mutual information: the second moment");
+  if (static_cast<std::int64_t>(mean.size()) != n)
+    throw Error("mutual information: " + std::to_string(n) + " channels but " + std::to_string(mean.size()) + " means");
+  const at::Tensor h = second_moment.contiguous();
+  at::Tensor out = at::empty({n, n}, at::kFloat);
+  if (h.scalar_type() == at::kFloat) {
+    fill_information(h.const_data_ptr<float>(), mean, out.data_ptr<float>(), pool);
+  } else {
+    fill_information(h.const_data_ptr<double>(), mean, out.data_ptr<float>(), pool);
+  }
+  return out;
+}
+
+MutualInformationSummary summarize(const at::Tensor& mutual_information, std::span<const std::int32_t> group, ThreadPool& pool) {
+  const std::int64_t n = checked_square(mutual_information, "summary of mutual information: the argument");
+  if (static_cast<std::int64_t>(group.size()) != n) throw Error("summary of mutual information: one group a channel is needed");
+  const at::Tensor matrix = mutual_information.to(at::kFloat).contiguous();
+  const float* values = matrix.const_data_ptr<float>();
+  std::vector<PairSums> parts(static_cast<std::size_t>(units_of(n)));
+  pool.for_each(units_of(n), [&](std::int64_t unit) {
+    PairSums sums;
+    for (std::int64_t i = unit * kRowsPerUnit; i < std::min(n, (unit + 1) * kRowsPerUnit); ++i) {
+      for (std::int64_t j = i + 1; j < n; ++j) {
+        const double value = values[i * n + j];
+        const bool same = group[i] == group[j];
+        (same ? sums.within : sums.between) += value;
+        ++(same ? sums.pairs_within : sums.pairs_between);
+        sums.largest = std::max(sums.largest, value);
+      }
+    }
+    parts[static_cast<std::size_t>(unit)] = sums;
+  });
+  PairSums all;
+  for (const PairSums& part : parts) {
+    all.within += part.within, all.between += part.between;
+    all.pairs_within += part.pairs_within, all.pairs_between += part.pairs_between;
+    all.largest = std::max(all.largest, part.largest);
+  }
+  return {ratio(all.within + all.between, all.pairs_within + all.pairs_between), all.largest, ratio(all.within, all.pairs_within),
+          ratio(all.between, all.pairs_between)};
+}
+
+}  // namespace miq

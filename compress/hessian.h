@@ -19,11 +19,6 @@
 
 namespace miq {
 
-// Per-channel averages over the tokens.
-struct ChannelMoments {
-  std::vector<double> mean, mean_abs, mean_square, mean_fourth;  // [n]: E[x], E|x|, E[x^2], E[x^4]
-};
-
 class HessianSum {
  public:
   explicit HessianSum(std::int64_t channels);
@@ -36,14 +31,12 @@ class HessianSum {
   // the index of an input that holds NaN or infinity, or has the wrong shape; the sum is then unusable.
   void add(std::span<const at::Tensor> inputs, ThreadPool& pool);
 
-  // [n, n] float32, symmetric: sum / tokens. Throws Error when nothing was added.
+  // [n, n] float32, symmetric, its diagonal E[x_j^2]: sum / tokens. Throws Error when nothing was added.
   at::Tensor mean() const;
-  ChannelMoments moments() const;
 
  private:
   std::int64_t channels_, tokens_ = 0;
   at::Tensor sum_;  // [n, n] float32, blocks on and above the diagonal
-  std::vector<double> sums_[4];
 };
 
 // Zero: what SparseGPT and GPTQ do: H_dd = 1 and the weights of the column become 0.

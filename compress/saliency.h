@@ -16,7 +16,7 @@ namespace miq {
 using KeptMask = std::vector<std::uint8_t>;
 
 // `weights` [rows, cols] float32; `channel_norms` [cols]: sqrt of the mean over calibration of the squared
-// input (Wanda's sqrt(scaler_row), up to a constant factor: sqrt of ChannelMoments::mean_square serves).
+// input (Wanda's sqrt(scaler_row), up to a constant factor: the root of the Hessian's diagonal serves).
 // Score |w| * norm; of each row the first int(cols * sparsity) in a stable ascending sort are pruned.
 KeptMask wanda_mask(const at::Tensor& weights, std::span<const float> channel_norms, double sparsity, ThreadPool& pool);
 // The n of least score in every m consecutive columns of a row (equal ones: the first).

@@ -70,8 +70,8 @@ struct SweepResult {
 
 // Solves all matrices, which share an input, with one factor; thresholds are each matrix's own.
 // Throws UsageError on options that make no sense together (dynamic grids of groups that are not runs,
-// an n:m pattern in an order that tears its columns apart), Error on weights that are not finite or shapes
-// that do not fit. With DeadColumns::Zero in the factor, the dead columns' weights are zeroed after static
+// an n:m pattern in an order that tears its columns apart), Error on weights that are not finite, shapes
+// that do not fit, or results that are not finite (weights near the limits of float32). With DeadColumns::Zero in the factor, the dead columns' weights are zeroed after static
 // grids were found.
 std::vector<SweepResult> sweep(std::span<const SweepMatrix> matrices, const InverseFactor& factor, const SweepOptions& options,
                                ThreadPool& pool);

@@ -1,0 +1,214 @@
+// Sums of outer products, block by block of H on and above its diagonal, and the factor of the inverse.
+//
+// The factor needs one Cholesky factorisation and one triangular inverse: with J the reversal of the order,
+// J H J = L L^T gives H = R R^T, R = J L J upper triangular, so H^-1 = U^T U with U = R^-1. (The original
+// tools invert H fully and factorise the inverse, which costs three times as much and loses digits.)
+#include "miq/compress/hessian.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/eye.h>
+#include <ATen/ops/linalg_cholesky_ex.h>
+#include <ATen/ops/linalg_solve_triangular.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/sub.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <numeric>
+#include <string>
+
+#include "miq/base/error.h"
+#include "miq/compress/row_tile.h"
+
+namespace miq {
+namespace {
+
+// Edge of the blocks of H that are units of work; a function of n alone.
+std::int64_t block_edge(std::int64_t n) { return n <= 256 ? 64 : n <= 4096 ? 192 : 512; }
+
+std::vector<std::pair<std::int64_t, std::int64_t>> upper_blocks(std::int64_t n, std::int64_t edge) {
+  std::vector<std::pair<std::int64_t, std::int64_t>> blocks;
+  for (std::int64_t i = 0; i < n; i += edge) for (std::int64_t j = i; j < n; j += edge) blocks.emplace_back(i, j);
+  return blocks;
+}
+
+void check_square(const at::Tensor& matrix) {
+  if (matrix.dim() != 2 || matrix.size(0) != matrix.size(1) || matrix.scalar_type() != at::kFloat || !matrix.is_contiguous()) {
+    throw Error("Hessian: expected a contiguous square float32 matrix");
+  }
+}
+
+// Inverse of a lower triangular float64 matrix by halves: [[A, 0], [B, C]] -> [[A', 0], [-C' B A', C']].
+at::Tensor invert_lower(const at::Tensor& lower) {
+  const std::int64_t n = lower.size(0);
+  if (n <= 128) return at::linalg_solve_triangular(lower, at::eye(n, lower.options()), /*upper=*/false);
+  const std::int64_t half = n / 2;
+  at::Tensor inverse = at::zeros({n, n}, lower.options());
+  const at::Tensor first = invert_lower(lower.narrow(0, 0, half).narrow(1, 0, half));
+  const at::Tensor second = invert_lower(lower.narrow(0, half, n - half).narrow(1, half, n - half));
+  inverse.narrow(0, 0, half).narrow(1, 0, half).copy_(first);
+  inverse.narrow(0, half, n - half).narrow(1, half, n - half).copy_(second);
+  inverse.narrow(0, half, n - half).narrow(1, 0, half).copy_(at::mm(second, at::mm(lower.narrow(0, half, n - half).narrow(1, 0, half), first)).neg_());
+  return inverse;
+}
+
+// H / scale in float64, rows and columns in the reverse of `order`, dead columns handled, before damping.
+at::Tensor reversed_input(const at::Tensor& hessian, std::span<const std::int64_t> order, double scale, bool unit_dead, std::span<const std::uint8_t> dead) {
+  const std::int64_t n = hessian.size(0);
+  at::Tensor reversed = at::empty({n, n}, at::kDouble);
+  const float* in = hessian.const_data_ptr<float>();
+  double* out = reversed.mutable_data_ptr<double>();
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float* row = in + order[n - 1 - i] * n;
+    for (std::int64_t j = 0; j < n; ++j) out[i * n + j] = row[order[n - 1 - j]] / scale;
+    if (unit_dead && dead[order[n - 1 - i]]) out[i * n + i] = 1 / scale;
+  }
+  return reversed;
+}
+
+}  // namespace
+
+HessianSum::HessianSum(std::int64_t channels) : channels_(channels), sum_(at::zeros({channels, channels}, at::kFloat)) {}
+
+void HessianSum::add(std::span<const at::Tensor> inputs, ThreadPool& pool) {
+  const at::NoGradGuard no_grad;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    const at::Tensor& input = inputs[i];
+    if (input.dim() != 2 || input.size(1) != channels_ || (input.scalar_type() != at::kFloat && input.scalar_type() != at::kBFloat16)) {
+      throw Error("Hessian: calibration input " + std::to_string(i) + " is no [tokens, " + std::to_string(channels_) + "] float32 or bfloat16 matrix");
+    }
+  }
+  std::vector<at::Tensor> wide(inputs.size());
+  pool.for_each(static_cast<std::int64_t>(inputs.size()), [&](std::int64_t i) {
+    const at::NoGradGuard unit_no_grad;
+    wide[i] = inputs[i].to(at::kFloat).contiguous();
+    if (!all_finite(wide[i].const_data_ptr<float>(), wide[i].numel())) {
+      throw Error("Hessian: calibration input " + std::to_string(i) + " holds NaN or infinity");
+    }
+  });
+  const std::int64_t edge = block_edge(channels_);
+  const auto blocks = upper_blocks(channels_, edge);
+  pool.for_each(static_cast<std::int64_t>(blocks.size()), [&](std::int64_t unit) {
+    const at::NoGradGuard unit_no_grad;
+    const auto [i, j] = blocks[unit];
+    const std::int64_t height = std::min(edge, channels_ - i), width = std::min(edge, channels_ - j);
+    at::Tensor block = sum_.narrow(0, i, height).narrow(1, j, width);
+    for (const at::Tensor& input : wide) block.addmm_(input.narrow(1, i, height).t(), input.narrow(1, j, width));
+  });
+  for (const at::Tensor& input : wide) tokens_ += input.size(0);
+}
+
+at::Tensor HessianSum::mean() const {
+  if (tokens_ == 0) throw Error("Hessian: no calibration tokens were seen");
+  const std::int64_t n = channels_;
+  at::Tensor result = at::empty({n, n}, at::kFloat);
+  const float* in = sum_.const_data_ptr<float>();
+  float* out = result.mutable_data_ptr<float>();
+  const double tokens = static_cast<double>(tokens_);
+  for (std::int64_t i = 0; i < n; ++i) {
+    for (std::int64_t j = i; j < n; ++j) out[i * n + j] = static_cast<float>(in[i * n + j] / tokens);
+  }
+  for (std::int64_t i = 0; i < n; ++i) for (std::int64_t j = 0; j < i; ++j) out[i * n + j] = out[j * n + i];
+  return result;
+}
+
+std::int64_t InverseFactor::dead_count() const { return std::count(dead.begin(), dead.end(), std::uint8_t{1}); }
+
+std::optional<InverseFactor> factor_inverse(const at::Tensor& hessian, std::span<const std::int64_t> order, const FactorOptions& options, ThreadPool&) {
+  const at::NoGradGuard no_grad;
+  check_square(hessian);
+  const std::int64_t n = hessian.size(0);
+  std::vector<bool> seen(n);
+  if (static_cast<std::int64_t>(order.size()) != n) throw Error("Hessian: the order has not as many entries as there are columns");
+  for (std::int64_t column : order) {
+    if (column < 0 || column >= n || seen[column]) throw Error("Hessian: the order is no permutation of the columns");
+    seen[column] = true;
+  }
+  if (!(options.damping > 0)) throw UsageError("damping must be above 0");
+
+  const float* data = hessian.const_data_ptr<float>();
+  if (n == 0 || !all_finite(data, n * n)) return std::nullopt;
+  InverseFactor factor;
+  factor.order.assign(order.begin(), order.end());
+  factor.dead_columns = options.dead_columns;
+  factor.dead.resize(n);
+  double sum = 0;
+  for (std::int64_t j = 0; j < n; ++j) sum += std::max(0.0f, data[j * n + j]);
+  if (!(sum > 0)) return std::nullopt;
+  // A column is dead when it carries less than float32 can tell from zero beside the others.
+  const bool unit_dead = options.dead_columns == DeadColumns::Zero;
+  for (std::int64_t j = 0; j < n; ++j) factor.dead[j] = data[j * n + j] <= (unit_dead ? 0.0 : 1e-14 * sum / n);
+  factor.scale = (sum + (unit_dead ? factor.dead_count() : 0)) / n;
+
+  const at::Tensor input = reversed_input(hessian, order, factor.scale, unit_dead, factor.dead);
+  at::Tensor inverse;
+  for (double damping = options.damping; !inverse.defined() && damping <= std::max(1.0, options.damping) * 1.0000001; damping *= 10) {
+    at::Tensor damped = input.clone();
+    damped.diagonal().add_(damping);
+    const auto [lower, info] = at::linalg_cholesky_ex(damped);
+    if (info.item<int>() != 0) continue;
+    const at::Tensor tried = invert_lower(lower).contiguous();
+    const double check = tried.sum().item<double>();
+    if (!std::isfinite(check)) continue;
+    inverse = tried;
+    factor.damping = damping;
+  }
+  if (!inverse.defined()) return std::nullopt;
+
+  // U = J L^-1 J, and (H^-1)_jj = sum over i of U_ij^2.
+  factor.upper = at::empty({n, n}, at::kFloat);
+  float* upper = factor.upper.mutable_data_ptr<float>();
+  const double* reversed = inverse.const_data_ptr<double>();
+  std::vector<double> diagonal(n);
+  for (std::int64_t i = 0; i < n; ++i) {
+    const double* row = reversed + (n - 1 - i) * n;
+    for (std::int64_t j = 0; j < n; ++j) {
+      const double value = j >= i ? row[n - 1 - j] : 0.0;
+      upper[i * n + j] = static_cast<float>(value);
+      diagonal[j] += value * value;
+    }
+  }
+  factor.inverse_diagonal.resize(n);
+  for (std::int64_t j = 0; j < n; ++j) factor.inverse_diagonal[order[j]] = diagonal[j] / factor.scale;
+  if (!all_finite(upper, n * n)) return std::nullopt;
+  return factor;
+}
+
+std::vector<std::int64_t> natural_order(std::int64_t columns) {
+  std::vector<std::int64_t> order(columns);
+  std::iota(order.begin(), order.end(), 0);
+  return order;
+}
+
+std::vector<std::int64_t> order_by_diagonal(const at::Tensor& hessian) {
+  check_square(hessian);
+  const std::int64_t n = hessian.size(0);
+  const float* data = hessian.const_data_ptr<float>();
+  std::vector<std::int64_t> order = natural_order(n);
+  std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) { return data[a * n + a] > data[b * n + b]; });
+  return order;
+}
+
+double output_error(const at::Tensor& a, const at::Tensor& b, const at::Tensor& hessian, ThreadPool& pool) {
+  check_square(hessian);
+  const std::int64_t rows = a.size(0), n = hessian.size(0);
+  if (a.sizes() != b.sizes() || a.dim() != 2 || a.size(1) != n) throw Error("output error: the matrices do not fit each other");
+  std::vector<double> partial(tile_count(rows));
+  pool.for_each(tile_count(rows), [&](std::int64_t tile) {
+    const at::NoGradGuard no_grad;
+    const std::int64_t first = tile * kTileRows, count = std::min(kTileRows, rows - first);
+    const at::Tensor difference = at::sub(a.narrow(0, first, count), b.narrow(0, first, count)).contiguous();
+    const at::Tensor product = at::mm(difference, hessian);
+    const float* d = difference.const_data_ptr<float>();
+    const float* p = product.const_data_ptr<float>();
+    double sum = 0;
+    for (std::int64_t i = 0; i < count * n; ++i) sum += static_cast<double>(d[i]) * p[i];
+    partial[tile] = sum;
+  });
+  return std::accumulate(partial.begin(), partial.end(), 0.0);
+}
+
+}  // namespace miq

@@ -1,0 +1,126 @@
+#include "miq/compress/quantizer.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "miq/base/error.h"
+#include "miq/compress/sweep_math.h"
+#include "tests/compress/solver_inputs.h"
+#include "tests/reference/sweep_reference.h"
+
+namespace miq {
+namespace {
+
+TEST(SweepMath, RoundsHalfToEven) {
+  for (int i = -10000; i <= 10000; ++i) {
+    const float x = static_cast<float>(i) / 4;
+    EXPECT_EQ(round_half_even(x), std::nearbyint(x));
+  }
+  EXPECT_EQ(round_half_even(4096), 4096);
+  EXPECT_EQ(round_half_even(-4096), -4096);
+}
+
+TEST(SweepMath, RoundsToHalfAsTheFormatDoes) {
+  for (std::uint32_t bits = 0x38800000u; bits < 0x477fe000u; bits += 997) {  // 2^-14 … 65504
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    ASSERT_EQ(round_to_half(x), f16_to_f32(f32_to_f16(x))) << x;
+  }
+  EXPECT_EQ(round_to_half(1e-20f), std::ldexp(1.0f, -14));
+  EXPECT_EQ(round_to_half(1e20f), 65504.0f);
+}
+
+TEST(Quantizer, EqualsTheReference) {
+  ThreadPool pool(2);
+  for (int bits : {2, 3, 4, 6, 8}) {
+    for (std::int64_t size : {0, 16, 7}) {
+      for (bool clipped : {false, true}) {
+        for (bool half : {false, true}) {
+          const std::int64_t rows = 70, cols = 48;
+          const at::Tensor weights = random_matrix(rows, cols, bits);
+          const ColumnGroups groups = contiguous_groups(cols, size, bits);
+          RoundingOptions options;
+          if (clipped) options.clips = prediction_clips();
+          options.automatic_scale_dtype = half;
+          const PackedMatrix packed = round_to_nearest(weights, groups, {}, options, pool);
+          EXPECT_EQ(packed.scale_dtype, half ? DType::F16 : DType::F32);
+          const at::Tensor values = decode_matrix(packed, pool);
+          const std::vector<float> clips = clipped ? std::vector<float>(options.clips.begin(), options.clips.end()) : std::vector<float>{1};
+          for (std::int64_t r = 0; r < rows; ++r) {
+            for (std::int64_t g = 0; g < groups.groups(); ++g) {
+              std::vector<float> row;
+              std::vector<std::int64_t> columns;
+              for (std::int64_t k = 0; k < cols; ++k) {
+                if (groups.group_of_column[k] != g) continue;
+                columns.push_back(r * cols + k);
+                row.push_back(weights.const_data_ptr<float>()[r * cols + k]);
+              }
+              const auto grid = reference::find_grid(row, std::vector<float>(row.size(), 1), bits, clips, half);
+              for (std::size_t i = 0; i < row.size(); ++i) ASSERT_EQ(values.const_data_ptr<float>()[columns[i]], grid.round(row[i]));
+            }
+          }
+          pack(packed);
+        }
+      }
+    }
+  }
+}
+
+TEST(Quantizer, PrunedWeightsAreZeroAndDoNotStretchTheGrid) {
+  ThreadPool pool(1);
+  at::Tensor weights = random_matrix(3, 8, 1, 0.1f);
+  weights.mutable_data_ptr<float>()[2] = 100;
+  std::vector<std::uint8_t> kept(24, 1);
+  kept[2] = 0;
+  const PackedMatrix packed = round_to_nearest(weights, contiguous_groups(8, 0, 4), kept, {}, pool);
+  EXPECT_LT(packed.scales[0], 0.1f);
+  EXPECT_EQ(decode_matrix(packed, pool).const_data_ptr<float>()[2], 0.0f);
+}
+
+TEST(Quantizer, TakesWiderScalesForTinyAndHugeWeights) {
+  ThreadPool pool(1);
+  for (float unit : {1e-8f, 1e7f, 1e-30f, 1e30f}) {
+    const at::Tensor weights = random_matrix(70, 32, 1, unit);
+    const PackedMatrix packed = round_to_nearest(weights, contiguous_groups(32, 16, 4), {}, {}, pool);
+    EXPECT_EQ(packed.scale_dtype, DType::F32);
+    const at::Tensor values = decode_matrix(packed, pool);
+    for (std::int64_t i = 0; i < 70 * 32; ++i) {
+      EXPECT_NEAR(values.const_data_ptr<float>()[i], weights.const_data_ptr<float>()[i], 0.3 * unit);
+    }
+  }
+}
+
+TEST(Quantizer, ReportsTheErrorsOfRounding) {
+  ThreadPool pool(3);
+  const at::Tensor weights = random_matrix(130, 24, 9);
+  const ColumnGroups groups = contiguous_groups(24, 8, 3);
+  std::vector<float> f(130);
+  for (int r = 0; r < 130; ++r) f[r] = static_cast<float>(r % 5);
+  RoundingOptions options;
+  options.clips = prediction_clips();
+  const auto errors = rounding_errors(weights, groups, 3, f, options, pool);
+  const at::Tensor values = decode_matrix(round_to_nearest(weights, groups, {}, options, pool), pool);
+  for (int k = 0; k < 24; ++k) {
+    double expected = 0;
+    for (int r = 0; r < 130; ++r) expected += f[r] * std::pow(static_cast<double>(weights.const_data_ptr<float>()[r * 24 + k]) - values.const_data_ptr<float>()[r * 24 + k], 2);
+    EXPECT_NEAR(errors[k], expected, 1e-9 * expected);
+  }
+}
+
+TEST(Quantizer, RefusesBadInput) {
+  ThreadPool pool(1);
+  EXPECT_THROW(contiguous_groups(8, 4, 5), UsageError);
+  EXPECT_THROW(contiguous_groups(8, -1, 4), UsageError);
+  EXPECT_THROW(contiguous_groups(70000, 1, 4), Error);
+  ColumnGroups groups = contiguous_groups(8, 4, 4);
+  groups.group_of_column[3] = 2;
+  EXPECT_THROW(check_groups(groups, 8), Error);
+  EXPECT_THROW(check_groups(contiguous_groups(8, 4, 4), 9), Error);
+  at::Tensor weights = random_matrix(3, 8, 1);
+  weights.mutable_data_ptr<float>()[7] = NAN;
+  EXPECT_THROW(round_to_nearest(weights, contiguous_groups(8, 4, 4), {}, {}, pool), Error);
+}
+
+}  // namespace
+}  // namespace miq

@@ -64,7 +64,8 @@ bool same_elements(const Tensor& a, const Tensor& b) {
   return a.dtype == b.dtype && a.shape == b.shape && std::ranges::equal(decode(a, "").bytes(), decode(b, "").bytes());
 }
 
-// A tied head may be stored all the same: once is enough, but only if it really is the embedding.
+// A tied head may be stored all the same, or in place of the embedding (safetensors' save_model keeps one of
+// two shared tensors): once is enough, but two must really be the same.
 void drop_tied_head(Model& model, const std::string& path) {
   const Architecture& row = architecture(model.config.architecture);
   const auto rule = [&](Part part) {
@@ -72,9 +73,11 @@ void drop_tied_head(Model& model, const std::string& path) {
   };
   const auto head = model.tensors.find(rule(Part::Head));
   if (head == model.tensors.end()) return;
-  const auto embedding = model.tensors.find(rule(Part::Embedding));
   if (!model.config.tied_head) return;
-  if (embedding == model.tensors.end() || !same_elements(head->second, embedding->second)) {
+  const auto embedding = model.tensors.find(rule(Part::Embedding));
+  if (embedding == model.tensors.end()) {
+    model.tensors.emplace(rule(Part::Embedding), head->second);
+  } else if (!same_elements(head->second, embedding->second)) {
     throw FormatError(path, "the config ties the head to the embedding, but '" + head->first + "' differs from it", "Set tie_word_embeddings to false in a copy of config.json to use the stored head");
   }
   model.tensors.erase(head);

@@ -60,48 +60,56 @@ struct MaskedRun {
   std::uint64_t code_bit, mask_bit, count;  // where the codes and the mask bits begin, weights to write
 };
 
-// One word of eight mask bits at a time; `place(word, kept)` puts the kept codes of word where they belong.
-#define MIQ_UNPACK_MASKED(place)                                                                     \
-  std::uint64_t code_bit = run.code_bit;                                                             \
-  for (std::uint64_t i = 0; i < run.count; i += 8) {                                                 \
-    std::uint64_t bits = mask.bits(run.mask_bit + i) & 0xFF;                                         \
-    if (run.count - i < 8) bits &= (1u << (run.count - i)) - 1;                                      \
-    const std::uint64_t kept = bytes_of_bits(bits);                                                  \
-    const std::uint64_t word = place(codes.bits(code_bit), kept);                                    \
-    code_bit += static_cast<std::uint64_t>(std::popcount(bits)) * b;                                 \
-    std::memcpy(out + i, &word, 8);                                                                  \
-    std::memcpy(mask_out + i, &kept, 8);                                                             \
-  }                                                                                                  \
-  return code_bit;
-
-template <int b>
-std::uint64_t place_plain(std::uint64_t word, std::uint64_t kept) {
-  word = spread<b>(word);
-  std::uint64_t placed = 0;
-  for (int j = 0; j < 8; ++j) {
-    const std::uint64_t here = (kept >> (8 * j)) & 0xFF;
-    placed |= (word & here) << (8 * j);
-    word >>= here & 8;  // 8 when kept
+// Eight weights at a time; Place puts the kept codes of a word into their bytes. Inlined into functions
+// for different instruction sets.
+template <int b, typename Place>
+[[gnu::always_inline]] inline std::uint64_t unpack_masked(const BitSource& codes, const BitSource& mask, const MaskedRun& run, std::uint8_t* out,
+                                                          std::uint8_t* mask_out) {
+  std::uint64_t code_bit = run.code_bit;
+  for (std::uint64_t i = 0; i < run.count; i += 8) {
+    std::uint64_t bits = mask.bits(run.mask_bit + i) & 0xFF;
+    if (run.count - i < 8) bits &= (1u << (run.count - i)) - 1;
+    const std::uint64_t kept = bytes_of_bits(bits), word = Place::place(codes.bits(code_bit), kept);
+    code_bit += static_cast<std::uint64_t>(std::popcount(bits)) * b;
+    std::memcpy(out + i, &word, 8);
+    std::memcpy(mask_out + i, &kept, 8);
   }
-  return placed;
+  return code_bit;
 }
 
 template <int b>
+struct PlacePlain {
+  static std::uint64_t place(std::uint64_t word, std::uint64_t kept) {
+    word = spread<b>(word);
+    std::uint64_t placed = 0;
+    for (int j = 0; j < 8; ++j) {
+      const std::uint64_t here = (kept >> (8 * j)) & 0xFF;
+      placed |= (word & here) << (8 * j);
+      word >>= here & 8;  // 8 when kept
+    }
+    return placed;
+  }
+};
+
+template <int b>
 std::uint64_t unpack_masked_plain(const BitSource& codes, const BitSource& mask, const MaskedRun& run, std::uint8_t* out, std::uint8_t* mask_out) {
-  MIQ_UNPACK_MASKED(place_plain<b>)
+  return unpack_masked<b, PlacePlain<b>>(codes, mask, run, out, mask_out);
 }
 
 #if defined(__x86_64__)
 template <int b>
+struct PlaceByDeposit {
+  __attribute__((target("bmi2"))) static std::uint64_t place(std::uint64_t word, std::uint64_t kept) {
+    return _pdep_u64(word, kept & (((std::uint64_t{1} << b) - 1) * kEveryByte));
+  }
+};
+
+template <int b>
 __attribute__((target("bmi2,popcnt"))) std::uint64_t unpack_masked_deposit(const BitSource& codes, const BitSource& mask, const MaskedRun& run,
                                                                            std::uint8_t* out, std::uint8_t* mask_out) {
-  constexpr std::uint64_t field = ((std::uint64_t{1} << b) - 1) * kEveryByte;
-#define MIQ_PLACE(word, kept) _pdep_u64(word, (kept)&field)
-  MIQ_UNPACK_MASKED(MIQ_PLACE)
-#undef MIQ_PLACE
+  return unpack_masked<b, PlaceByDeposit<b>>(codes, mask, run, out, mask_out);
 }
 #endif
-#undef MIQ_UNPACK_MASKED
 
 // Calls f with the width as a constant.
 template <typename F>

@@ -179,7 +179,9 @@ Tensor encode_best(const Tensor& dense, bool allow_zstd) {
     best = std::move(candidate);
   };
   if (plain.stored_bytes() == 0) return plain;
-  consider(encode_bitmask(plain));
+  // -0.0 is counted as a zero here though the mask keeps it: never too few.
+  const auto zeros = static_cast<std::uint64_t>(count_zeros(plain, "being encoded"));
+  if (zeros * dtype_bytes(plain.dtype) > plain.stored_bytes() / 20) consider(encode_bitmask(plain));
   if (allow_zstd) consider(encode_zstd(plain));
   return best;
 }

@@ -53,11 +53,16 @@ template <typename Word>
 void compress(Bytes data, std::vector<std::uint8_t>& mask, std::vector<std::uint8_t>& values) {
   const std::size_t elements = data.size() / sizeof(Word);
   for (std::size_t i = 0; i < elements; ++i) {
-    if (load<Word>(data.data(), i) == 0) continue;
-    mask[i / 8] = static_cast<std::uint8_t>(mask[i / 8] | (1u << (i % 8)));
-    values.insert(values.end(), data.begin() + static_cast<std::ptrdiff_t>(i * sizeof(Word)),
-                  data.begin() + static_cast<std::ptrdiff_t>((i + 1) * sizeof(Word)));
+    mask[i / 8] = static_cast<std::uint8_t>(mask[i / 8] | (load<Word>(data.data(), i) != 0) << (i % 8));
   }
+  values.resize(count_bits(mask) * sizeof(Word) + sizeof(Word));  // one more, which every zero may be written to
+  std::uint8_t* to = values.data();
+  for (std::size_t i = 0; i < elements; ++i) {
+    const Word word = load<Word>(data.data(), i);
+    std::memcpy(to, &word, sizeof(Word));
+    to += word != 0 ? sizeof(Word) : 0;
+  }
+  values.resize(values.size() - sizeof(Word));
 }
 
 }  // namespace

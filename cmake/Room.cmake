@@ -32,7 +32,7 @@ function(miq_add_room name)
 endfunction()
 
 # -Wrestrict of GCC 12 warns about "literal" + std::string (GCC bug 105651).
-set(MIQ_WARNINGS -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Wno-restrict)
+set(MIQ_WARNINGS -Wall -Wextra -Wshadow -Wnon-virtual-dtor $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)
 if(MIQ_WERROR)
   list(APPEND MIQ_WARNINGS -Werror)
 endif()

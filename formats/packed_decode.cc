@@ -12,6 +12,7 @@
 #include "miq/formats/packed_layout.h"
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #define MIQ_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
@@ -74,7 +75,12 @@ __attribute__((target("avx,f16c"))) std::int64_t run_f16_vectors(Run run, std::u
   }
   return i;
 }
-const bool kHasHalves = __builtin_cpu_supports("avx") && __builtin_cpu_supports("f16c");
+// Asked of the processor itself: __builtin_cpu_supports does not know "f16c" in clang 14.
+bool processor_has_halves() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __builtin_cpu_supports("avx") && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+const bool kHasHalves = processor_has_halves();
 #endif
 void run_f16(Run run, std::uint16_t* out) {
   std::int64_t from = 0;

@@ -1,0 +1,234 @@
+// The commands as a user meets them: exit codes, messages, and no file left behind by a failure. Everything
+// runs on a tiny random model that the test makes.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+
+#include "miq/formats/container.h"
+#include "miq/formats/packed_matrix.h"
+#include "miq/formats/safetensors.h"
+#include "miq/model/model.h"
+#include "tests/model/small_model.h"
+
+namespace miq {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Outcome {
+  int code = -1;
+  std::string out, err;
+};
+
+std::string slurp(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+void write_text(const fs::path& path, const std::string& text) { std::ofstream(path, std::ios::binary) << text; }
+
+// A byte-level BPE without merges: one id for each byte.
+std::string byte_tokenizer(int extra_ids = 0) {
+  Json vocabulary = Json::object();
+  int next = 0, shifted = 256;
+  for (int byte = 0; byte < 256; ++byte) {
+    const bool printable = (byte >= '!' && byte <= '~') || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
+    const int code = printable ? byte : shifted++;
+    std::string text;
+    if (code < 0x80) {
+      text = std::string(1, static_cast<char>(code));
+    } else {
+      text = {static_cast<char>(0xC0 | (code >> 6)), static_cast<char>(0x80 | (code & 0x3F))};
+    }
+    vocabulary[text] = next++;
+  }
+  for (int i = 0; i < extra_ids; ++i) vocabulary["extra" + std::to_string(i)] = next++;
+  return Json{{"version", "1.0"},
+              {"added_tokens", Json::array()},
+              {"normalizer", nullptr},
+              {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}}},
+              {"post_processor", nullptr},
+              {"decoder", {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}}},
+              {"model", {{"type", "BPE"}, {"dropout", nullptr}, {"unk_token", nullptr}, {"continuing_subword_prefix", nullptr}, {"end_of_word_suffix", nullptr},
+                         {"fuse_unk", false}, {"byte_fallback", false}, {"vocab", vocabulary}, {"merges", Json::array()}}}}
+      .dump();
+}
+
+Json folder_config() {
+  return {{"model_type", "llama"}, {"vocab_size", 256},         {"hidden_size", 32},        {"intermediate_size", 48}, {"num_hidden_layers", 2},     {"num_attention_heads", 4},
+          {"num_key_value_heads", 2}, {"rms_norm_eps", 1e-5}, {"max_position_embeddings", 128}, {"tie_word_embeddings", true}, {"hidden_act", "silu"}};
+}
+
+class Commands : public testing::Test {
+ protected:
+  void SetUp() override {
+    work_ = fs::path(testing::TempDir()) / ("miq_commands_" + std::string(testing::UnitTest::GetInstance()->current_test_info()->name()));
+    fs::remove_all(work_);
+    fs::create_directories(work_ / "model");
+    write_folder(folder_config(), byte_tokenizer());
+    std::string text;
+    for (int i = 0; i < 400; ++i) text += "Sentence number " + std::to_string(i * i) + " says little, but says it well.\n";
+    write_text(work_ / "text.txt", text);
+  }
+  void TearDown() override { fs::remove_all(work_); }
+
+  void write_folder(const Json& json, const std::string& tokenizer) {
+    const Config config = config_from_hugging_face(folder_config(), "config");
+    const Model model = test::small_model(config).model;
+    std::vector<SafetensorsLayout> layout;
+    std::string data;
+    for (const auto& [name, tensor] : model.tensors) {
+      layout.push_back({name, tensor.dtype, tensor.shape});
+      data += tensor.sections.at("data").text();
+    }
+    write_text(work_ / "model" / "model.safetensors", safetensors_header(layout, {}) + data);
+    write_text(work_ / "model" / "config.json", json.dump());
+    write_text(work_ / "model" / "tokenizer.json", tokenizer);
+  }
+
+  Outcome run(const std::string& command) const {
+    const std::string line = "cd '" + work_.string() + "' && '" MIQ_TOOLS_DIR "'/" + command + " >out.txt 2>err.txt </dev/null";
+    const int status = std::system(line.c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, slurp(work_ / "out.txt"), slurp(work_ / "err.txt")};
+  }
+  Outcome convert(const std::string& arguments) const { return run("convert-checkpoint " + arguments); }
+  Outcome compress(const std::string& arguments) const {
+    return run("miq-compress dense.miq text.txt -o out.miq --documents whole --sampling in-order --nsamples 4 --seqlen 64 --dtype float32 " + arguments);
+  }
+  void make_dense() {
+    const Outcome outcome = convert("model -o dense.miq");
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+  }
+
+  // `outcome` failed with `code` and a message that holds `text`; nothing was left beside the inputs.
+  void expect_refused(const Outcome& outcome, int code, const std::string& text) const {
+    EXPECT_EQ(outcome.code, code) << outcome.out << outcome.err;
+    EXPECT_NE(outcome.err.find(text), std::string::npos) << outcome.err;
+    for (const auto& entry : fs::directory_iterator(work_)) {
+      const std::string name = entry.path().filename().string();
+      EXPECT_TRUE(name == "model" || name == "text.txt" || name == "out.txt" || name == "err.txt" || name == "dense.miq" || name.starts_with("bad")) << "left behind: " << name;
+    }
+  }
+  fs::path work_;
+};
+
+TEST_F(Commands, HelpAndVersion) {
+  for (const std::string command : {"convert-checkpoint", "miq-compress", "run-eval"}) {
+    const Outcome help = run(command + " --help");
+    EXPECT_EQ(help.code, 0);
+    EXPECT_NE(help.out.find("--threads"), std::string::npos) << help.out;
+    const Outcome version = run(command + " --version");
+    EXPECT_EQ(version.code, 0);
+    EXPECT_NE(version.out.find(MIQ_VERSION), std::string::npos) << version.out;
+    EXPECT_EQ(run(command).code, 2);
+    EXPECT_EQ(run(command + " --no-such-option").code, 2);
+  }
+}
+
+TEST_F(Commands, TheMainJob) {
+  make_dense();
+  for (const std::string options : {"--method sparsegpt --wbits 4", "--method enhanced --target-avg-bits 4", "--method mi --target-avg-bits 4 --group-size 16",
+                                    "--method mixed --target-avg-bits 4 --group-size 16", "--method mi --sparsity 0.5 --target-avg-bits 4 --group-size 16"}) {
+    const Outcome outcome = compress(options);
+    ASSERT_EQ(outcome.code, 0) << options << "\n" << outcome.err;
+  }
+  const Outcome outcome = run("run-eval dense=dense.miq small=out.miq --metrics all --dataset text=text.txt --seqlen 64 --windows 4 --dtype float32 --output report.json --html report.html");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const Json report = Json::parse(slurp(work_ / "report.json"));
+  EXPECT_EQ(report["schema"], "miq.eval/1");
+  ASSERT_EQ(report["models"].size(), 2u);
+  const Json& dense = report["models"][0];
+  EXPECT_EQ(dense["name"], "dense");
+  EXPECT_EQ(dense["parameters"]["total"], 256 * 32 + 2 * (32 * 32 * 2 + 16 * 32 * 2 + 48 * 32 * 3 + 64) + 32);
+  EXPECT_EQ(dense["perplexity"]["text"]["windows"], 4);
+  EXPECT_GT(dense["perplexity"]["text"]["value"].get<double>(), 1.0);
+  const Json& small = report["models"][1];
+  EXPECT_LE(small["bits_per_weight"]["code"].get<double>(), 4.0);
+  EXPECT_GT(small["bits_per_weight"]["effective"].get<double>(), small["bits_per_weight"]["code"].get<double>() * 0.5);
+  EXPECT_NEAR(small["sparsity"].get<double>(), 0.5, 0.02);
+  EXPECT_NE(slurp(work_ / "report.html").find("<html"), std::string::npos);
+}
+
+TEST_F(Commands, ConvertingAgainGivesTheSameBytes) {
+  make_dense();
+  ASSERT_EQ(convert("model -o again.miq --threads 1").code, 0);
+  EXPECT_EQ(slurp(work_ / "dense.miq"), slurp(work_ / "again.miq"));
+}
+
+TEST_F(Commands, AFailureLeavesTheOldOutput) {
+  make_dense();
+  const std::string before = slurp(work_ / "dense.miq");
+  write_text(work_ / "model" / "model.safetensors", "broken");
+  EXPECT_EQ(convert("model -o dense.miq").code, 1);
+  EXPECT_EQ(slurp(work_ / "dense.miq"), before);
+}
+
+TEST_F(Commands, TruncatedAndForeignFilesAreRefused) {
+  make_dense();
+  const std::string whole = slurp(work_ / "dense.miq");
+  write_text(work_ / "bad.miq", whole.substr(0, whole.size() - 100));
+  expect_refused(convert("bad.miq -o x.miq"), 1, "bad.miq");
+  expect_refused(run("run-eval bad.miq --metrics params"), 1, "bad.miq");
+  write_text(work_ / "bad.gguf", std::string("GGUF\3\0\0\0", 8));
+  expect_refused(convert("bad.gguf -o x.miq"), 1, "bad.gguf");
+  write_text(work_ / "bad.bin", "no checkpoint at all");
+  expect_refused(convert("bad.bin -o x.miq"), 1, "not a checkpoint that miq reads");
+  expect_refused(convert("absent.gguf -o x.miq"), 1, "no such file");
+}
+
+TEST_F(Commands, AFlippedByteIsFoundAndNamed) {
+  make_dense();
+  std::string bytes = slurp(work_ / "dense.miq");
+  bytes[bytes.size() / 2] ^= 4;
+  write_text(work_ / "bad.miq", bytes);
+  expect_refused(convert("bad.miq -o x.miq"), 1, "bad.miq");
+}
+
+TEST_F(Commands, ANaNScaleIsRefusedWithItsTensor) {
+  make_dense();
+  ASSERT_EQ(compress("--method rtn --wbits 4").code, 0);
+  Container container = read_container((work_ / "out.miq").string());
+  const std::string name = "model.layers.1.mlp.up_proj.weight";
+  Tensor& tensor = container.tensors.at(name);
+  std::vector<std::uint8_t> scales(tensor.sections.at("scales").bytes().begin(), tensor.sections.at("scales").bytes().end());
+  scales[0] = 0xFF, scales[1] = 0x7F;  // a NaN in F16
+  tensor.sections["scales"] = Blob(std::move(scales));
+  fs::remove(work_ / "out.miq");
+  write_container((work_ / "bad.miq").string(), container);
+  expect_refused(run("run-eval bad.miq --metrics params"), 1, name);
+}
+
+TEST_F(Commands, FoldersThatContradictThemselvesAreRefused) {
+  write_folder(folder_config(), byte_tokenizer(3));
+  expect_refused(convert("model -o x.miq"), 1, "tokenizer has ids up to 258");
+  Json json = folder_config();
+  json["model_type"] = "bloom";
+  write_folder(json, byte_tokenizer());
+  expect_refused(convert("model -o x.miq"), 1, "'bloom' is not supported; supported: llama");
+}
+
+TEST_F(Commands, OptionsThatMakeNoSenseAreWrongUse) {
+  make_dense();
+  expect_refused(compress("--method gptq"), 2, "--wbits");
+  expect_refused(compress("--method mixed"), 2, "--target-avg-bits");
+  expect_refused(compress("--method sparsegpt --sparsity 0.5 --group-size 16"), 2, "--wbits");
+  expect_refused(compress("--method mi --target-avg-bits 4 --n-groups 4 --group-size 8"), 2, "--n-groups");
+  expect_refused(compress("--method sparsegpt --sparsity 1.5"), 2, "sparsity");
+  expect_refused(compress("--method nonsense --wbits 4"), 2, "nonsense");
+  expect_refused(run("run-eval dense.miq --metrics ppl,beauty"), 2, "beauty");
+  expect_refused(run("run-eval dense.miq --metrics ppl --dataset text=text.txt --seqlen 100000"), 2, "seqlen");
+}
+
+TEST_F(Commands, UnwritableOutputs) {
+  make_dense();
+  expect_refused(convert("dense.miq -o absent/x.miq"), 1, "absent");
+  expect_refused(run("miq-compress dense.miq text.txt -o absent/x.miq --method rtn --wbits 4 --nsamples 2 --seqlen 64 --dtype float32"), 1, "absent");
+  expect_refused(run("run-eval dense.miq --metrics params --output absent/report.json"), 1, "absent");
+}
+
+}  // namespace
+}  // namespace miq

@@ -89,14 +89,17 @@ class Driver {
   void observe(const ForwardPass& forward, Walk& walk, std::int64_t layer, std::array<InputStatistics, kInputSites.size()>& inputs) {
     std::array<std::optional<HessianSum>, kInputSites.size()> sums;
     walk.observe(forward.load_layer(layer), [&](InputSite site, std::span<const at::Tensor> batch) {
-      auto& sum = sums[static_cast<std::size_t>(site)];
-      if (!sum) sum.emplace(batch.front().size(1));
-      sum->add(batch, pool_);
+      const auto s = static_cast<std::size_t>(site);
+      if (needs_hessian(recipe_)) {
+        if (!sums[s]) sums[s].emplace(batch.front().size(1));
+        sums[s]->add(batch, pool_);
+      }
+      if (needs_channel_statistics(recipe_)) {
+        for (const at::Tensor& window : batch) accumulate(inputs[s].channels, window, pool_);
+      }
     }, false);
     for (std::size_t s = 0; s < sums.size(); ++s) {
-      if (needs_hessian(recipe_)) inputs[s].hessian = sums[s]->mean();
-      inputs[s].moments = sums[s]->moments();
-      inputs[s].tokens = sums[s]->tokens();
+      if (sums[s]) inputs[s].hessian = sums[s]->mean();
       sums[s].reset();
     }
   }

@@ -6,8 +6,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "miq/compress/allocate.h"
+#include "miq/compress/channel_statistics.h"
 #include "miq/compress/hessian.h"
 #include "miq/compress/predicted_loss.h"
 #include "miq/compress/sparsity_plan.h"
@@ -28,23 +30,30 @@ const Tensor& matrix_tensor(const Model& model, std::int64_t layer, std::string_
   return model.tensors.at(name);
 }
 
-void plan_site(SitePlan& site, const HessianSum& sum, const Recipe& recipe, std::uint64_t site_number, ThreadPool& pool) {
-  const at::Tensor hessian = sum.mean();
-  const ChannelMoments moments = sum.moments();
-  site.energy = moments.mean_square;
+// A site while the windows pass.
+struct SiteSums {
+  std::optional<HessianSum> hessian;
+  ChannelStatistics channels;  // only for mutual information, which wants means
+};
+
+void plan_site(SitePlan& site, const SiteSums& sums, const Recipe& recipe, std::uint64_t site_number, ThreadPool& pool) {
+  const at::Tensor hessian = sums.hessian->mean();
+  const std::int64_t channels = sums.hessian->channels();
+  const float* h = hessian.const_data_ptr<float>();
+  for (std::int64_t j = 0; j < channels; ++j) site.energy.push_back(h[j * channels + j]);
   at::Tensor information;
-  if (needs_mutual_information(recipe.grouping)) information = gaussian_mutual_information(hessian, moments.mean, pool);
+  if (needs_mutual_information(recipe.grouping)) information = gaussian_mutual_information(hessian, sums.channels.mean(), pool);
   GroupingOptions options;
   options.grouping = recipe.grouping;
   options.group_size = recipe.group_size;
-  options.groups = recipe.n_groups ? recipe.groups(sum.channels()) : 0;
+  options.groups = recipe.n_groups ? recipe.groups(channels) : 0;
   options.seed = recipe.seed + site_number;
   site.channels = group_channels(options, site.energy, information, pool);
   if (information.defined()) site.information = summarize(information, site.channels.group_of_channel(), pool);
   if (recipe.sparsity > 0) {
     FactorOptions factor_options;
     factor_options.damping = recipe.damping;
-    auto factor = factor_inverse(hessian, natural_order(sum.channels()), factor_options, pool);
+    auto factor = factor_inverse(hessian, natural_order(channels), factor_options, pool);
     if (factor) {
       site.inverse_diagonal = std::move(factor->inverse_diagonal);
     } else {  // as if channels were independent
@@ -68,15 +77,17 @@ std::vector<std::vector<at::Tensor>> walk_forward(const ForwardPass& dense, cons
   for (std::int64_t l = 0; l < dense.layers(); ++l) {
     keep(kept_type);
     const LayerWeights weights = dense.load_layer(l);
-    std::array<std::optional<HessianSum>, kInputSites.size()> sums;
+    std::array<SiteSums, kInputSites.size()> sums;
     walk.observe(weights, [&](InputSite site, std::span<const at::Tensor> inputs) {
-      auto& sum = sums[static_cast<std::size_t>(site)];
-      if (!sum) sum.emplace(inputs.front().size(1));
-      sum->add(inputs, pool);
+      SiteSums& sum = sums[static_cast<std::size_t>(site)];
+      if (!sum.hessian) sum.hessian.emplace(inputs.front().size(1));
+      sum.hessian->add(inputs, pool);
+      if (!needs_mutual_information(recipe.grouping)) return;
+      for (const at::Tensor& window : inputs) accumulate(sum.channels, window, pool);
     }, true);
     for (std::size_t s = 0; s < sums.size(); ++s) {
-      plan_site(plan[static_cast<std::size_t>(l)].sites[s], *sums[s], recipe, static_cast<std::uint64_t>(l) * sums.size() + s, pool);
-      sums[s].reset();
+      plan_site(plan[static_cast<std::size_t>(l)].sites[s], sums[s], recipe, static_cast<std::uint64_t>(l) * sums.size() + s, pool);
+      sums[s] = {};
     }
     advance(layer_stage("measuring layer", l, dense.layers()), kForwardShare / static_cast<double>(dense.layers()));
   }

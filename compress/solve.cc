@@ -42,29 +42,13 @@ MatrixResult solve_by_score(const Recipe& recipe, const MatrixJob& job, const In
   KeptMask kept;
   if (recipe.method->solver == Solver::Wanda && recipe.sparsity > 0) {
     std::vector<float> norms;
-    for (double square : input.moments.mean_square) norms.push_back(static_cast<float>(std::sqrt(square)));
+    for (double square : input.channels.second_moment()) norms.push_back(static_cast<float>(std::sqrt(square)));
     kept = recipe.prune_m ? wanda_mask_nm(job.weights, norms, recipe.prune_n, recipe.prune_m, pool)
                           : wanda_mask(job.weights, norms, recipe.sparsity, pool);
   } else if (recipe.method->solver == Solver::Magnitude && recipe.sparsity > 0) {
     kept = recipe.prune_m ? magnitude_mask_nm(job.weights, recipe.prune_n, recipe.prune_m, pool) : magnitude_mask(job.weights, recipe.sparsity, pool);
   }
   return round_matrix(job.weights, kept, uniform_groups(recipe, columns(job)), {}, pool);
-}
-
-// The five scores read statistics as sums.
-ChannelStatistics as_sums(const InputStatistics& input) {
-  ChannelStatistics sums;
-  sums.tokens = input.tokens;
-  auto scaled = [&](const std::vector<double>& mean) {
-    std::vector<double> sum(mean);
-    for (double& value : sum) value *= static_cast<double>(input.tokens);
-    return sum;
-  };
-  sums.sum = scaled(input.moments.mean);
-  sums.sum_abs = scaled(input.moments.mean_abs);
-  sums.sum_squares = scaled(input.moments.mean_square);
-  sums.sum_fourths = scaled(input.moments.mean_fourth);
-  return sums;
 }
 
 // A group for each width that a channel got; channels of a group lie anywhere.
@@ -85,7 +69,7 @@ ColumnGroups groups_by_level(std::span<const std::uint8_t> bits, std::span<const
 // Widths of `enhanced`: by the channels' importance, over what is kept of each.
 ColumnGroups importance_groups(const Recipe& recipe, const MatrixJob& job, const InputStatistics& input, const InverseFactor& factor,
                                std::span<const double> kept, std::optional<std::array<double, 2>>& range, ThreadPool& pool) {
-  const std::vector<double> score = channel_importance(as_sums(input), job.weights, factor.inverse_diagonal, kEqualImportanceWeights, pool);
+  const std::vector<double> score = channel_importance(input.channels, job.weights, factor.inverse_diagonal, kEqualImportanceWeights, pool);
   const auto [least, most] = std::minmax_element(score.begin(), score.end());
   range = std::array<double, 2>{*least, *most};
   std::vector<std::uint8_t> bits;
@@ -211,7 +195,9 @@ double relative_error(const at::Tensor& weights, const at::Tensor& values, const
 }  // namespace
 
 bool needs_hessian(const Recipe& recipe) { return recipe.method->solver == Solver::Hessian; }
-bool needs_calibration(const Recipe& recipe) { return needs_hessian(recipe) || (recipe.method->solver == Solver::Wanda && recipe.sparsity > 0); }
+bool needs_channel_statistics(const Recipe& recipe) {
+  return (recipe.method->solver == Solver::Wanda && recipe.sparsity > 0) || (recipe.method->layout == Layout::Levels && recipe.quantize);
+}
 
 std::vector<MatrixResult> solve_site(const Recipe& recipe, std::span<const MatrixJob> jobs, const InputStatistics& input,
                                      const SitePlan* plan, ThreadPool& pool) {

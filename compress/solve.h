@@ -1,6 +1,7 @@
 // Compresses the matrices that read one input, by whatever the recipe says.
 #pragma once
 
+#include <array>
 #include <optional>
 #include <span>
 #include <string>
@@ -10,6 +11,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "miq/base/thread_pool.h"
+#include "miq/compress/channel_statistics.h"
 #include "miq/compress/hessian.h"
 #include "miq/compress/methods.h"
 #include "miq/compress/plan.h"
@@ -25,12 +27,12 @@ struct MatrixJob {
 
 // What calibration knows of the input; the fields that the recipe does not need are empty.
 struct InputStatistics {
-  at::Tensor hessian;      // [n, n] float32
-  ChannelMoments moments;
-  std::int64_t tokens = 0;
+  at::Tensor hessian;          // [n, n] float32
+  ChannelStatistics channels;
 };
-bool needs_calibration(const Recipe& recipe);  // anything at all
 bool needs_hessian(const Recipe& recipe);
+bool needs_channel_statistics(const Recipe& recipe);
+inline bool needs_calibration(const Recipe& recipe) { return needs_hessian(recipe) || needs_channel_statistics(recipe); }
 
 struct MatrixResult {
   at::Tensor values;                       // [rows, n] float32, the new weights

@@ -172,6 +172,15 @@ TEST_F(HuggingFaceFolder, TiedHeadStoredTwiceMustBeTheEmbedding) {
   EXPECT_EQ(refusal(), "");
 }
 
+TEST_F(HuggingFaceFolder, TiedWeightsMayBeStoredAsTheHeadAlone) {
+  auto tensors = tiny_tensors();
+  tensors[0].name = "lm_head.weight";
+  write_tensors(folder_ / "model.safetensors", tensors);
+  const Model model = open_model(folder_.string());
+  EXPECT_TRUE(model.tensors.contains("model.embed_tokens.weight"));
+  EXPECT_FALSE(model.tensors.contains("lm_head.weight"));
+}
+
 TEST_F(HuggingFaceFolder, SpecialIdsMustExist) {
   set_config({{"bos_token_id", 10}});
   expect_refused("begin-of-text token id 10 lies outside");

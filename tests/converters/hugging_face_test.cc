@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "miq/base/checked.h"
 #include "miq/base/error.h"
 #include "miq/converters/open_model.h"
 #include "miq/formats/safetensors.h"

@@ -3,6 +3,8 @@
 // their error, and those that share a scale are solved together.
 #include "miq/compress/grouping.h"
 
+#include <ATen/ops/empty.h>
+
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -57,6 +59,44 @@ std::vector<std::int64_t> energy_order(const Labels& labels, std::span<const dou
   return order;
 }
 
+// Spectral clusters of the channels in `members` (any order), laid end to end by falling energy and cut into groups of `size`: labels from
+// `first` on, written for the members alone.
+void cluster_and_cut(std::span<const std::int64_t> members, std::span<const double> energy, const at::Tensor& information,
+                     std::int64_t size, std::uint64_t seed, std::int32_t first, Labels& labels, ThreadPool& pool) {
+  const auto count = static_cast<std::int64_t>(members.size());
+  const std::int64_t clusters = (count + size - 1) / size;
+  std::vector<double> its_energy(members.size());
+  for (std::int64_t i = 0; i < count; ++i) its_energy[i] = energy[members[i]];
+  Labels inside(members.size(), 0);
+  if (clusters > 1) {
+    const at::Tensor source = information.to(at::kFloat).contiguous();
+    at::Tensor part = at::empty({count, count}, at::kFloat);
+    const float* from = source.const_data_ptr<float>();
+    float* to = part.data_ptr<float>();
+    for (std::int64_t i = 0; i < count; ++i)
+      for (std::int64_t j = 0; j < count; ++j) to[i * count + j] = from[members[i] * source.size(0) + members[j]];
+    inside = spectral_clusters(part, clusters, seed, pool);
+  }
+  const auto order = energy_order(inside, its_energy);
+  for (std::int64_t k = 0; k < count; ++k) labels[members[order[k]]] = first + static_cast<std::int32_t>(k / size);
+}
+
+// Bands of `band_groups` groups by falling energy, each clustered and cut by itself.
+Labels banded(std::span<const double> energy, const at::Tensor& information, std::int64_t size, std::int64_t band_groups,
+              std::uint64_t seed, ThreadPool& pool) {
+  const auto n = static_cast<std::int64_t>(energy.size());
+  const std::int64_t groups = (n + size - 1) / size;
+  const std::int64_t per_band = band_groups > 0 ? std::min(band_groups, groups) : groups;
+  Labels labels(energy.size(), 0);
+  const auto sorted = by_falling(energy);
+  for (std::int64_t g = 0; g < groups; g += per_band) {
+    const std::int64_t first = g * size, last = std::min(n, (g + per_band) * size);
+    cluster_and_cut(std::span(sorted).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(last - first)), energy, information,
+                    size, seed + static_cast<std::uint64_t>(g), static_cast<std::int32_t>(g), labels, pool);
+  }
+  return labels;
+}
+
 ChannelGroups from_order(std::vector<std::int64_t> order, const Labels& labels) {
   ChannelGroups groups;
   groups.group_of.resize(order.size());
@@ -98,7 +138,8 @@ ChannelGroups group_channels(const GroupingOptions& options, std::span<const dou
                              ThreadPool& pool) {
   const auto n = static_cast<std::int64_t>(energy.size());
   if (n == 0) throw Error("grouping: the input has no channels");
-  if (options.group_size < 0 || options.groups < 0) throw UsageError("the number and the size of groups must not be negative");
+  if (options.group_size < 0 || options.groups < 0 || options.band_groups < 0)
+    throw UsageError("the number and the size of groups and bands must not be negative");
   if (options.groups > n)
     throw UsageError(std::to_string(options.groups) + " groups were asked for, but an input has only " + std::to_string(n) + " channels");
   for (std::int64_t j = 0; j < n; ++j)
@@ -119,7 +160,7 @@ ChannelGroups group_channels(const GroupingOptions& options, std::span<const dou
     case Grouping::Random: labels = cut(shuffled(energy.size(), options.seed), size); break;
     case Grouping::MutualInformation: labels = spectral_clusters(mutual_information, clusters, options.seed, pool); break;
     case Grouping::MutualInformationEqual:
-      labels = cut(energy_order(spectral_clusters(mutual_information, clusters, options.seed, pool), energy), size);
+      labels = banded(energy, mutual_information, size, options.band_groups, options.seed, pool);
       break;
   }
   return from_order(energy_order(labels, energy), labels);

@@ -16,7 +16,7 @@ enum class Grouping {
   Contiguous,              // runs of group_size channels in their own order
   Sensitivity,             // sorted by H_jj, largest first, cut every group_size
   MutualInformation,       // spectral clusters as they are, of whatever sizes
-  MutualInformationEqual,  // spectral clusters laid end to end and cut into equal groups
+  MutualInformationEqual,  // within bands of similar energy: spectral clusters laid end to end and cut into equal groups
   Random,                  // a seeded permutation cut every group_size: the null against which the others are measured
 };
 
@@ -30,6 +30,10 @@ struct GroupingOptions {
   std::int64_t group_size = 64;  // channels a group; 0: one group of all
   std::int64_t groups = 0;       // > 0: this many groups instead (the size is then ceil(n / groups))
   std::uint64_t seed = 0;        // random permutation and k-means; add the site's number to decorrelate sites
+  // MutualInformationEqual: channels are sorted by H_jj and cut into bands of this many groups; information decides inside a band. 1 is
+  // Sensitivity; 0 is one band of all. Bands keep large channels at the front of the sweep, which counts for more than who shares a
+  // scale once there are zeros (SmolLM2 at 50 % and 4 bits: 1 band 60.9, bands of two groups 46.9, sorted alone 48.3).
+  std::int64_t band_groups = 2;
 };
 
 // One distinct input's channels. Groups are runs in the processing order, numbered from 0 in that order.

@@ -258,6 +258,24 @@ TEST(Grouping, EveryKindIsAPermutationCutIntoRuns) {
   EXPECT_TRUE(same_partition(clusters.group_of_channel(), truth));
 }
 
+TEST(Grouping, BandsKeepToSimilarEnergy) {
+  const std::int64_t n = 500;
+  ThreadPool pool(2);
+  std::vector<std::int32_t> truth;
+  const at::Tensor mi = planted(n, 5, truth, 29);
+  std::vector<double> energy(n);
+  for (std::int64_t j = 0; j < n; ++j) energy[j] = std::exp(3 * std::sin(static_cast<double>(7 * j)));
+  const auto sorted = group_channels({Grouping::Sensitivity, 50, 0, 0}, energy, mi, pool);
+  EXPECT_EQ(group_channels({Grouping::MutualInformationEqual, 50, 0, 0, 1}, energy, mi, pool).order, sorted.order);
+  const auto banded = group_channels({Grouping::MutualInformationEqual, 50, 0, 0, 4}, energy, mi, pool);
+  expect_valid(banded, n);
+  const auto group = banded.group_of_channel();
+  for (std::int64_t k = 0; k < n; ++k) EXPECT_EQ(group[sorted.order[k]] / 4, k / 200);  // no channel leaves its band
+  const auto of = [&](const ChannelGroups& groups) { return summarize(mi, groups.group_of_channel(), pool).within; };
+  EXPECT_GT(of(banded), 1.5 * of(sorted));
+  EXPECT_GT(of(group_channels({Grouping::MutualInformationEqual, 50, 0, 0, 0}, energy, mi, pool)), of(banded));
+}
+
 TEST(Grouping, CountsSizesAndErrors) {
   ThreadPool pool(1);
   const std::vector<double> energy(100, 1.0);

@@ -41,6 +41,12 @@ void read_shape(PackedLayout& layout, const Tensor& tensor, std::string_view nam
   layout.cols = tensor.shape[1];
   const auto weights = checked_mul(layout.rows, layout.cols);
   if (!weights || *weights > INT64_MAX / 64 || layout.cols > INT32_MAX) refuse(name, "its shape is too large");
+  // Every weight has a mask bit or at least two bits of code: nothing is allocated for a shape beyond that.
+  const auto mask = tensor.sections.find("mask");
+  const std::uint64_t stored = section(tensor, name, "codes").size() + (mask == tensor.sections.end() ? 0 : mask->second.size());
+  if (static_cast<std::uint64_t>(*weights) / 8 > stored) {
+    refuse(name, "its sections 'codes' and 'mask' of " + std::to_string(stored) + " bytes cannot hold " + std::to_string(*weights) + " weights");
+  }
 }
 
 void read_groups(PackedLayout& layout, const Tensor& tensor, std::string_view name) {

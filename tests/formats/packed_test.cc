@@ -295,12 +295,44 @@ TEST(Packed, SectionsThatContradictEachOtherAreRefused) {
   Tensor bad = good;
   bad.sections["more"] = Blob(std::string_view("x"));
   EXPECT_THROW(decode(bad, "w"), FormatError);
-  for (const Shape& shape : {Shape{5}, Shape{5, 11, 1}, Shape{0, 11}, Shape{-5, 11}, Shape{std::int64_t{1} << 40, std::int64_t{1} << 40}, Shape{11, 5}}) {
+  for (const Shape& shape : {Shape{5}, Shape{5, 11, 1}, Shape{0, 11}, Shape{-5, 11}, Shape{std::int64_t{1} << 40, std::int64_t{1} << 40}, Shape{11, 5},
+                             Shape{1, INT32_MAX}}) {
     bad = good;
     bad.shape = shape;
     EXPECT_THROW(check_tensor(bad, "w"), FormatError);
     EXPECT_THROW(decode(bad, "w"), FormatError);
   }
+}
+
+// Damage that no checksum caught: an error or wrong values, but nothing read outside the sections (the
+// sanitizers' builds see that) and no other exception.
+TEST(Packed, RandomDamageIsRefusedOrDecoded) {
+  std::mt19937 random(15);
+  int refused = 0;
+  for (int round = 0; round < 3000; ++round) {
+    const bool masked = random() % 2;
+    std::vector<std::uint8_t> widths(1 + random() % 4);
+    for (auto& width : widths) width = kWidths[random() % 5];
+    Tensor tensor = pack(random_matrix(1 + random() % 9, 5 + random() % 12, {widths, random() % 2 == 0, masked}, random));
+    for (unsigned damages = 1 + random() % 2; damages > 0; --damages) {
+      auto section = tensor.sections.begin();
+      std::advance(section, random() % tensor.sections.size());
+      std::vector<std::uint8_t> bytes(section->second.bytes().begin(), section->second.bytes().end());
+      const unsigned kind = random() % 8;
+      if (kind == 0) bytes.resize(random() % 40);
+      if (kind == 1) tensor.shape[random() % 2] += static_cast<std::int64_t>(random() % 5) - 2;
+      if (kind > 1 && !bytes.empty()) bytes[random() % bytes.size()] ^= static_cast<std::uint8_t>(1u << (random() % 8));
+      section->second = Blob(bytes);
+    }
+    try {
+      EXPECT_EQ(decode(tensor, "w").size(), static_cast<std::size_t>(tensor.elements()) * 4);
+      unpack(tensor, "w");
+    } catch (const FormatError&) {
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 1000);
+  EXPECT_LT(refused, 3000);
 }
 
 TEST(Packed, RowsOutsideTheMatrixAreRefused) {

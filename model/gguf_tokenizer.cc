@@ -142,7 +142,13 @@ std::shared_ptr<const Tokenizer> read_gpt2(const Metadata& data, const std::stri
     const auto id = static_cast<std::int32_t>(i);
     if (!vocabulary.emplace(tokens[i], id).second) data.fail("has the token " + shown(tokens[i]) + " twice, the second time as number " + std::to_string(i));
     const bool control = types[i] == PieceType::Control || types[i] == PieceType::Unknown;
-    if (control || types[i] == PieceType::UserDefined) parts.added.push_back({.id = id, .content = tokens[i], .special = control});
+    if (control || types[i] == PieceType::UserDefined) {
+      AddedToken token;
+      token.id = id;
+      token.content = tokens[i];
+      token.special = control;
+      parts.added.push_back(std::move(token));
+    }
   }
   std::vector<std::pair<std::string, std::string>> merges;
   for (const Json& merge : data.array("merges")) {

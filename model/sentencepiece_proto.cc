@@ -2,7 +2,6 @@
 // sentencepiece's sentencepiece_model.proto and protobuf's encoding guide. Messages nest two deep here
 // and unknown fields are skipped by their length, so nothing recurses.
 #include <bit>
-#include <cmath>
 
 #include "miq/base/error.h"
 #include "miq/model/sentencepiece_tokenizer.h"

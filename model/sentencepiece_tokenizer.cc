@@ -182,7 +182,7 @@ std::int32_t SentencePieceTokenizer::piece_id(std::string_view text) const {
 
 void SentencePieceTokenizer::cut(std::string_view text, std::vector<std::string_view>& parts) const {
   if (has_unused_) {
-    parts.push_back(text);
+    if (!text.empty()) parts.push_back(text);
     return;
   }
   std::size_t start = 0;
@@ -254,6 +254,7 @@ void SentencePieceTokenizer::emit(std::string_view piece, const Splits& splits, 
   }
 }
 
+// REQUIRES: part is not empty.
 void SentencePieceTokenizer::encode_part(std::string_view part, std::vector<std::int32_t>& ids) const {
   std::vector<Symbol> symbols;
   for (std::size_t i = 0; i < part.size();) {

@@ -25,6 +25,19 @@ bool is_other_alphabetic(char32_t c) {
   return (c >= 0x24B6 && c <= 0x24E9) || (c >= 0x1F130 && c <= 0x1F149) || (c >= 0x1F150 && c <= 0x1F169) || (c >= 0x1F170 && c <= 0x1F189);
 }
 
+// Letters and numbers that Unicode 15.1 and 16 added: the originals' regular expressions (Oniguruma in
+// tokenizers 0.23) know them, Debian 12's utf8proc does not.
+struct Range {
+  char32_t first, last;
+};
+constexpr Range kNewLetters[] = {{0x1C89, 0x1C8A},   {0xA7CB, 0xA7CD},   {0xA7DA, 0xA7DC},   {0x105C0, 0x105F3}, {0x10D4A, 0x10D65},
+                                 {0x10D6F, 0x10D85}, {0x10EC2, 0x10EC4}, {0x11380, 0x11389}, {0x1138B, 0x1138B}, {0x1138E, 0x1138E},
+                                 {0x11390, 0x113B5}, {0x113B7, 0x113B7}, {0x113D1, 0x113D1}, {0x113D3, 0x113D3}, {0x11BC0, 0x11BE0},
+                                 {0x13460, 0x143FA}, {0x16100, 0x1611D}, {0x16D40, 0x16D6C}, {0x18CFF, 0x18CFF}, {0x1E5D0, 0x1E5ED},
+                                 {0x1E5F0, 0x1E5F0}, {0x2EBF0, 0x2EE5D}};
+constexpr Range kNewNumbers[] = {{0x10D40, 0x10D49}, {0x116D0, 0x116E3}, {0x11BF0, 0x11BF9}, {0x16130, 0x16139},
+                                 {0x16D70, 0x16D79}, {0x1CCF0, 0x1CCF9}, {0x1E5F1, 0x1E5FA}};
+
 std::uint8_t compute_class(char32_t c) {
   std::uint8_t flags = is_white_space(c) ? kSpace : 0;
   switch (utf8proc_category(static_cast<utf8proc_int32_t>(c))) {
@@ -53,6 +66,8 @@ const std::vector<std::uint8_t>& classes() {
   static const std::vector<std::uint8_t> table = [] {
     std::vector<std::uint8_t> made(kLast + 1);
     for (char32_t c = 0; c <= kLast; ++c) made[c] = compute_class(c);
+    for (const Range& range : kNewLetters) std::fill(made.begin() + range.first, made.begin() + range.last + 1, kLetter | kWord);
+    for (const Range& range : kNewNumbers) std::fill(made.begin() + range.first, made.begin() + range.last + 1, kNumber | kWord);
     return made;
   }();
   return table;

@@ -1,5 +1,6 @@
-// UTF-8 and the few Unicode properties that tokenizers ask for. Tables come from utf8proc (Unicode 15
-// in Debian 12); text normalisation is linear in time on any input.
+// UTF-8 and the few Unicode properties that tokenizers ask for. Letters and numbers are those of Unicode
+// 16, as in the originals' regular expressions; other properties and normalisation come from utf8proc
+// (Unicode 15 in Debian 12). Everything is linear in time on any input, but for sorting combining marks.
 #pragma once
 
 #include <cstdint>

@@ -115,14 +115,17 @@ class HuggingFace:
         added = tokenizer.get_added_tokens_decoder()
         self.special = [token.content for token in added.values()]
         self.left_out = {id for id, token in added.items() if token.special}
+        self.altered = {id for id, token in added.items() if token.normalized}
 
     def ids(self, text):
         text = text.decode("utf-8", "replace")
         return self.tokenizer.encode(text).ids, self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def text(self, ids):
-        # tokenizers 0.23 fails to leave out special tokens that are matched in normalised text.
-        return self.tokenizer.decode([id for id in ids if id not in self.left_out])
+        # tokenizers 0.23 gives an added token that is matched in normalised text back in its normalised form,
+        # and fails to leave it out when special: no text to compare.
+        ids = [id for id in ids if id not in self.left_out]
+        return None if self.altered.intersection(ids) else self.tokenizer.decode(ids)
 
 
 class SentencePiece:
@@ -196,7 +199,7 @@ def variants(data):
     yield "opt + NFD", changed(opt, normalizer={"type": "Sequence", "normalizers": [{"type": "NFD"}]})
     yield "opt + smollm digits", changed(opt, pre_tokenizer=digits(True))
     yield "opt + runs of digits", changed(opt, pre_tokenizer=digits(False))
-    yield "opt + prefix space, added tokens", changed(opt, pre_tokenizer=dict(BYTE_LEVEL, add_prefix_space=True, use_regex=True),
+    yield "opt + prefix space, NFC, added tokens", changed(opt, pre_tokenizer=dict(BYTE_LEVEL, add_prefix_space=True, use_regex=True),
                                                       added_tokens=numbered(opt), normalizer={"type": "NFC"})
     yield "story + added tokens", changed(story, added_tokens=numbered(story))
     yield "story, no byte fallback, fused unknown", changed(story, byte_fallback=False)
@@ -220,7 +223,7 @@ def compare(name, reference, program, path, texts, folder):
             problem = f"ids differ at {place}: ours {got[max(0, place - 3):place + 5]}, original {want[max(0, place - 3):place + 5]}"
         else:
             text_back = reference.text(wanted_without)
-            if "\ufffd" not in text_back and decoded.decode("utf-8", "replace") != text_back:
+            if text_back is not None and "\ufffd" not in text_back and decoded.decode("utf-8", "replace") != text_back:
                 problem = f"decoded text differs: {decoded[:80]!r}, original {text_back[:80]!r}"
         if problem:
             failures += 1
@@ -262,9 +265,10 @@ def main():
             check(model, HuggingFace(tokenizers.Tokenizer.from_file(path)), path, True)
         path = f"{arguments.data}/tokenizers/llama2/tokenizer.model"
         check("llama2", SentencePiece(path), path, True)
-        ggufs = [arguments.gguf] if arguments.gguf else []
-        for gguf_path in ggufs:
-            check("smollm2", from_gguf(gguf_path, folder), f"{folder}/tokenizer.gguf.json", True)
+        if os.path.exists(arguments.gguf):
+            check("smollm2", from_gguf(arguments.gguf, folder), f"{folder}/tokenizer.gguf.json", True)
+        else:
+            print(f"left out: the tokenizer of SmolLM2 ({arguments.gguf or '--gguf'} is not there)")
         for name, content in variants(arguments.data):
             path = f"{folder}/tokenizer.json"
             with open(path, "w", encoding="utf-8") as file:

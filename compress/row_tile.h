@@ -6,9 +6,9 @@
 #include <span>
 #include <vector>
 
-namespace miq {
+#include "miq/compress/sweep_math.h"
 
-inline constexpr std::int64_t kTileRows = 64;
+namespace miq {
 
 constexpr std::int64_t tile_count(std::int64_t rows) { return (rows + kTileRows - 1) / kTileRows; }
 

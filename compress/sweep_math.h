@@ -15,6 +15,9 @@
 
 namespace miq {
 
+// Matrices are worked on in tiles of this many rows (row_tile.h, sweep_job.h).
+constexpr std::int64_t kTileRows = 64;
+
 // Round half to even; REQUIRES |x| <= 2^22. Adding 1.5 * 2^23 leaves no fraction bits in the sum.
 MIQ_HOST_DEVICE float round_half_even(float x) {
   const float shift = 12582912.0f;

@@ -15,8 +15,8 @@
 namespace miq {
 
 struct Container {
-  std::string manifest;              // JSON text; its meaning belongs to the model room
-  std::map<std::string, Blob> files; // "config.json", "tokenizer.json", …: base names only
+  std::string manifest;               // JSON text; its meaning belongs to the model room
+  std::map<std::string, Blob> files;  // "config.json", "tokenizer.json", …: base names only
   std::map<std::string, Tensor> tensors;
 };
 

@@ -33,7 +33,9 @@ constexpr std::uint64_t chunks_of(std::uint64_t size) { return size / kChunk + (
 // JSON sections are filled up with spaces, which JSON allows at its end; the others with zero bytes.
 constexpr std::uint8_t filling(std::string_view stored_name) { return stored_name == kTable || stored_name == kManifest ? ' ' : 0; }
 
-inline std::string section_name(std::string_view tensor, std::string_view section) { return std::string(tensor) + "#" + std::string(section); }
+inline std::string section_name(std::string_view tensor, std::string_view section) {
+  return std::string(tensor) + "#" + std::string(section);
+}
 
 // What the name of a tensor or of a file may be; the text says what is wrong with it, or is empty.
 std::string fault_of_tensor_name(std::string_view name);

@@ -51,7 +51,8 @@ class Reader {
     }
     claimed_ = {std::string(kTable), std::string(kChecksums)};
     content.manifest = std::string(section(kManifest, table.at("manifest"), kManifest).text());
-    if (digest_of({reinterpret_cast<const std::uint8_t*>(content.manifest.data()), content.manifest.size()}) != metadata("manifest_digest")) {
+    if (digest_of({reinterpret_cast<const std::uint8_t*>(content.manifest.data()), content.manifest.size()}) !=
+        metadata("manifest_digest")) {
       refuse("miq/manifest.json does not match its digest in the header", kCopyAgain);
     }
     read_files(content, table.at("files"));
@@ -74,7 +75,8 @@ class Reader {
     const std::string_view header = file.text().substr(0, 8 + length);
     const std::size_t at = header_digest_at(header);
     if (at == header.npos) return;
-    if (header.substr(at, kDigestDigits) != header_digest(header)) throw FormatError(name_, 0, "the header does not match its digest", kCopyAgain);
+    if (header.substr(at, kDigestDigits) != header_digest(header))
+      throw FormatError(name_, 0, "the header does not match its digest", kCopyAgain);
   }
 
   void check_kind() const {
@@ -83,7 +85,8 @@ class Reader {
       refuse("a safetensors file, but no miq container", "Convert the model with convert-checkpoint");
     }
     const std::string& version = metadata("version");
-    const bool is_number = !version.empty() && version.size() < 10 && version[0] != '0' && version.find_first_not_of("0123456789") == version.npos;
+    const bool is_number =
+        !version.empty() && version.size() < 10 && version[0] != '0' && version.find_first_not_of("0123456789") == version.npos;
     if (!is_number) refuse("the container's version is '" + printable(version) + "', no number", kCopyAgain);
     if (std::stoull(version) > kVersion) {
       refuse("container version " + version + "; this program reads versions up to " + std::to_string(kVersion), kNewer);
@@ -136,16 +139,17 @@ class Reader {
     for (const auto& [stored, found] : source_.entries) {
       if (stored != kChecksums) order_.push_back({found.begin, found.end, &stored});
     }
-    std::sort(order_.begin(), order_.end(), [](const Extent& a, const Extent& b) {
-      return std::tie(a.begin, a.end, *a.stored) < std::tie(b.begin, b.end, *b.stored);
-    });
+    std::sort(order_.begin(), order_.end(),
+              [](const Extent& a, const Extent& b) { return std::tie(a.begin, a.end, *a.stored) < std::tie(b.begin, b.end, *b.stored); });
     std::uint64_t chunks = 0;
     for (const Extent& extent : order_) chunks += chunks_of(extent.end - extent.begin);
     if (sums.size() != padded(chunks * 8)) {
-      refuse("miq/checksums has " + std::to_string(sums.size()) + " bytes; " + std::to_string(chunks) + " chunks need " + std::to_string(padded(chunks * 8)));
+      refuse("miq/checksums has " + std::to_string(sums.size()) + " bytes; " + std::to_string(chunks) + " chunks need " +
+             std::to_string(padded(chunks * 8)));
     }
     const Bytes fill = sums.bytes().subspan(chunks * 8);
-    if (std::any_of(fill.begin(), fill.end(), [](std::uint8_t byte) { return byte != 0; })) refuse("miq/checksums is not filled up with zeros");
+    if (std::any_of(fill.begin(), fill.end(), [](std::uint8_t byte) { return byte != 0; }))
+      refuse("miq/checksums is not filled up with zeros");
   }
 
   std::uint64_t offset_of(std::string_view stored) const { return source_.data_begin + entry(stored).begin; }
@@ -162,7 +166,8 @@ class Reader {
         std::uint64_t expected;
         std::memcpy(&expected, sum, 8);
         if (xxh3_64(source_.file.bytes().subspan(offset, length)) == expected) continue;
-        throw FormatError(name_, offset, described(*extent.stored) + ": the " + std::to_string(length) + " bytes from here do not match their checksum",
+        throw FormatError(name_, offset,
+                          described(*extent.stored) + ": the " + std::to_string(length) + " bytes from here do not match their checksum",
                           kCopyAgain);
       }
     }
@@ -189,7 +194,9 @@ class Reader {
   }
 
   Tensor read_tensor(const std::string& tensor_name, const Json& description) {
-    const auto fault = [&](const std::string& problem, std::string_view remedy = {}) { refuse(described(tensor_name) + ": " + problem, remedy); };
+    const auto fault = [&](const std::string& problem, std::string_view remedy = {}) {
+      refuse(described(tensor_name) + ": " + problem, remedy);
+    };
     const auto text = [&](const char* key) -> std::string {
       const auto found = description.find(key);
       if (found == description.end() || !found->is_string()) fault("miq/tensors.json states no " + std::string(key));
@@ -206,12 +213,14 @@ class Reader {
     const auto shape = description.find("shape");
     if (shape == description.end() || !shape->is_array()) fault("miq/tensors.json states no shape");
     for (const Json& dimension : *shape) {
-      if (!dimension.is_number_unsigned() || dimension.get<std::uint64_t>() > INT64_MAX) fault("its shape holds something other than counts");
+      if (!dimension.is_number_unsigned() || dimension.get<std::uint64_t>() > INT64_MAX)
+        fault("its shape holds something other than counts");
       tensor.shape.push_back(dimension.get<std::int64_t>());
     }
     const auto sections = description.find("sections");
     const bool is_dense = tensor.encoding == Encoding::Dense;
-    if ((sections == description.end()) != is_dense || description.size() != (is_dense ? 3u : 4u)) fault("miq/tensors.json has unknown or missing fields for it");
+    if ((sections == description.end()) != is_dense || description.size() != (is_dense ? 3u : 4u))
+      fault("miq/tensors.json has unknown or missing fields for it");
     if (is_dense) {
       const SafetensorsEntry& found = entry(tensor_name);
       if (found.dtype != tensor.dtype || found.shape != tensor.shape) fault("header and miq/tensors.json state different types or shapes");
@@ -250,7 +259,9 @@ class Reader {
 
 }  // namespace
 
-Container read_container(Blob file, const std::string& name, bool verify_tensors) { return Reader(std::move(file), name).read(verify_tensors); }
+Container read_container(Blob file, const std::string& name, bool verify_tensors) {
+  return Reader(std::move(file), name).read(verify_tensors);
+}
 
 Container read_container(const std::string& path, bool verify_tensors) { return read_container(map_file(path), path, verify_tensors); }
 

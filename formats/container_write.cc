@@ -86,7 +86,8 @@ std::vector<Payload> tensor_payloads(const Container& content) {
   }
   const auto by_name = [](const Payload& a, const Payload& b) { return a.name < b.name; };
   std::sort(aligned.begin(), aligned.end(), by_name);
-  std::stable_sort(rest.begin(), rest.end(), [](const Payload& a, const Payload& b) { return dtype_bytes(a.dtype) > dtype_bytes(b.dtype); });
+  std::stable_sort(rest.begin(), rest.end(),
+                   [](const Payload& a, const Payload& b) { return dtype_bytes(a.dtype) > dtype_bytes(b.dtype); });
   aligned.insert(aligned.end(), std::make_move_iterator(rest.begin()), std::make_move_iterator(rest.end()));
   return aligned;
 }
@@ -108,13 +109,15 @@ std::vector<Payload> lay_out(const Container& content) {
     }
   }
   sums.resize(padded(sums.size()));
-  payloads.insert(payloads.begin() + static_cast<std::ptrdiff_t>(checksums_at), bytes_payload(std::string(kChecksums), Blob(std::move(sums))));
+  payloads.insert(payloads.begin() + static_cast<std::ptrdiff_t>(checksums_at),
+                  bytes_payload(std::string(kChecksums), Blob(std::move(sums))));
   return payloads;
 }
 
 std::string header_of(const std::vector<Payload>& payloads) {
   std::vector<SafetensorsLayout> layout;
-  std::map<std::string, std::string> metadata = {{"format", "miq"}, {"version", std::to_string(kVersion)}, {"header_digest", std::string(kDigestDigits, '0')}};
+  std::map<std::string, std::string> metadata = {
+      {"format", "miq"}, {"version", std::to_string(kVersion)}, {"header_digest", std::string(kDigestDigits, '0')}};
   for (const Payload& payload : payloads) {
     layout.push_back({payload.name, payload.dtype, payload.shape});
     if (payload.name == kManifest) metadata["manifest_digest"] = digest_of(payload.blob.bytes());

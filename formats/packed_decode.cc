@@ -39,7 +39,9 @@ inline std::uint32_t product_bits(const Run& run, std::int64_t i) {
 }
 
 // All ones or zero from a mask byte.
-inline std::uint32_t wide(std::uint8_t mask) { return static_cast<std::uint32_t>(static_cast<std::int32_t>(static_cast<std::int8_t>(mask))); }
+inline std::uint32_t wide(std::uint8_t mask) {
+  return static_cast<std::uint32_t>(static_cast<std::int32_t>(static_cast<std::int8_t>(mask)));
+}
 
 // Nearest even; the product is never NaN, since the scale is finite.
 inline std::uint16_t to_bf16(std::uint32_t bits) { return static_cast<std::uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16); }
@@ -149,7 +151,8 @@ class BlockDecoder {
 
 }  // namespace
 
-PackedDecoder::PackedDecoder(const Tensor& tensor, std::string_view name) : layout_(std::make_unique<const PackedLayout>(parse_packed(tensor, name))) {}
+PackedDecoder::PackedDecoder(const Tensor& tensor, std::string_view name)
+    : layout_(std::make_unique<const PackedLayout>(parse_packed(tensor, name))) {}
 PackedDecoder::~PackedDecoder() = default;
 PackedDecoder::PackedDecoder(PackedDecoder&&) noexcept = default;
 PackedDecoder& PackedDecoder::operator=(PackedDecoder&&) noexcept = default;
@@ -163,8 +166,8 @@ void PackedDecoder::decode_rows(std::int64_t begin, std::int64_t end, DType dtyp
   }
   const auto row_bytes = static_cast<std::uint64_t>(layout_->cols) * dtype_bytes(dtype);
   if (begin < 0 || end < begin || end > layout_->rows || out.size() != static_cast<std::uint64_t>(end - begin) * row_bytes) {
-    throw Error("rows " + std::to_string(begin) + " to " + std::to_string(end) + " of a packed tensor with " + std::to_string(layout_->rows) +
-                " rows were asked for in a buffer of " + std::to_string(out.size()) + " bytes");
+    throw Error("rows " + std::to_string(begin) + " to " + std::to_string(end) + " of a packed tensor with " +
+                std::to_string(layout_->rows) + " rows were asked for in a buffer of " + std::to_string(out.size()) + " bytes");
   }
   if (begin == end) return;
   const std::int64_t step = std::min(end - begin, std::clamp<std::int64_t>(kBlockWeights / layout_->cols, 1, kBlockRows));
@@ -183,7 +186,8 @@ void PackedDecoder::decode(DType dtype, std::span<std::uint8_t> out, ThreadPool*
   if (out.size() != row_bytes * static_cast<std::uint64_t>(layout_->rows)) throw Error("the buffer for a packed tensor has the wrong size");
   pool->for_each(units, [&](std::int64_t i) {
     const std::int64_t begin = i * unit, end = std::min(layout_->rows, begin + unit);
-    decode_rows(begin, end, dtype, out.subspan(static_cast<std::uint64_t>(begin) * row_bytes, static_cast<std::uint64_t>(end - begin) * row_bytes));
+    decode_rows(begin, end, dtype,
+                out.subspan(static_cast<std::uint64_t>(begin) * row_bytes, static_cast<std::uint64_t>(end - begin) * row_bytes));
   });
 }
 

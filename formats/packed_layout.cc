@@ -33,7 +33,8 @@ BitSource source_of(const Blob& blob) { return {blob.bytes().data(), blob.size()
 }
 
 void read_shape(PackedLayout& layout, const Tensor& tensor, std::string_view name) {
-  if (tensor.shape.size() != 2 || tensor.shape[0] < 1 || tensor.shape[1] < 1) refuse(name, "a packed tensor must be a matrix with rows and columns");
+  if (tensor.shape.size() != 2 || tensor.shape[0] < 1 || tensor.shape[1] < 1)
+    refuse(name, "a packed tensor must be a matrix with rows and columns");
   if (tensor.dtype != DType::F32 && tensor.dtype != DType::F16 && tensor.dtype != DType::BF16) {
     refuse(name, "a packed tensor decodes to F32, F16 or BF16, not to " + std::string(dtype_name(tensor.dtype)));
   }
@@ -45,7 +46,8 @@ void read_shape(PackedLayout& layout, const Tensor& tensor, std::string_view nam
   const auto mask = tensor.sections.find("mask");
   const std::uint64_t stored = section(tensor, name, "codes").size() + (mask == tensor.sections.end() ? 0 : mask->second.size());
   if (static_cast<std::uint64_t>(*weights) / 8 > stored) {
-    refuse(name, "its sections 'codes' and 'mask' of " + std::to_string(stored) + " bytes cannot hold " + std::to_string(*weights) + " weights");
+    refuse(name,
+           "its sections 'codes' and 'mask' of " + std::to_string(stored) + " bytes cannot hold " + std::to_string(*weights) + " weights");
   }
 }
 
@@ -55,7 +57,9 @@ void read_groups(PackedLayout& layout, const Tensor& tensor, std::string_view na
     refuse(name, "it has " + std::to_string(widths.size()) + " groups for " + std::to_string(layout.cols) + " columns");
   }
   for (std::uint8_t bits : widths) {
-    if (!is_width(bits)) refuse(name, "group " + std::to_string(layout.groups.size()) + " has codes of " + std::to_string(bits) + " bits (known: 2, 3, 4, 6, 8)");
+    if (!is_width(bits))
+      refuse(name,
+             "group " + std::to_string(layout.groups.size()) + " has codes of " + std::to_string(bits) + " bits (known: 2, 3, 4, 6, 8)");
     layout.groups.emplace_back().bits = bits;
   }
   const auto groups = static_cast<std::int64_t>(layout.groups.size());
@@ -89,7 +93,8 @@ void read_mask(PackedLayout& layout, const Tensor& tensor, std::string_view name
     require_size(name, "mask", found->second.size(), bytes_for(weights));
     layout.mask_blob = found->second;
     layout.mask = source_of(layout.mask_blob);
-    if (weights % 8 != 0 && (layout.mask_blob.bytes().back() >> (weights % 8)) != 0) refuse(name, "section 'mask' has bits beyond the last weight");
+    if (weights % 8 != 0 && (layout.mask_blob.bytes().back() >> (weights % 8)) != 0)
+      refuse(name, "section 'mask' has bits beyond the last weight");
   }
   for (auto& group : layout.groups) {
     group.mask_at = product(layout.rows, group.first);
@@ -123,7 +128,8 @@ void read_streams(PackedLayout& layout, const Tensor& tensor, std::string_view n
     const auto fill_is_zero = [](Bytes bytes, std::uint64_t at, std::uint64_t stream) {
       return stream % 8 == 0 || (bytes[at + stream / 8] >> (stream % 8)) == 0;
     };
-    if (!fill_is_zero(code_bytes, group.codes_at, group.kept * bits)) refuse(name, "the codes of group " + std::to_string(i) + " have bits beyond their end");
+    if (!fill_is_zero(code_bytes, group.codes_at, group.kept * bits))
+      refuse(name, "the codes of group " + std::to_string(i) + " have bits beyond their end");
     if (!fill_is_zero(zero_bytes, group.zeros_at, product(layout.rows, group.bits))) {
       refuse(name, "the zero points of group " + std::to_string(i) + " have bits beyond their end");
     }

@@ -43,10 +43,10 @@ struct PackedLayout {
 
   struct Group {
     int bits = 0;
-    std::int64_t first = 0, columns = 0;      // its place in the storage order of columns
-    std::uint64_t codes_at = 0, zeros_at = 0; // byte offsets of its streams
-    std::uint64_t kept = 0;                   // weights with a code
-    std::uint64_t mask_at = 0;                // bit offset in the mask
+    std::int64_t first = 0, columns = 0;       // its place in the storage order of columns
+    std::uint64_t codes_at = 0, zeros_at = 0;  // byte offsets of its streams
+    std::uint64_t kept = 0;                    // weights with a code
+    std::uint64_t mask_at = 0;                 // bit offset in the mask
   };
 
   std::int64_t rows = 0, cols = 0;
@@ -56,7 +56,7 @@ struct PackedLayout {
   std::vector<std::uint32_t> position_of_column;  // place of each column in storage order
   bool in_order = true;                           // storage order of columns is their own order
   bool masked = false;
-  bool bit_deposit = has_bit_deposit();  // false takes the portable path, for tests
+  bool bit_deposit = has_bit_deposit();    // false takes the portable path, for tests
   std::vector<std::uint64_t> kept_before;  // [group][row / kRowsPerMark], where masked
   Blob codes_blob, scales_blob, zeros_blob, mask_blob;
   BitSource codes, zeros, mask;

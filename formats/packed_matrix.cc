@@ -51,10 +51,12 @@ void check(const PackedMatrix& matrix, DType decoded) {
   require(weights.has_value(), "it is too large");
   const auto elements = static_cast<std::size_t>(*weights);
   const std::int64_t groups = matrix.groups();
-  require(groups >= 1 && groups <= 65536 && groups <= matrix.cols, "it must have at least one group and at most one for each column (65536)");
+  require(groups >= 1 && groups <= 65536 && groups <= matrix.cols,
+          "it must have at least one group and at most one for each column (65536)");
   require(matrix.group_of_column.size() == static_cast<std::size_t>(matrix.cols), "group_of_column must name a group for each column");
   for (std::uint16_t group : matrix.group_of_column) require(group < groups, "a column's group is out of range");
-  for (std::uint8_t bits : matrix.bits_of_group) require(bits == 2 || bits == 3 || bits == 4 || bits == 6 || bits == 8, "codes must have 2, 3, 4, 6 or 8 bits");
+  for (std::uint8_t bits : matrix.bits_of_group)
+    require(bits == 2 || bits == 3 || bits == 4 || bits == 6 || bits == 8, "codes must have 2, 3, 4, 6 or 8 bits");
   const auto pairs = static_cast<std::size_t>(groups * matrix.rows);
   require(matrix.scales.size() == pairs && matrix.zeros.size() == pairs, "it needs one scale and one zero point for each group and row");
   require(matrix.scale_dtype == DType::F16 || matrix.scale_dtype == DType::F32, "scales must be F16 or F32");
@@ -66,7 +68,8 @@ void check(const PackedMatrix& matrix, DType decoded) {
     require(std::isfinite(matrix.scales[i]), "a scale is not a finite number");
     if (matrix.scale_dtype == DType::F16) {
       const float stored = f16_to_f32(f32_to_f16(matrix.scales[i]));
-      require(std::bit_cast<std::uint32_t>(stored) == std::bit_cast<std::uint32_t>(matrix.scales[i]), "a scale is not exactly an F16 number");
+      require(std::bit_cast<std::uint32_t>(stored) == std::bit_cast<std::uint32_t>(matrix.scales[i]),
+              "a scale is not exactly an F16 number");
     }
     require(matrix.zeros[i] <= largest, "a zero point is larger than the largest code");
   }
@@ -75,7 +78,8 @@ void check(const PackedMatrix& matrix, DType decoded) {
 // Columns of each group, ascending.
 std::vector<std::vector<std::int64_t>> columns_of(const PackedMatrix& matrix) {
   std::vector<std::vector<std::int64_t>> columns(matrix.bits_of_group.size());
-  for (std::int64_t column = 0; column < matrix.cols; ++column) columns[matrix.group_of_column[static_cast<std::size_t>(column)]].push_back(column);
+  for (std::int64_t column = 0; column < matrix.cols; ++column)
+    columns[matrix.group_of_column[static_cast<std::size_t>(column)]].push_back(column);
   return columns;
 }
 
@@ -174,7 +178,8 @@ PackedBits packed_bits(const Tensor& tensor, std::string_view name) {
   }
   bits.scales = layout.scales_blob.size() * 8;
   bits.mask = layout.masked ? bits.weights : 0;
-  bits.groups = static_cast<std::uint64_t>(layout.cols * group_index_bits(static_cast<std::int64_t>(layout.groups.size()))) + layout.groups.size() * 8;
+  bits.groups = static_cast<std::uint64_t>(layout.cols * group_index_bits(static_cast<std::int64_t>(layout.groups.size()))) +
+                layout.groups.size() * 8;
   bits.alignment = tensor.stored_bytes() * 8 - (bits.codes + bits.scales + bits.zeros + bits.mask + bits.groups);
   return bits;
 }

@@ -63,8 +63,8 @@ struct MaskedRun {
 // Eight weights at a time; Place puts the kept codes of a word into their bytes. Inlined into functions
 // for different instruction sets.
 template <int b, typename Place>
-[[gnu::always_inline]] inline std::uint64_t unpack_masked(const BitSource& codes, const BitSource& mask, const MaskedRun& run, std::uint8_t* out,
-                                                          std::uint8_t* mask_out) {
+[[gnu::always_inline]] inline std::uint64_t unpack_masked(const BitSource& codes, const BitSource& mask, const MaskedRun& run,
+                                                          std::uint8_t* out, std::uint8_t* mask_out) {
   std::uint64_t code_bit = run.code_bit;
   for (std::uint64_t i = 0; i < run.count; i += 8) {
     std::uint64_t bits = mask.bits(run.mask_bit + i) & 0xFF;
@@ -92,7 +92,8 @@ struct PlacePlain {
 };
 
 template <int b>
-std::uint64_t unpack_masked_plain(const BitSource& codes, const BitSource& mask, const MaskedRun& run, std::uint8_t* out, std::uint8_t* mask_out) {
+std::uint64_t unpack_masked_plain(const BitSource& codes, const BitSource& mask, const MaskedRun& run, std::uint8_t* out,
+                                  std::uint8_t* mask_out) {
   return unpack_masked<b, PlacePlain<b>>(codes, mask, run, out, mask_out);
 }
 
@@ -105,8 +106,9 @@ struct PlaceByDeposit {
 };
 
 template <int b>
-__attribute__((target("bmi2,popcnt"))) std::uint64_t unpack_masked_deposit(const BitSource& codes, const BitSource& mask, const MaskedRun& run,
-                                                                           std::uint8_t* out, std::uint8_t* mask_out) {
+__attribute__((target("bmi2,popcnt"))) std::uint64_t unpack_masked_deposit(const BitSource& codes, const BitSource& mask,
+                                                                           const MaskedRun& run, std::uint8_t* out,
+                                                                           std::uint8_t* mask_out) {
   return unpack_masked<b, PlaceByDeposit<b>>(codes, mask, run, out, mask_out);
 }
 #endif
@@ -133,8 +135,8 @@ bool has_bit_deposit() {
 #endif
 }
 
-std::int64_t PackedLayout::unpack(std::int64_t group, std::int64_t row, std::int64_t count, std::uint64_t& first_kept, std::uint8_t* codes_out,
-                                  std::uint8_t* mask_out) const {
+std::int64_t PackedLayout::unpack(std::int64_t group, std::int64_t row, std::int64_t count, std::uint64_t& first_kept,
+                                  std::uint8_t* codes_out, std::uint8_t* mask_out) const {
   const Group& g = groups[static_cast<std::size_t>(group)];
   const auto begin = static_cast<std::uint64_t>(row * g.columns), weights = static_cast<std::uint64_t>(count * g.columns);
   const auto width = static_cast<std::uint64_t>(g.bits);

@@ -14,8 +14,8 @@
 namespace miq {
 namespace {
 
-constexpr std::array<std::pair<Encoding, std::string_view>, 4> kEncodings{{
-    {Encoding::Dense, "dense"}, {Encoding::Zstd, "zstd"}, {Encoding::Bitmask, "bitmask"}, {Encoding::Packed, "packed"}}};
+constexpr std::array<std::pair<Encoding, std::string_view>, 4> kEncodings{
+    {{Encoding::Dense, "dense"}, {Encoding::Zstd, "zstd"}, {Encoding::Bitmask, "bitmask"}, {Encoding::Packed, "packed"}}};
 
 // Elements whose bits are all zero but for a floating sign bit.
 template <typename Word>
@@ -77,7 +77,8 @@ std::uint64_t decoded_bytes(const Tensor& tensor, std::string_view name) {
 Bytes section(const Tensor& tensor, std::string_view name, const char* which) {
   const auto found = tensor.sections.find(which);
   if (found == tensor.sections.end()) {
-    throw FormatError(subject(name), "section '" + std::string(which) + "' of encoding " + std::string(encoding_name(tensor.encoding)) + " is missing");
+    throw FormatError(subject(name),
+                      "section '" + std::string(which) + "' of encoding " + std::string(encoding_name(tensor.encoding)) + " is missing");
   }
   return found->second.bytes();
 }
@@ -94,8 +95,8 @@ void require_sections(const Tensor& tensor, std::string_view name, std::initiali
 
 void require_size(std::string_view name, const char* which, std::uint64_t found, std::uint64_t expected) {
   if (found == expected) return;
-  throw FormatError(subject(name), "section '" + std::string(which) + "' has " + std::to_string(found) + " bytes where " + std::to_string(expected) +
-                                       " are needed");
+  throw FormatError(subject(name), "section '" + std::string(which) + "' has " + std::to_string(found) + " bytes where " +
+                                       std::to_string(expected) + " are needed");
 }
 
 }  // namespace encodings
@@ -143,7 +144,8 @@ void check_tensor(const Tensor& tensor, std::string_view name) {
 void decode(const Tensor& tensor, std::string_view name, std::span<std::uint8_t> out, ThreadPool* pool) {
   const std::uint64_t bytes = encodings::decoded_bytes(tensor, name);
   if (out.size() != bytes) {
-    throw Error("tensor " + std::string(name) + " decodes to " + std::to_string(bytes) + " bytes; the buffer has " + std::to_string(out.size()));
+    throw Error("tensor " + std::string(name) + " decodes to " + std::to_string(bytes) + " bytes; the buffer has " +
+                std::to_string(out.size()));
   }
   switch (tensor.encoding) {
     case Encoding::Dense:

@@ -85,7 +85,8 @@ void decode_zstd(const Tensor& tensor, std::string_view name, std::span<std::uin
   std::uint8_t* to = width == 1 ? out.data() : planes.data();
   const std::size_t size = ZSTD_decompressDCtx(context.get(), to, out.size(), frame.data(), frame.size());
   if (ZSTD_isError(size) || size != out.size()) {
-    throw FormatError(subject(name), std::string("its zstd frame is damaged (") + (ZSTD_isError(size) ? ZSTD_getErrorName(size) : "too short") + ")");
+    throw FormatError(subject(name),
+                      std::string("its zstd frame is damaged (") + (ZSTD_isError(size) ? ZSTD_getErrorName(size) : "too short") + ")");
   }
   switch (width) {
     case 2: return from_planes<2>(to, out);

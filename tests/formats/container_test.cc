@@ -1,5 +1,7 @@
 // Containers: what is written comes back, any damage is found and named, and the spec's example is a
 // real file.
+#include "miq/formats/container.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -11,7 +13,6 @@
 #include <random>
 
 #include "miq/base/error.h"
-#include "miq/formats/container.h"
 #include "miq/formats/container_layout.h"
 #include "miq/formats/digest.h"
 #include "miq/formats/mapped_file.h"
@@ -232,7 +233,8 @@ TEST_F(ContainerTest, LargePayloadsAreCheckedByChunk) {
     EXPECT_NE(message.find("at byte " + std::to_string(begin + at / container::kChunk * container::kChunk)), std::string::npos) << message;
   }
   std::string swapped = good;  // two whole chunks changed places
-  std::swap_ranges(swapped.begin() + static_cast<std::ptrdiff_t>(begin), swapped.begin() + static_cast<std::ptrdiff_t>(begin + container::kChunk),
+  std::swap_ranges(swapped.begin() + static_cast<std::ptrdiff_t>(begin),
+                   swapped.begin() + static_cast<std::ptrdiff_t>(begin + container::kChunk),
                    swapped.begin() + static_cast<std::ptrdiff_t>(begin + container::kChunk));
   EXPECT_NE(refusal(swapped).find("tensor big"), std::string::npos);
 }
@@ -282,7 +284,8 @@ TEST_F(ContainerTest, UnknownAndContradictoryContentIsRefusedByName) {
     const std::string message = refusal(rewritten(good, change));
     EXPECT_NE(message.find(says), std::string::npos) << message << "\nnot: " << says;
   };
-  expect_table([](Json& t) { t["tensors"]["q"]["encoding"] = "lattice"; }, "tensor q: its encoding 'lattice' is unknown. Use a newer version of miq");
+  expect_table([](Json& t) { t["tensors"]["q"]["encoding"] = "lattice"; },
+               "tensor q: its encoding 'lattice' is unknown. Use a newer version of miq");
   expect_table([](Json& t) { t["tensors"]["q"]["dtype"] = "F4"; }, "tensor q: its element type 'F4' is unknown");
   expect_table([](Json& t) { t["tensors"]["q"]["dtype"] = "I32"; }, "tensor q: a packed tensor decodes to");
   expect_table([](Json& t) { t["tensors"]["q"]["shape"] = {4, 4}; }, "tensor q");

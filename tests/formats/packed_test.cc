@@ -96,7 +96,8 @@ void check_matrix(const PackedMatrix& matrix) {
       const std::int64_t end = std::min(matrix.rows, begin + 1 + matrix.rows / 2);
       std::vector<std::uint8_t> part(static_cast<std::size_t>(end - begin) * row_bytes);
       decoder.decode_rows(begin, end, dtype, part);
-      ASSERT_EQ(0, std::memcmp(part.data(), bytes.data() + static_cast<std::size_t>(begin) * row_bytes, part.size())) << begin << ".." << end;
+      ASSERT_EQ(0, std::memcmp(part.data(), bytes.data() + static_cast<std::size_t>(begin) * row_bytes, part.size()))
+          << begin << ".." << end;
     }
     expect_same(unpack(tensor, "w"), matrix);
     const PackedBits bits = packed_bits(tensor, "w");
@@ -138,7 +139,8 @@ TEST(Packed, EveryArrangementOfGroupsAndMasks) {
           for (double density : {0.5, 0.03, 1.0}) {
             if (!masked && density != 0.5) continue;
             const Kind kind{list, contiguous, masked, scales, density};
-            check_matrix(random_matrix(1 + static_cast<std::int64_t>(random() % 150), 9 + static_cast<std::int64_t>(random() % 90), kind, random));
+            check_matrix(
+                random_matrix(1 + static_cast<std::int64_t>(random() % 150), 9 + static_cast<std::int64_t>(random() % 90), kind, random));
           }
         }
       }
@@ -277,16 +279,26 @@ TEST(Packed, SectionsThatContradictEachOtherAreRefused) {
     refused(section, shorter, section);
   }
   refused("bits", longer, "0 bits");
-  refused("bits", [](auto& bytes) { bytes[1] = 7; }, "7 bits");
-  refused("bits", [](auto& bytes) { bytes.clear(); }, "0 groups");
-  refused("bits", [](auto& bytes) { bytes.assign(12, 2); }, "12 groups");
-  refused("scales", [](auto& bytes) { bytes[7] = 0x7C, bytes[6] = 0; }, "row 3");   // infinity
-  refused("scales", [](auto& bytes) { bytes[11] = 0xFE; }, "group 1, row 0");       // NaN
-  refused("groups", [](auto& bytes) { bytes[0] |= 3; }, "in group 3 of 3");
-  refused("groups", [](auto& bytes) { bytes.back() |= 0x80; }, "beyond");
-  refused("mask", [](auto& bytes) { bytes.back() |= 0x80; }, "beyond");
-  refused("mask", [](auto& bytes) { std::fill(bytes.begin(), bytes.end() - 1, 0xFF); }, "codes");
-  refused("zeros", [](auto& bytes) { bytes[1] |= 0x80; }, "group 0");  // 5 rows * 3 bits = 15
+  refused(
+      "bits", [](auto& bytes) { bytes[1] = 7; }, "7 bits");
+  refused(
+      "bits", [](auto& bytes) { bytes.clear(); }, "0 groups");
+  refused(
+      "bits", [](auto& bytes) { bytes.assign(12, 2); }, "12 groups");
+  refused(
+      "scales", [](auto& bytes) { bytes[7] = 0x7C, bytes[6] = 0; }, "row 3");  // infinity
+  refused(
+      "scales", [](auto& bytes) { bytes[11] = 0xFE; }, "group 1, row 0");  // NaN
+  refused(
+      "groups", [](auto& bytes) { bytes[0] |= 3; }, "in group 3 of 3");
+  refused(
+      "groups", [](auto& bytes) { bytes.back() |= 0x80; }, "beyond");
+  refused(
+      "mask", [](auto& bytes) { bytes.back() |= 0x80; }, "beyond");
+  refused(
+      "mask", [](auto& bytes) { std::fill(bytes.begin(), bytes.end() - 1, 0xFF); }, "codes");
+  refused(
+      "zeros", [](auto& bytes) { bytes[1] |= 0x80; }, "group 0");  // 5 rows * 3 bits = 15
   for (const char* section : {"codes", "scales", "zeros", "bits", "groups"}) {
     Tensor bad = good;
     bad.sections.erase(section);
@@ -295,8 +307,8 @@ TEST(Packed, SectionsThatContradictEachOtherAreRefused) {
   Tensor bad = good;
   bad.sections["more"] = Blob(std::string_view("x"));
   EXPECT_THROW(decode(bad, "w"), FormatError);
-  for (const Shape& shape : {Shape{5}, Shape{5, 11, 1}, Shape{0, 11}, Shape{-5, 11}, Shape{std::int64_t{1} << 40, std::int64_t{1} << 40}, Shape{11, 5},
-                             Shape{1, INT32_MAX}}) {
+  for (const Shape& shape : {Shape{5}, Shape{5, 11, 1}, Shape{0, 11}, Shape{-5, 11}, Shape{std::int64_t{1} << 40, std::int64_t{1} << 40},
+                             Shape{11, 5}, Shape{1, INT32_MAX}}) {
     bad = good;
     bad.shape = shape;
     EXPECT_THROW(check_tensor(bad, "w"), FormatError);

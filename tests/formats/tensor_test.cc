@@ -1,4 +1,6 @@
 // Dense, bitmask and zstd tensors: the same bits come back, and sections that lie are refused.
+#include "miq/formats/tensor.h"
+
 #include <gtest/gtest.h>
 #include <zstd.h>
 
@@ -8,12 +10,11 @@
 
 #include "miq/base/error.h"
 #include "miq/formats/packed_matrix.h"
-#include "miq/formats/tensor.h"
 
 namespace miq {
 namespace {
 
-constexpr DType kAll[] = {DType::Bool, DType::U8,  DType::I8,     DType::U16,    DType::I16, DType::U32,  DType::I32, DType::U64,
+constexpr DType kAll[] = {DType::Bool, DType::U8,     DType::I8,     DType::U16, DType::I16,  DType::U32, DType::I32, DType::U64,
                           DType::I64,  DType::F8E4M3, DType::F8E5M2, DType::F16, DType::BF16, DType::F32, DType::F64};
 
 std::vector<std::uint8_t> to_vector(const Blob& blob) { return {blob.bytes().begin(), blob.bytes().end()}; }
@@ -49,7 +50,8 @@ TEST(Tensor, EveryEncodingGivesBackEveryBit) {
       for (double zeros : {0.0, 0.5, 1.0}) {
         const Tensor dense = random_tensor(dtype, elements, zeros, random);
         const auto expected = to_vector(dense.sections.at("data"));
-        for (const Tensor& encoded : {encode_bitmask(dense), encode_zstd(dense), encode_best(dense, true), encode_best(dense, false), dense}) {
+        for (const Tensor& encoded :
+             {encode_bitmask(dense), encode_zstd(dense), encode_best(dense, true), encode_best(dense, false), dense}) {
           EXPECT_EQ(encoded.shape, dense.shape);
           EXPECT_EQ(encoded.dtype, dtype);
           ASSERT_NO_THROW(check_tensor(encoded, "w"));
@@ -152,7 +154,8 @@ TEST(Tensor, HostileZstdFramesAreRefused) {
   const auto plain = compress(data, [](ZSTD_CCtx*) {});
   EXPECT_EQ(to_vector(decode(as_zstd(plain, {100}), "w")), data);
   expect_refused(as_zstd(plain, {99}), "states 100 bytes");
-  expect_refused(as_zstd(compress(data, [](ZSTD_CCtx* c) { ZSTD_CCtx_setParameter(c, ZSTD_c_contentSizeFlag, 0); }), {100}), "content size");
+  expect_refused(as_zstd(compress(data, [](ZSTD_CCtx* c) { ZSTD_CCtx_setParameter(c, ZSTD_c_contentSizeFlag, 0); }), {100}),
+                 "content size");
   auto two = plain;
   two.insert(two.end(), plain.begin(), plain.end());
   expect_refused(as_zstd(two, {100}), "exactly one");

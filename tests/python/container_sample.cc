@@ -45,8 +45,8 @@ Container sample() {
   Container content;
   content.manifest = R"({"made for":"compare_container.py"})";
   content.files["config.json"] = Blob(std::string_view("{}"));
-  for (DType dtype : {DType::Bool, DType::U8, DType::I8, DType::I16, DType::I32, DType::I64, DType::F8E4M3, DType::F8E5M2, DType::F16, DType::BF16,
-                      DType::F32, DType::F64}) {
+  for (DType dtype : {DType::Bool, DType::U8, DType::I8, DType::I16, DType::I32, DType::I64, DType::F8E4M3, DType::F8E5M2, DType::F16,
+                      DType::BF16, DType::F32, DType::F64}) {
     content.tensors["dense." + std::string(dtype_name(dtype))] = dense_sample(dtype, {5, 7}, random);
     content.tensors["aligned." + std::string(dtype_name(dtype))] = dense_sample(dtype, {2, 32}, random);
   }

@@ -16,7 +16,7 @@ constexpr std::array<Method, 8> kMethods{{
     {"wanda", "zeros by weight times input norm, per row; bits to nearest", Solver::Wanda, Layout::Uniform, Grouping::Contiguous, false, true},
     {"magnitude", "zeros by size of weight, per matrix; bits to nearest", Solver::Magnitude, Layout::Uniform, Grouping::Contiguous, false, true},
     {"enhanced", "bits per input channel by five importance scores", Solver::Hessian, Layout::Levels, Grouping::Contiguous, true, true},
-    {"mi", "bits per group of channels clustered by mutual information", Solver::Hessian, Layout::Groups, Grouping::MutualInformation, true, true},
+    {"mi", "bits per group of channels clustered by mutual information", Solver::Hessian, Layout::Groups, Grouping::MutualInformationEqual, true, true},
     {"mixed", "bits per group of channels sorted by sensitivity", Solver::Hessian, Layout::Groups, Grouping::Sensitivity, true, true},
     {"rtn", "uniform bits to nearest, nothing compensated", Solver::Nearest, Layout::Uniform, Grouping::Contiguous, true, false},
     {"gptq", "uniform bits, compensated by the Hessian, no zeros", Solver::Hessian, Layout::Uniform, Grouping::Contiguous, true, false},

@@ -67,7 +67,7 @@ TEST(Methods, RefusesOptionsThatContradictEachOtherOrDoNothing) {
 TEST(Methods, AWidthAloneIsTheTarget) {
   const Recipe mi = resolve(with([](auto& o) { o.method = "mi", o.wbits = 4; }), config());
   EXPECT_EQ(mi.target, 4.0);
-  EXPECT_EQ(mi.grouping, Grouping::MutualInformation);
+  EXPECT_EQ(mi.grouping, Grouping::MutualInformationEqual);
   EXPECT_EQ(mi.group_size, 64);
   const Recipe uniform = resolve(with([](auto& o) { o.target_avg_bits = 4; }), config());
   EXPECT_EQ(uniform.width, 4);

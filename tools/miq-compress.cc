@@ -72,9 +72,11 @@ CompressOptions method_options(const Options& options) {
   }
   if (options.use_mi_grouping) {
     if (result.method != "mi") throw UsageError("--use_mi_grouping belongs to method mi");
-    const Grouping grouping = *options.use_mi_grouping ? Grouping::MutualInformation : Grouping::Contiguous;
-    if (result.grouping && *result.grouping != grouping) throw UsageError("--use_mi_grouping and --grouping contradict each other; give one of them");
-    result.grouping = grouping;
+    // 1 is what the method does anyway, by whichever of its two groupings was asked for.
+    const bool information = *options.use_mi_grouping != 0;
+    if (result.grouping && (information ? !needs_mutual_information(*result.grouping) : *result.grouping != Grouping::Contiguous))
+      throw UsageError("--use_mi_grouping and --grouping contradict each other; give one of them");
+    if (!information) result.grouping = Grouping::Contiguous;
   }
   return result;
 }

@@ -90,7 +90,9 @@ Json model_json(const ModelReport& model) {
 
 std::string ModelReport::method_name() const {
   const auto found = method.find("name");
-  return found != method.end() && found->is_string() ? found->get<std::string>() : "dense";
+  if (found != method.end() && found->is_string()) return found->get<std::string>();
+  // Other tools' checkpoints do not say what was done to them; many zeros show that something was.
+  return parameters && parameters->sparsity() > 0.01 ? "not recorded" : "dense";
 }
 
 bool Report::failed() const {

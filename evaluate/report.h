@@ -28,7 +28,7 @@ struct ModelReport {
   std::optional<MemoryFigures> memory;
   std::vector<std::string> failures;  // metrics that gave no value, each with its reason
 
-  std::string method_name() const;  // "dense" for a model as its makers left it
+  std::string method_name() const;  // "dense" for a model as its makers left it; "not recorded"
 };
 
 struct Report {

@@ -47,12 +47,13 @@ std::string table_html(const Report& report) {
   }
   html += "</tbody></table></div>\n<ul class=\"notes\" id=\"notes\">\n";
   for (const std::string& note : report_notes(report)) html += "<li>" + html_escaped(note) + "</li>\n";
+  html += "</ul>\n<details class=\"legend\"><summary>What the columns mean</summary><ul class=\"notes\">\n";
   for (const Column& column : columns) {
     if (!column.text && !column.explanation.empty() && column.explanation.rfind("Perplexity", 0) != 0) {
       html += "<li><b>" + html_escaped(column.title) + "</b>: " + html_escaped(column.explanation) + ".</li>\n";
     }
   }
-  return html + "</ul>\n";
+  return html + "</ul></details>\n";
 }
 
 std::string plots_html(const Report& report) {
@@ -60,7 +61,7 @@ std::string plots_html(const Report& report) {
   for (const std::string& text : report.texts()) plots += perplexity_plot(report, text);
   if (!plots.empty()) {
     html += "<h2>Perplexity against size</h2>\n<p class=\"soft\">Lower and further left is better. The dashed line is the Pareto front: no other model here is both "
-            "smaller and better than those on it.</p>\n<div class=\"plots\">\n" + plots + "</div>\n";
+            "smaller and better than those on it. A dotted level is a model too large to stand beside the others.</p>\n<div class=\"plots\">\n" + plots + "</div>\n";
   }
   double low = 0, high = 0;
   if (bits_range(report, low, high)) {

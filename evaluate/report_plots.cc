@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <map>
+#include <optional>
 
 #include "miq/evaluate/svg.h"
 
@@ -42,7 +43,7 @@ struct Box {
   }
 };
 
-constexpr double kLetter = 6.6;  // width of a letter of a label, about
+constexpr double kLetter = 7.2;  // width of a letter of a label, about
 
 std::size_t letters(const std::string& text) {
   return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
@@ -82,6 +83,15 @@ void label_dots(Svg& svg, const std::vector<Dot>& dots, const Box& area) {
   }
 }
 
+// A model more than twice as large as all others (the dense one, as a rule) would squeeze them into a corner:
+// it becomes a level to compare with. REQUIRES dots in order of size.
+std::optional<Dot> take_reference(std::vector<Dot>& dots) {
+  if (dots.size() < 3 || dots.back().bytes <= 2 * dots[dots.size() - 2].bytes) return std::nullopt;
+  const Dot reference = dots.back();
+  dots.pop_back();
+  return reference;
+}
+
 std::string tick_text(double value) { return figure_text(value, value >= 100 ? static_cast<int>(std::log10(value)) + 1 : 2); }
 
 // Matrices of a model by layer and kind, with a value each.
@@ -118,11 +128,13 @@ std::string perplexity_plot(const Report& report, const std::string& text) {
   std::vector<Dot> dots = dots_of(report, text);
   if (dots.size() < 2) return {};
   constexpr double kWidth = 560, kHeight = 360, kLeft = 58, kRight = 14, kTop = 12, kBottom = 44;
-  const auto [low, high] = std::minmax_element(dots.begin(), dots.end(), [](const Dot& a, const Dot& b) { return a.perplexity < b.perplexity; });
-  const bool logarithmic_y = high->perplexity > 2 * low->perplexity, logarithmic_x = dots.back().bytes > 4 * dots.front().bytes;
+  const auto [lowest, highest] = std::minmax_element(dots.begin(), dots.end(), [](const Dot& a, const Dot& b) { return a.perplexity < b.perplexity; });
+  const double low = lowest->perplexity, high = highest->perplexity;
+  const std::optional<Dot> reference = take_reference(dots);
+  const bool logarithmic_y = high > 2 * low, logarithmic_x = dots.back().bytes > 4 * dots.front().bytes;
   const double unit = dots.back().bytes >= 2e9 ? 1e9 : 1e6;
   const Scale x(dots.front().bytes / unit, dots.back().bytes / unit, kLeft, kWidth - kRight, logarithmic_x);
-  const Scale y(low->perplexity, high->perplexity, kHeight - kBottom, kTop, logarithmic_y);
+  const Scale y(low, high, kHeight - kBottom, kTop, logarithmic_y);
   Svg svg(kWidth, kHeight, "Perplexity on " + text + " against bytes on disk");
   for (double tick : y.ticks()) {
     svg.line(kLeft, y(tick), kWidth - kRight, y(tick), "grid");
@@ -131,6 +143,12 @@ std::string perplexity_plot(const Report& report, const std::string& text) {
   for (double tick : x.ticks()) svg.text(x(tick), kHeight - kBottom + 18, tick_text(tick), "middle");
   svg.line(kLeft, kHeight - kBottom, kWidth - kRight, kHeight - kBottom, "axis");
   svg.text((kLeft + kWidth - kRight) / 2, kHeight - 6, std::string(unit > 1e6 ? "GB" : "MB") + " on disk" + (logarithmic_x ? " (logarithmic)" : ""), "middle");
+  if (reference) {
+    const double level = y(reference->perplexity);
+    svg.line(kLeft, level, kWidth - kRight, level, "reference");
+    svg.text(kWidth - kRight, level + (level > kHeight - kBottom - 24 ? -6 : 15),
+             shortened(reference->model->name) + ", " + bytes_text(static_cast<std::uint64_t>(reference->bytes)), "end", "label");
+  }
   std::vector<std::pair<double, double>> front;
   for (Dot& dot : dots) {
     dot.x = x(dot.bytes / unit);

@@ -13,7 +13,8 @@ body { margin: 0 auto; max-width: 68rem; padding: 2rem 1.25rem 4rem; background:
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "Noto Sans", "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .25rem; }
 h2 { font-size: 1.15rem; margin: 2.5rem 0 .5rem; }
-p { margin: .25rem 0 .75rem; max-width: 46rem; }
+p { margin: .25rem 0 .75rem; max-width: 54rem; }
+details.legend { font-size: .88rem; color: var(--soft); } details.legend summary { cursor: pointer; }
 .soft, figcaption, .detail { color: var(--soft); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .93rem; }
@@ -38,7 +39,9 @@ figure.wide svg { min-width: 46rem; }
 figcaption { font-size: .9rem; margin-bottom: .3rem; overflow-wrap: anywhere; }
 svg { display: block; width: 100%; height: auto; font-family: inherit; }
 svg text { fill: var(--soft); font-size: 12px; }
-svg .label { fill: var(--text); } svg .label.front { font-weight: 600; }
+svg .label { fill: var(--text); paint-order: stroke; stroke: var(--page); stroke-width: 3px; stroke-linejoin: round; }
+svg .reference { stroke: var(--soft); stroke-width: 1.25; stroke-dasharray: 1 3; stroke-linecap: round; }
+ svg .label.front { font-weight: 600; }
 svg .grid { stroke: var(--line); stroke-width: 1; } svg .axis { stroke: var(--soft); stroke-width: 1; }
 svg .dot { fill: var(--dot); stroke: var(--page); stroke-width: 1.5; } svg .dot.front { fill: var(--accent); }
 svg .front-line { fill: none; stroke: var(--accent); stroke-width: 1.5; stroke-dasharray: 4 3; }

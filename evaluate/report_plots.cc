@@ -68,7 +68,7 @@ void label_dots(Svg& svg, const std::vector<Dot>& dots, const Box& area) {
   for (const Dot& dot : dots) {
     const std::string name = shortened(dot.model->name);
     const double width = kLetter * static_cast<double>(letters(name)), height = 14;
-    const std::array<std::pair<double, double>, 8> places{{{10, -7}, {-10 - width, -7}, {-width / 2, -23}, {-width / 2, 9}, {8, -21}, {8, 8}, {-8 - width, -21}, {-8 - width, 8}}};
+    const std::array<std::pair<double, double>, 8> places{{{8, -21}, {10, -7}, {-10 - width, -7}, {-width / 2, -23}, {-width / 2, 9}, {8, 8}, {-8 - width, -21}, {-8 - width, 8}}};
     Box chosen{dot.x + 10, dot.y - 7, width, height};
     for (const auto& [dx, dy] : places) {
       const Box box{dot.x + dx, dot.y + dy, width, height};

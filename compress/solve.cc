@@ -117,11 +117,33 @@ std::vector<MatrixResult> collect(std::vector<SweepResult> swept, bool quantize)
   return results;
 }
 
+// The masks that the sweep alone would choose. `enhanced` spends its bits on what is kept, so it must know that first.
+std::vector<KeptMask> masks_by_sweep(const Recipe& recipe, std::span<const MatrixJob> jobs, const InverseFactor& factor, ThreadPool& pool) {
+  SweepOptions options;
+  options.pruning = pruning_of(recipe);
+  std::vector<SweepMatrix> matrices(jobs.size());
+  for (std::size_t i = 0; i < jobs.size(); ++i) matrices[i].weights = jobs[i].weights;
+  std::vector<KeptMask> masks;
+  for (SweepResult& result : sweep(matrices, factor, options, pool)) masks.push_back(std::move(result.kept));
+  return masks;
+}
+
+std::vector<double> kept_of_columns(const KeptMask& kept, std::int64_t rows, std::int64_t cols) {
+  std::vector<double> counts(static_cast<std::size_t>(cols), kept.empty() ? static_cast<double>(rows) : 0.0);
+  for (std::size_t i = 0; i < kept.size(); ++i) counts[i % static_cast<std::size_t>(cols)] += kept[i];
+  return counts;
+}
+
 std::vector<MatrixResult> solve_by_sweep(const Recipe& recipe, std::span<const MatrixJob> jobs, const InputStatistics& input,
                                          const InverseFactor& factor, const SitePlan* plan, ThreadPool& pool) {
   SweepOptions options;
   options.pruning = pruning_of(recipe);
   options.automatic_scale_dtype = !has_exact_scales(recipe, columns(jobs.front()));
+  std::vector<KeptMask> masks(jobs.size());
+  if (recipe.method->layout == Layout::Levels && recipe.sparsity > 0) {
+    masks = masks_by_sweep(recipe, jobs, factor, pool);
+    options.pruning.kind = Pruning::Kind::Given;
+  }
   std::vector<SweepMatrix> matrices;
   std::vector<std::optional<std::array<double, 2>>> importance(jobs.size());
   for (std::size_t i = 0; i < jobs.size(); ++i) {
@@ -134,8 +156,9 @@ std::vector<MatrixResult> solve_by_sweep(const Recipe& recipe, std::span<const M
         if (matrix.groups.groups() > 1) options.timing = GridTiming::Dynamic;
         break;
       case Layout::Levels: {
-        const std::vector<double> kept(static_cast<std::size_t>(columns(job)), static_cast<double>(job.weights.size(0)));
+        const std::vector<double> kept = kept_of_columns(masks[i], job.weights.size(0), columns(job));
         matrix.groups = importance_groups(recipe, job, input, factor, kept, importance[i], pool);
+        matrix.kept = std::move(masks[i]);
         break;
       }
       case Layout::Groups:

@@ -45,6 +45,7 @@ void check_matrix(const SweepMatrix& matrix, std::int64_t cols) {
   if (weights.dim() != 2 || weights.size(1) != cols || weights.scalar_type() != at::kFloat || !weights.is_contiguous()) {
     throw Error("solver: weights must be a contiguous float32 matrix with " + std::to_string(cols) + " columns");
   }
+  if (!matrix.kept.empty() && static_cast<std::int64_t>(matrix.kept.size()) != weights.numel()) throw Error("solver: a given mask does not fit the matrix");
   if (!matrix.row_weights.empty()) {
     if (static_cast<std::int64_t>(matrix.row_weights.size()) != weights.size(0)) throw Error("solver: row weights do not fit the matrix");
     for (float f : matrix.row_weights) {
@@ -56,6 +57,7 @@ void check_matrix(const SweepMatrix& matrix, std::int64_t cols) {
 void plan_pruning(const SweepMatrix& matrix, const Pruning& pruning, SweepJob& job) {
   if (pruning.kind == Pruning::Kind::None) return;
   job.kept.assign(job.tiles * job.cols * kTileRows, 1);
+  if (pruning.kind == Pruning::Kind::Given) return;  // fill_tile() takes it over
   if (pruning.kind == Pruning::Kind::PatternNM) {
     job.n = pruning.n;
     job.m = pruning.m;
@@ -117,6 +119,12 @@ void fill_tile(const SweepMatrix& matrix, const InverseFactor& factor, SweepJob&
   if (!all_finite(data + first * job.cols, count * job.cols)) throw Error("solver: the weights hold NaN or infinity");
   float* out = job.weights.data() + tile * job.cols * kTileRows;
   load_tile(data, job.cols, first, count, factor.order, out);
+  if (!matrix.kept.empty() && !job.kept.empty()) {
+    std::uint8_t* kept = job.kept.data() + tile * job.cols * kTileRows;
+    for (std::int64_t k = 0; k < job.cols; ++k) {
+      for (std::int64_t row = 0; row < count; ++row) kept[k * kTileRows + row] = matrix.kept[(first + row) * job.cols + factor.order[k]];
+    }
+  }
   if (job.groups && !job.dynamic) {
     const auto columns = columns_of_groups(job.group_of, job.groups);
     std::vector<float> scratch;

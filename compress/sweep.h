@@ -37,6 +37,8 @@ struct Pruning {
     SparseGpt,
     // The n of least saliency in every m consecutive columns of a row.
     PatternNM,
+    // The weights that SweepMatrix::kept says, chosen before.
+    Given,
   };
   Kind kind = Kind::None;
   double sparsity = 0;  // Block, SparseGpt: in [0, 1)
@@ -58,6 +60,7 @@ struct SweepMatrix {
   std::vector<float> row_weights;      // [rows] f_r in the saliency, >= 0, or empty: 1
   // Pruning::Block: how many weights each block of sweep_blocks() loses (sparsity_plan.h); empty: by `sparsity`.
   std::vector<std::int64_t> pruned_of_block;
+  std::vector<std::uint8_t> kept;      // Pruning::Given: [rows * n], 1 kept
 };
 
 struct SweepResult {

@@ -152,6 +152,7 @@ TEST_P(SweepModes, StoresWhatItOptimised) {
   EXPECT_EQ(zeros, got.pruned);
   switch (c.pruning.kind) {
     case Pruning::Kind::None: EXPECT_TRUE(kept.empty()); break;
+    case Pruning::Kind::Given: EXPECT_EQ(kept, matrix_.kept); break;
     case Pruning::Kind::Block: EXPECT_EQ(got.pruned, std::accumulate(matrix_.pruned_of_block.begin(), matrix_.pruned_of_block.end(), std::int64_t{0})); break;
     case Pruning::Kind::SparseGpt: EXPECT_NEAR(static_cast<double>(got.pruned) / (c.rows * c.cols), c.pruning.sparsity, 0.02); break;
     case Pruning::Kind::PatternNM:

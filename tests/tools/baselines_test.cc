@@ -64,7 +64,7 @@ INSTANTIATE_TEST_SUITE_P(Story, Baselines,
                                          Baseline{"SparseGpt2Of4At4Bits", "sparsegpt", 0.5, 2, 4, 4, 115.276, 0.01},
                                          Baseline{"Wanda50", "wanda", 0.5, 0, 0, 0, 83.043, 0.001},
                                          Baseline{"Magnitude50", "magnitude", 0.5, 0, 0, 0, 93.410, 0.001}),
-                         [](const auto& info) { return std::string(info.param.name); });
+                         [](const auto& test) { return std::string(test.param.name); });
 
 }  // namespace
 }  // namespace miq

@@ -5,14 +5,11 @@
 // tools invert H fully and factorise the inverse, which costs three times as much and loses digits.)
 #include "miq/compress/hessian.h"
 
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/eye.h>
-#include <ATen/ops/linalg_cholesky_ex.h>
-#include <ATen/ops/linalg_solve_triangular.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/sub.h>
 #include <ATen/ops/zeros.h>
-#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 #include <atomic>
@@ -21,6 +18,8 @@
 #include <string>
 
 #include "miq/base/error.h"
+#include "miq/compress/bfloat16_products.h"
+#include "miq/compress/cholesky.h"
 #include "miq/compress/row_tile.h"
 
 namespace miq {
@@ -31,7 +30,8 @@ std::int64_t block_edge(std::int64_t n) { return n <= 256 ? 64 : n <= 4096 ? 192
 
 std::vector<std::pair<std::int64_t, std::int64_t>> upper_blocks(std::int64_t n, std::int64_t edge) {
   std::vector<std::pair<std::int64_t, std::int64_t>> blocks;
-  for (std::int64_t i = 0; i < n; i += edge) for (std::int64_t j = i; j < n; j += edge) blocks.emplace_back(i, j);
+  for (std::int64_t i = 0; i < n; i += edge)
+    for (std::int64_t j = i; j < n; j += edge) blocks.emplace_back(i, j);
   return blocks;
 }
 
@@ -41,22 +41,53 @@ void check_square(const at::Tensor& matrix) {
   }
 }
 
-// Inverse of a lower triangular float64 matrix by halves: [[A, 0], [B, C]] -> [[A', 0], [-C' B A', C']].
-at::Tensor invert_lower(const at::Tensor& lower) {
-  const std::int64_t n = lower.size(0);
-  if (n <= 128) return at::linalg_solve_triangular(lower, at::eye(n, lower.options()), /*upper=*/false);
-  const std::int64_t half = n / 2;
-  at::Tensor inverse = at::zeros({n, n}, lower.options());
-  const at::Tensor first = invert_lower(lower.narrow(0, 0, half).narrow(1, 0, half));
-  const at::Tensor second = invert_lower(lower.narrow(0, half, n - half).narrow(1, half, n - half));
-  inverse.narrow(0, 0, half).narrow(1, 0, half).copy_(first);
-  inverse.narrow(0, half, n - half).narrow(1, half, n - half).copy_(second);
-  inverse.narrow(0, half, n - half).narrow(1, 0, half).copy_(at::mm(second, at::mm(lower.narrow(0, half, n - half).narrow(1, 0, half), first)).neg_());
-  return inverse;
+[[noreturn]] void refuse_input(std::int64_t index) {
+  throw Error("Hessian: calibration input " + std::to_string(index) + " holds NaN or infinity");
+}
+
+void add_float32(std::span<const at::Tensor> inputs, ThreadPool& pool, at::Tensor& sum) {
+  std::vector<at::Tensor> wide(inputs.size());
+  pool.for_each(static_cast<std::int64_t>(inputs.size()), [&](std::int64_t i) {
+    const at::NoGradGuard no_grad;
+    wide[i] = inputs[i].to(at::kFloat).contiguous();
+    if (!all_finite(wide[i].const_data_ptr<float>(), wide[i].numel())) refuse_input(i);
+  });
+  const std::int64_t n = sum.size(0), edge = block_edge(n);
+  const auto blocks = upper_blocks(n, edge);
+  pool.for_each(static_cast<std::int64_t>(blocks.size()), [&](std::int64_t unit) {
+    const at::NoGradGuard no_grad;
+    const auto [i, j] = blocks[unit];
+    const std::int64_t height = std::min(edge, n - i), width = std::min(edge, n - j);
+    at::Tensor block = sum.narrow(0, i, height).narrow(1, j, width);
+    for (const at::Tensor& input : wide) block.addmm_(input.narrow(1, i, height).t(), input.narrow(1, j, width));
+  });
+}
+
+void add_bfloat16(std::span<const at::Tensor> inputs, ThreadPool& pool, float* sum) {
+  std::vector<PairPanels> panels(inputs.size());
+  pool.for_each(static_cast<std::int64_t>(inputs.size()), [&](std::int64_t i) {
+    const at::NoGradGuard no_grad;
+    const at::Tensor input = inputs[i].contiguous();
+    bool finite = true;
+    panels[i] =
+        pair_panels(static_cast<const std::uint16_t*>(input.const_data_ptr()), input.size(0), input.size(1), input.size(1), &finite);
+    if (!finite) refuse_input(i);
+  });
+  const std::int64_t n = inputs[0].size(1), count = (n + PairPanels::kWidth - 1) / PairPanels::kWidth, edge = 4;
+  const auto blocks = upper_blocks(count, edge);
+  pool.for_each(static_cast<std::int64_t>(blocks.size()), [&](std::int64_t unit) {
+    const auto [first, second] = blocks[unit];
+    for (const PairPanels& input : panels) {
+      for (std::int64_t b = second; b < std::min(count, second + edge); ++b) {
+        for (std::int64_t a = first; a <= std::min({b, count - 1, first + edge - 1}); ++a) add_products(input, a, b, sum);
+      }
+    }
+  });
 }
 
 // H / scale in float64, rows and columns in the reverse of `order`, dead columns handled, before damping.
-at::Tensor reversed_input(const at::Tensor& hessian, std::span<const std::int64_t> order, double scale, bool unit_dead, std::span<const std::uint8_t> dead) {
+at::Tensor reversed_input(const at::Tensor& hessian, std::span<const std::int64_t> order, double scale, bool unit_dead,
+                          std::span<const std::uint8_t> dead) {
   const std::int64_t n = hessian.size(0);
   at::Tensor reversed = at::empty({n, n}, at::kDouble);
   const float* in = hessian.const_data_ptr<float>();
@@ -78,27 +109,19 @@ void HessianSum::add(std::span<const at::Tensor> inputs, ThreadPool& pool) {
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     const at::Tensor& input = inputs[i];
     if (input.dim() != 2 || input.size(1) != channels_ || (input.scalar_type() != at::kFloat && input.scalar_type() != at::kBFloat16)) {
-      throw Error("Hessian: calibration input " + std::to_string(i) + " is no [tokens, " + std::to_string(channels_) + "] float32 or bfloat16 matrix");
+      throw Error("Hessian: calibration input " + std::to_string(i) + " is no [tokens, " + std::to_string(channels_) +
+                  "] float32 or bfloat16 matrix");
     }
   }
-  std::vector<at::Tensor> wide(inputs.size());
-  pool.for_each(static_cast<std::int64_t>(inputs.size()), [&](std::int64_t i) {
-    const at::NoGradGuard unit_no_grad;
-    wide[i] = inputs[i].to(at::kFloat).contiguous();
-    if (!all_finite(wide[i].const_data_ptr<float>(), wide[i].numel())) {
-      throw Error("Hessian: calibration input " + std::to_string(i) + " holds NaN or infinity");
-    }
-  });
-  const std::int64_t edge = block_edge(channels_);
-  const auto blocks = upper_blocks(channels_, edge);
-  pool.for_each(static_cast<std::int64_t>(blocks.size()), [&](std::int64_t unit) {
-    const at::NoGradGuard unit_no_grad;
-    const auto [i, j] = blocks[unit];
-    const std::int64_t height = std::min(edge, channels_ - i), width = std::min(edge, channels_ - j);
-    at::Tensor block = sum_.narrow(0, i, height).narrow(1, j, width);
-    for (const at::Tensor& input : wide) block.addmm_(input.narrow(1, i, height).t(), input.narrow(1, j, width));
-  });
-  for (const at::Tensor& input : wide) tokens_ += input.size(0);
+  const bool narrow =
+      !inputs.empty() && bfloat16_products_available() &&
+      std::all_of(inputs.begin(), inputs.end(), [](const at::Tensor& input) { return input.scalar_type() == at::kBFloat16; });
+  if (narrow) {
+    add_bfloat16(inputs, pool, sum_.mutable_data_ptr<float>());
+  } else {
+    add_float32(inputs, pool, sum_);
+  }
+  for (const at::Tensor& input : inputs) tokens_ += input.size(0);
 }
 
 at::Tensor HessianSum::mean() const {
@@ -111,13 +134,15 @@ at::Tensor HessianSum::mean() const {
   for (std::int64_t i = 0; i < n; ++i) {
     for (std::int64_t j = i; j < n; ++j) out[i * n + j] = static_cast<float>(in[i * n + j] / tokens);
   }
-  for (std::int64_t i = 0; i < n; ++i) for (std::int64_t j = 0; j < i; ++j) out[i * n + j] = out[j * n + i];
+  for (std::int64_t i = 0; i < n; ++i)
+    for (std::int64_t j = 0; j < i; ++j) out[i * n + j] = out[j * n + i];
   return result;
 }
 
 std::int64_t InverseFactor::dead_count() const { return std::count(dead.begin(), dead.end(), std::uint8_t{1}); }
 
-std::optional<InverseFactor> factor_inverse(const at::Tensor& hessian, std::span<const std::int64_t> order, const FactorOptions& options, ThreadPool&) {
+std::optional<InverseFactor> factor_inverse(const at::Tensor& hessian, std::span<const std::int64_t> order, const FactorOptions& options,
+                                            ThreadPool& pool) {
   const at::NoGradGuard no_grad;
   check_square(hessian);
   const std::int64_t n = hessian.size(0);
@@ -148,12 +173,9 @@ std::optional<InverseFactor> factor_inverse(const at::Tensor& hessian, std::span
   for (double damping = options.damping; !inverse.defined() && damping <= std::max(1.0, options.damping) * 1.0000001; damping *= 10) {
     at::Tensor damped = input.clone();
     damped.diagonal().add_(damping);
-    const auto [lower, info] = at::linalg_cholesky_ex(damped);
-    if (info.item<int>() != 0) continue;
-    const at::Tensor tried = invert_lower(lower).contiguous();
-    const double check = tried.sum().item<double>();
-    if (!std::isfinite(check)) continue;
-    inverse = tried;
+    const auto tried = inverse_cholesky(damped, pool);
+    if (!tried || !std::isfinite(tried->sum().item<double>())) continue;
+    inverse = *tried;
     factor.damping = damping;
   }
   if (!inverse.defined()) return std::nullopt;

@@ -27,7 +27,8 @@ class HessianSum {
   std::int64_t tokens() const { return tokens_; }
 
   // Adds the inputs, each [tokens, channels] float32 or bfloat16 (one window each, usually a batch of
-  // windows per call). bfloat16 inputs are multiplied exactly and summed in float32. Throws Error naming
+  // windows per call). bfloat16 inputs are multiplied exactly and summed in float32 (in another order where the
+  // processor has AVX-512 BF16 instructions). Throws Error naming
   // the index of an input that holds NaN or infinity, or has the wrong shape; the sum is then unusable.
   void add(std::span<const at::Tensor> inputs, ThreadPool& pool);
 
@@ -52,12 +53,12 @@ struct FactorOptions {
 // taken in `order`. U_jj^-2 is what is left of H_jj once the later columns have explained their part.
 // `upper` is that of H divided by `scale`, which keeps its numbers near 1 whatever the unit of x.
 struct InverseFactor {
-  std::vector<std::int64_t> order;      // [n] position in the sweep -> column of the matrix
-  at::Tensor upper;                     // [n, n] float32, contiguous, zero below the diagonal; sweep order
-  double scale = 1;                     // mean diagonal of H
-  double damping = 0;                   // the share that was needed; more than asked for: a higher rung
-  std::vector<double> inverse_diagonal; // [n] diagonal of the damped inverse, in H's own unit; matrix column order
-  std::vector<std::uint8_t> dead;       // [n] 1 where H_jj == 0 (relative to the mean); matrix column order
+  std::vector<std::int64_t> order;       // [n] position in the sweep -> column of the matrix
+  at::Tensor upper;                      // [n, n] float32, contiguous, zero below the diagonal; sweep order
+  double scale = 1;                      // mean diagonal of H
+  double damping = 0;                    // the share that was needed; more than asked for: a higher rung
+  std::vector<double> inverse_diagonal;  // [n] diagonal of the damped inverse, in H's own unit; matrix column order
+  std::vector<std::uint8_t> dead;        // [n] 1 where H_jj == 0 (relative to the mean); matrix column order
   DeadColumns dead_columns = DeadColumns::Keep;
 
   std::int64_t size() const { return static_cast<std::int64_t>(order.size()); }

@@ -54,7 +54,9 @@ ColumnGroups contiguous_groups(std::int64_t cols, std::int64_t group_size, int b
   if (group_size < 0) throw UsageError("the group size must not be negative");
   if (group_size == 0) group_size = std::max<std::int64_t>(cols, 1);
   const std::int64_t groups = (cols + group_size - 1) / group_size;
-  if (groups > 65536) throw Error("groups of " + std::to_string(group_size) + " columns make " + std::to_string(groups) + " groups; 65536 is the most. Use larger groups");
+  if (groups > 65536)
+    throw Error("groups of " + std::to_string(group_size) + " columns make " + std::to_string(groups) +
+                " groups; 65536 is the most. Use larger groups");
   ColumnGroups result;
   result.group_of_column.resize(cols);
   for (std::int64_t k = 0; k < cols; ++k) result.group_of_column[k] = static_cast<std::uint16_t>(k / group_size);
@@ -63,14 +65,19 @@ ColumnGroups contiguous_groups(std::int64_t cols, std::int64_t group_size, int b
 }
 
 void check_groups(const ColumnGroups& groups, std::int64_t cols) {
-  if (static_cast<std::int64_t>(groups.group_of_column.size()) != cols) throw Error("groups are given for " + std::to_string(groups.group_of_column.size()) + " columns of a matrix with " + std::to_string(cols));
+  if (static_cast<std::int64_t>(groups.group_of_column.size()) != cols)
+    throw Error("groups are given for " + std::to_string(groups.group_of_column.size()) + " columns of a matrix with " +
+                std::to_string(cols));
   std::vector<bool> used(groups.groups());
   for (std::uint16_t group : groups.group_of_column) {
-    if (group >= groups.groups()) throw Error("a column is in group " + std::to_string(group) + ", but there are only " + std::to_string(groups.groups()));
+    if (group >= groups.groups())
+      throw Error("a column is in group " + std::to_string(group) + ", but there are only " + std::to_string(groups.groups()));
     used[group] = true;
   }
   for (std::int64_t g = 0; g < groups.groups(); ++g) {
-    if (!is_width(groups.bits_of_group[g])) throw Error("group " + std::to_string(g) + " has " + std::to_string(groups.bits_of_group[g]) + " bits; 2, 3, 4, 6 and 8 are supported");
+    if (!is_width(groups.bits_of_group[g]))
+      throw Error("group " + std::to_string(g) + " has " + std::to_string(groups.bits_of_group[g]) +
+                  " bits; 2, 3, 4, 6 and 8 are supported");
     if (!used[g]) throw Error("group " + std::to_string(g) + " has no columns");
   }
 }
@@ -86,10 +93,12 @@ DType choose_scale_dtype(const at::Tensor& weights, const ColumnGroups& groups, 
       const float shrunk[] = {clip}, whole[] = {1.0f};
       GridSearch search{max_code_of(groups.bits_of_group[g]), false, shrunk, nullptr};
       find_grids(tile, nullptr, columns[g], search, scratch, scale, zero);
-      for (std::int64_t r = 0; r < count; ++r) if (scale[r] < 6.103515625e-5f) fits = false;
+      for (std::int64_t r = 0; r < count; ++r)
+        if (scale[r] < 6.103515625e-5f) fits = false;
       search.clips = whole;
       find_grids(tile, nullptr, columns[g], search, scratch, scale, zero);
-      for (std::int64_t r = 0; r < count; ++r) if (scale[r] > 65504.0f) fits = false;
+      for (std::int64_t r = 0; r < count; ++r)
+        if (scale[r] > 65504.0f) fits = false;
     }
   });
   return fits ? DType::F16 : DType::F32;
@@ -101,8 +110,10 @@ PackedMatrix round_to_nearest(const at::Tensor& weights, const ColumnGroups& gro
   PackedMatrix result;
   const std::int64_t rows = result.rows = weights.size(0), cols = result.cols = weights.size(1);
   check_groups(groups, cols);
-  if (!kept.empty() && static_cast<std::int64_t>(kept.size()) != rows * cols) throw Error("quantizer: the mask has not the size of the matrix");
-  if (!options.column_weights.empty() && static_cast<std::int64_t>(options.column_weights.size()) != cols) throw Error("quantizer: column weights do not fit the matrix");
+  if (!kept.empty() && static_cast<std::int64_t>(kept.size()) != rows * cols)
+    throw Error("quantizer: the mask has not the size of the matrix");
+  if (!options.column_weights.empty() && static_cast<std::int64_t>(options.column_weights.size()) != cols)
+    throw Error("quantizer: column weights do not fit the matrix");
   result.group_of_column = groups.group_of_column;
   result.bits_of_group = groups.bits_of_group;
   result.scale_dtype = options.automatic_scale_dtype ? choose_scale_dtype(weights, groups, options.clips, pool) : DType::F32;
@@ -115,7 +126,8 @@ PackedMatrix round_to_nearest(const at::Tensor& weights, const ColumnGroups& gro
     std::vector<std::uint8_t> mask, codes(cols * kTileRows);
     if (!kept.empty()) {
       mask.resize(cols * kTileRows);
-      for (std::int64_t k = 0; k < cols; ++k) for (std::int64_t r = 0; r < count; ++r) mask[k * kTileRows + r] = kept[(first + r) * cols + k];
+      for (std::int64_t k = 0; k < cols; ++k)
+        for (std::int64_t r = 0; r < count; ++r) mask[k * kTileRows + r] = kept[(first + r) * cols + k];
     }
     std::vector<float> scratch;
     float scale[kTileRows], zero[kTileRows], values[kTileRows];
@@ -158,7 +170,8 @@ std::vector<double> rounding_errors(const at::Tensor& weights, const ColumnGroup
   ColumnGroups same = groups;
   std::fill(same.bits_of_group.begin(), same.bits_of_group.end(), static_cast<std::uint8_t>(bits));
   check_groups(same, cols);
-  if (!row_weights.empty() && static_cast<std::int64_t>(row_weights.size()) != rows) throw Error("quantizer: row weights do not fit the matrix");
+  if (!row_weights.empty() && static_cast<std::int64_t>(row_weights.size()) != rows)
+    throw Error("quantizer: row weights do not fit the matrix");
   const bool half = options.automatic_scale_dtype && choose_scale_dtype(weights, same, options.clips, pool) == DType::F16;
   const auto columns = columns_of_groups(groups.group_of_column, groups.groups());
   std::vector<double> partial(tile_count(rows) * cols);
@@ -166,7 +179,8 @@ std::vector<double> rounding_errors(const at::Tensor& weights, const ColumnGroup
     std::vector<float> scratch;
     float scale[kTileRows], zero[kTileRows], values[kTileRows];
     std::uint8_t codes[kTileRows];
-    const GridSearch search{max_code_of(bits), half, options.clips, options.column_weights.empty() ? nullptr : options.column_weights.data()};
+    const GridSearch search{max_code_of(bits), half, options.clips,
+                            options.column_weights.empty() ? nullptr : options.column_weights.data()};
     for (const auto& group : columns) {
       find_grids(tile, nullptr, group, search, scratch, scale, zero);
       for (std::int64_t k : group) {
@@ -182,7 +196,8 @@ std::vector<double> rounding_errors(const at::Tensor& weights, const ColumnGroup
     }
   });
   std::vector<double> errors(cols);
-  for (std::int64_t tile = 0; tile < tile_count(rows); ++tile) for (std::int64_t k = 0; k < cols; ++k) errors[k] += partial[tile * cols + k];
+  for (std::int64_t tile = 0; tile < tile_count(rows); ++tile)
+    for (std::int64_t k = 0; k < cols; ++k) errors[k] += partial[tile * cols + k];
   return errors;
 }
 

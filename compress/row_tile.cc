@@ -47,7 +47,8 @@ MIQ_CLONES void keep_better(const float* error, const float* scale, const float*
 
 }  // namespace
 
-void load_tile(const float* matrix, std::int64_t cols, std::int64_t first, std::int64_t count, std::span<const std::int64_t> order, float* tile) {
+void load_tile(const float* matrix, std::int64_t cols, std::int64_t first, std::int64_t count, std::span<const std::int64_t> order,
+               float* tile) {
   for (std::int64_t k = 0; k < cols; ++k) {
     const float* in = matrix + first * cols + (order.empty() ? k : order[k]);
     float* out = tile + k * kTileRows;
@@ -107,8 +108,8 @@ void find_grids(const float* tile, const std::uint8_t* kept, std::span<const std
   }
 }
 
-MIQ_CLONES void round_column(const float* weights, const std::uint8_t* kept, const float* scale, const float* zero, float max_code, float* values,
-                             std::uint8_t* codes) {
+MIQ_CLONES void round_column(const float* weights, const std::uint8_t* kept, const float* scale, const float* zero, float max_code,
+                             float* values, std::uint8_t* codes) {
   float code[kTileRows];
   for (int r = 0; r < kTileRows; ++r) code[r] = nearest_code(weights[r], scale[r], zero[r], max_code);
   for (int r = 0; r < kTileRows; ++r) values[r] = code_value(code[r], scale[r], zero[r]);

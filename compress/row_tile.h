@@ -14,7 +14,8 @@ constexpr std::int64_t tile_count(std::int64_t rows) { return (rows + kTileRows 
 
 // Rows [first, first + count) of a row-major [*, cols] matrix into `tile` [cols][64]; tile column k is
 // matrix column order[k] (an empty order: k). Rows past `count` become zero.
-void load_tile(const float* matrix, std::int64_t cols, std::int64_t first, std::int64_t count, std::span<const std::int64_t> order, float* tile);
+void load_tile(const float* matrix, std::int64_t cols, std::int64_t first, std::int64_t count, std::span<const std::int64_t> order,
+               float* tile);
 
 bool all_finite(const float* values, std::int64_t count);
 

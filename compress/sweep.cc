@@ -22,7 +22,8 @@ void check_pattern(const InverseFactor& factor, const Pruning& pruning, std::spa
   // Sets of m columns of the matrix must be neighbours in the sweep, and lie in one block each.
   const std::int64_t m = pruning.m;
   for (std::int64_t k = 0; k < factor.size(); ++k) {
-    if (factor.order[k] / m != factor.order[k - k % m] / m) throw UsageError("an n:m pattern cannot be solved in an order that tears its columns apart; use contiguous groups");
+    if (factor.order[k] / m != factor.order[k - k % m] / m)
+      throw UsageError("an n:m pattern cannot be solved in an order that tears its columns apart; use contiguous groups");
   }
   for (std::size_t b = 0; b + 1 < blocks.size(); ++b) {
     if (blocks[b] % m) throw UsageError("an n:m pattern needs groups and blocks that are multiples of m columns");
@@ -64,7 +65,9 @@ void plan_pruning(const SweepMatrix& matrix, const Pruning& pruning, SweepJob& j
   } else {
     const std::size_t blocks = job.blocks.size() - 1;
     const bool counts = pruning.kind == Pruning::Kind::Block && !matrix.pruned_of_block.empty();
-    if (counts && matrix.pruned_of_block.size() != blocks) throw Error("solver: counts of weights to prune are given for " + std::to_string(matrix.pruned_of_block.size()) + " blocks of " + std::to_string(blocks));
+    if (counts && matrix.pruned_of_block.size() != blocks)
+      throw Error("solver: counts of weights to prune are given for " + std::to_string(matrix.pruned_of_block.size()) + " blocks of " +
+                  std::to_string(blocks));
     job.prune_ties = pruning.kind == Pruning::Kind::SparseGpt;
     for (std::size_t b = 0; b < blocks; ++b) {
       const std::int64_t elements = job.rows * (job.blocks[b + 1] - job.blocks[b]);
@@ -73,7 +76,8 @@ void plan_pruning(const SweepMatrix& matrix, const Pruning& pruning, SweepJob& j
         job.rank_of_block.push_back(std::min(share, elements - 1));
       } else {
         const std::int64_t count = counts ? matrix.pruned_of_block[b] : share;
-        if (count < 0 || count > elements) throw Error("solver: " + std::to_string(count) + " weights to prune in a block of " + std::to_string(elements));
+        if (count < 0 || count > elements)
+          throw Error("solver: " + std::to_string(count) + " weights to prune in a block of " + std::to_string(elements));
         job.rank_of_block.push_back(count - 1);
       }
     }
@@ -163,7 +167,8 @@ void collect_tile(const SweepJob& job, std::span<const std::int64_t> order, std:
   const std::int64_t first = tile * kTileRows, count = std::min(kTileRows, job.rows - first), at = tile * job.cols * kTileRows;
   float* values = result.values.mutable_data_ptr<float>();
   store_tile(&job.weights[at], job.cols, first, count, order, values);
-  if (!all_finite(values + first * job.cols, count * job.cols)) throw Error("solver: a result is not finite; the weights or the calibration are near the limits of float32");
+  if (!all_finite(values + first * job.cols, count * job.cols))
+    throw Error("solver: a result is not finite; the weights or the calibration are near the limits of float32");
   if (!job.kept.empty()) {
     auto& kept = job.groups ? result.packed.kept : result.kept;
     store_tile(&job.kept[at], job.cols, first, count, order, kept.data());
@@ -193,15 +198,18 @@ std::vector<float> transposed(const at::Tensor& upper, ThreadPool& pool) {
 }
 
 // All tiles of all jobs in one list of units.
-void for_each_tile(const std::vector<SweepJob>& jobs, ThreadPool& pool, const std::function<void(std::size_t job, std::int64_t tile)>& work) {
+void for_each_tile(const std::vector<SweepJob>& jobs, ThreadPool& pool,
+                   const std::function<void(std::size_t job, std::int64_t tile)>& work) {
   std::vector<std::pair<std::size_t, std::int64_t>> units;
-  for (std::size_t i = 0; i < jobs.size(); ++i) for (std::int64_t t = 0; t < jobs[i].tiles; ++t) units.emplace_back(i, t);
+  for (std::size_t i = 0; i < jobs.size(); ++i)
+    for (std::int64_t t = 0; t < jobs[i].tiles; ++t) units.emplace_back(i, t);
   pool.for_each(static_cast<std::int64_t>(units.size()), [&](std::int64_t unit) { work(units[unit].first, units[unit].second); });
 }
 
 }  // namespace
 
-std::vector<std::int64_t> sweep_blocks(const ColumnGroups& groups, std::span<const std::int64_t> order, GridTiming timing, std::int64_t block_columns) {
+std::vector<std::int64_t> sweep_blocks(const ColumnGroups& groups, std::span<const std::int64_t> order, GridTiming timing,
+                                       std::int64_t block_columns) {
   const auto cols = static_cast<std::int64_t>(order.size());
   std::vector<std::int64_t> blocks{0};
   if (timing == GridTiming::Static || groups.groups() == 0) {
@@ -252,7 +260,8 @@ std::vector<SweepResult> sweep_with(const SweepEngine& engine, std::span<const S
     results.push_back(empty_result(matrices[i], jobs[i]));
     pruned.emplace_back(jobs[i].tiles);
   }
-  for_each_tile(jobs, pool, [&](std::size_t i, std::int64_t tile) { collect_tile(jobs[i], factor.order, tile, results[i], pruned[i][tile]); });
+  for_each_tile(jobs, pool,
+                [&](std::size_t i, std::int64_t tile) { collect_tile(jobs[i], factor.order, tile, results[i], pruned[i][tile]); });
   for (std::size_t i = 0; i < jobs.size(); ++i) {
     results[i].loss = factor.scale * std::accumulate(jobs[i].losses.begin(), jobs[i].losses.end(), 0.0);
     results[i].pruned = std::accumulate(pruned[i].begin(), pruned[i].end(), std::int64_t{0});
@@ -260,7 +269,8 @@ std::vector<SweepResult> sweep_with(const SweepEngine& engine, std::span<const S
   return results;
 }
 
-std::vector<SweepResult> sweep(std::span<const SweepMatrix> matrices, const InverseFactor& factor, const SweepOptions& options, ThreadPool& pool) {
+std::vector<SweepResult> sweep(std::span<const SweepMatrix> matrices, const InverseFactor& factor, const SweepOptions& options,
+                               ThreadPool& pool) {
   return sweep_with(sweep_on_cpu, matrices, factor, options, pool);
 }
 

@@ -55,9 +55,9 @@ struct SweepOptions {
 
 // One matrix that reads the factor's input.
 struct SweepMatrix {
-  at::Tensor weights;                  // [rows, n] float32, finite
-  ColumnGroups groups;                   // no groups: prune only
-  std::vector<float> row_weights;      // [rows] f_r in the saliency, >= 0, or empty: 1
+  at::Tensor weights;              // [rows, n] float32, finite
+  ColumnGroups groups;             // no groups: prune only
+  std::vector<float> row_weights;  // [rows] f_r in the saliency, >= 0, or empty: 1
   // Pruning::Block: how many weights each block of sweep_blocks() loses (sparsity_plan.h); empty: by `sparsity`.
   std::vector<std::int64_t> pruned_of_block;
   std::vector<std::uint8_t> kept;      // Pruning::Given: [rows * n], 1 kept
@@ -72,10 +72,10 @@ struct SweepResult {
 };
 
 // Solves all matrices, which share an input, with one factor; thresholds are each matrix's own.
-// Throws UsageError on options that make no sense together (dynamic grids of groups that are not runs,
-// an n:m pattern in an order that tears its columns apart), Error on weights that are not finite, shapes
-// that do not fit, or results that are not finite (weights near the limits of float32). With DeadColumns::Zero in the factor, the dead columns' weights are zeroed after static
-// grids were found.
+// Throws UsageError on options that make no sense together (dynamic grids of groups that are not runs, an n:m
+// pattern in an order that tears its columns apart), Error on weights that are not finite, shapes that do not fit, or
+// results that are not finite (weights near the limits of float32). With DeadColumns::Zero in the factor, the dead
+// columns' weights are zeroed after static grids were found.
 std::vector<SweepResult> sweep(std::span<const SweepMatrix> matrices, const InverseFactor& factor, const SweepOptions& options,
                                ThreadPool& pool);
 

@@ -46,7 +46,8 @@ MIQ_CLONES void subtract_errors(const float* errors, const float* factors, std::
 // columns[j] -= sum over k < width of errors[k] * lower[j][k], for `Count` columns; rows in two halves
 // so that the sums stay in registers.
 template <int Count>
-__attribute__((always_inline)) inline void update_columns(const float* errors, std::int64_t width, const float* lower, std::int64_t stride, float* columns) {
+__attribute__((always_inline)) inline void update_columns(const float* errors, std::int64_t width, const float* lower, std::int64_t stride,
+                                                          float* columns) {
   for (int half = 0; half < 2; ++half) {
     Lanes sums[Count][2] = {};
     for (std::int64_t k = 0; k < width; ++k) {
@@ -67,7 +68,8 @@ __attribute__((always_inline)) inline void update_columns(const float* errors, s
 }
 
 // The same for all columns first … cols-1 of a tile; lower points at row `first`, column of the block's start.
-MIQ_CLONES void update_rest(const float* errors, std::int64_t width, const float* lower, std::int64_t stride, std::int64_t count, float* columns) {
+MIQ_CLONES void update_rest(const float* errors, std::int64_t width, const float* lower, std::int64_t stride, std::int64_t count,
+                            float* columns) {
   constexpr int kStep = 6;
   std::int64_t j = 0;
   for (; j + kStep <= count; j += kStep) update_columns<kStep>(errors, width, lower + j * stride, stride, columns + j * kTileRows);
@@ -132,18 +134,21 @@ void score_block(const SweepJob& job, std::int64_t tile, std::size_t block, Thre
   std::fill_n(histogram, kBins, 0u);
   for (std::int64_t i = 0; i < width; ++i) {
     const std::int64_t column = first + i;
-    score_column(&job.weights[(tile * job.cols + column) * kTileRows], job.lower[column * job.cols + column], &job.row_weights[tile * kTileRows], scores + i * kTileRows);
+    score_column(&job.weights[(tile * job.cols + column) * kTileRows], job.lower[column * job.cols + column],
+                 &job.row_weights[tile * kTileRows], scores + i * kTileRows);
     for (std::int64_t r = 0; r < rows; ++r) ++histogram[bin_of(scores[i * kTileRows + r])];
   }
 }
 
 // The score of rank `rank` over all tiles, and how many equal to it each tile prunes (in the order of tiles).
 void select_threshold(const SweepJob& job, std::size_t block, Thresholds& thresholds) {
-  const std::int64_t rank = job.rank_of_block[block], width = job.blocks[block + 1] - job.blocks[block], stride = largest_block(job) * kTileRows;
+  const std::int64_t rank = job.rank_of_block[block], width = job.blocks[block + 1] - job.blocks[block],
+                     stride = largest_block(job) * kTileRows;
   thresholds.none = rank < 0;
   if (thresholds.none) return;
   std::vector<std::int64_t> counts(kBins);
-  for (std::int64_t tile = 0; tile < job.tiles; ++tile) for (int bin = 0; bin < kBins; ++bin) counts[bin] += thresholds.histograms[tile * kBins + bin];
+  for (std::int64_t tile = 0; tile < job.tiles; ++tile)
+    for (int bin = 0; bin < kBins; ++bin) counts[bin] += thresholds.histograms[tile * kBins + bin];
   std::int64_t below = 0;
   int bin = 0;
   while (below + counts[bin] <= rank) below += counts[bin++];
@@ -155,7 +160,8 @@ void select_threshold(const SweepJob& job, std::size_t block, Thresholds& thresh
     if (thresholds.histograms[tile * kBins + bin]) {
       const std::int64_t rows = rows_of_tile(job, tile);
       for (std::int64_t i = 0; i < width; ++i) {
-        for (std::int64_t r = 0; r < rows; ++r) if (bin_of(scores[i * kTileRows + r]) == bin) candidates.push_back(scores[i * kTileRows + r]);
+        for (std::int64_t r = 0; r < rows; ++r)
+          if (bin_of(scores[i * kTileRows + r]) == bin) candidates.push_back(scores[i * kTileRows + r]);
       }
     }
     ends[tile] = candidates.size();
@@ -211,8 +217,8 @@ void prune_pattern(SweepJob& job, std::int64_t tile, std::int64_t begin, std::in
 
 // One thread's buffers.
 struct Scratch {
-  std::vector<float> errors;         // [largest block][64]
-  std::vector<std::int64_t> ready;   // [largest block] errors already subtracted from a column
+  std::vector<float> errors;        // [largest block][64]
+  std::vector<std::int64_t> ready;  // [largest block] errors already subtracted from a column
   std::vector<std::int64_t> columns;
   std::vector<float> grids;
 };
@@ -242,7 +248,8 @@ void sweep_block(SweepJob& job, std::int64_t tile, std::size_t block, Scratch& s
         bring_up(k, i);
         scratch.columns.push_back(k);
       }
-      find_grids(weights, kept, scratch.columns, {job.max_codes[group], job.half, job.clips, job.column_weights.data()}, scratch.grids, &job.scales[at], &job.zeros[at]);
+      find_grids(weights, kept, scratch.columns, {job.max_codes[group], job.half, job.clips, job.column_weights.data()}, scratch.grids,
+                 &job.scales[at], &job.zeros[at]);
     }
     bring_up(column, i);
     float* weight = weights + column * kTileRows;
@@ -250,7 +257,8 @@ void sweep_block(SweepJob& job, std::int64_t tile, std::size_t block, Scratch& s
     float values[kTileRows];
     if (job.groups) {
       const std::int64_t group = job.group_of[column], at = (tile * job.groups + group) * kTileRows;
-      round_column(weight, mask, &job.scales[at], &job.zeros[at], job.max_codes[group], values, &job.codes[(tile * job.cols + column) * kTileRows]);
+      round_column(weight, mask, &job.scales[at], &job.zeros[at], job.max_codes[group], values,
+                   &job.codes[(tile * job.cols + column) * kTileRows]);
     } else if (mask) {
       mask_column(mask, weight, values);
     } else {
@@ -260,7 +268,8 @@ void sweep_block(SweepJob& job, std::int64_t tile, std::size_t block, Scratch& s
     std::copy_n(values, kTileRows, weight);
   }
   job.losses[tile] += half_of_squares(errors, width, rows_of_tile(job, tile));
-  if (last < job.cols) update_rest(errors, width, job.lower + last * job.cols + first, job.cols, job.cols - last, weights + last * kTileRows);
+  if (last < job.cols)
+    update_rest(errors, width, job.lower + last * job.cols + first, job.cols, job.cols - last, weights + last * kTileRows);
 }
 
 }  // namespace
@@ -295,7 +304,8 @@ void sweep_on_cpu(std::vector<SweepJob>& jobs, ThreadPool& pool) {
       scratch.ready.resize(largest_block(job));
       const std::size_t blocks = job.blocks.size() - 1;
       if (job.rank_of_block.empty()) {
-        if (phase == 0) for (std::size_t block = 0; block < blocks; ++block) sweep_block(job, tile, block, scratch);
+        if (phase == 0)
+          for (std::size_t block = 0; block < blocks; ++block) sweep_block(job, tile, block, scratch);
       } else if (phase < blocks) {
         apply_threshold(job, tile, phase, thresholds[i]);
         sweep_block(job, tile, phase, scratch);

@@ -25,7 +25,8 @@ constexpr std::size_t kSharedBytes = 48 * 1024;
 
 void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
-  throw Error(std::string("CUDA: ") + what + ": " + cudaGetErrorString(status) + ". Run without --device cuda, or free memory on the device");
+  throw Error(std::string("CUDA: ") + what + ": " + cudaGetErrorString(status) +
+              ". Run without --device cuda, or free memory on the device");
 }
 
 // Device memory of `count` elements, owned.
@@ -100,7 +101,8 @@ __global__ void count_bytes(View v, std::int64_t width, unsigned prefix, int shi
     }
   }
   __syncthreads();
-  for (int i = threadIdx.x; i < 256; i += blockDim.x) if (local[i]) atomicAdd(&counts[i], local[i]);
+  for (int i = threadIdx.x; i < 256; i += blockDim.x)
+    if (local[i]) atomicAdd(&counts[i], local[i]);
 }
 
 __global__ void count_ties(View v, std::int64_t width, float threshold, unsigned* ties) {
@@ -128,7 +130,8 @@ __global__ void apply_threshold(View v, std::int64_t first, std::int64_t width, 
   unsigned ties = 0;
   for (std::int64_t i = 0; i < width; ++i) {
     for (int r = 0; r < rows; ++r) {
-      if (v.scores[(tile * v.stride + i) * kRows + r] == threshold && ++ties > quota[tile]) v.kept[(tile * v.cols + first + i) * kRows + r] = 1;
+      if (v.scores[(tile * v.stride + i) * kRows + r] == threshold && ++ties > quota[tile])
+        v.kept[(tile * v.cols + first + i) * kRows + r] = 1;
     }
   }
 }
@@ -136,7 +139,8 @@ __global__ void apply_threshold(View v, std::int64_t first, std::int64_t width, 
 // ---- the sweep of one block -------------------------------------------------------------------------
 
 // Subtracts from a weight the errors begin … end-1 of its row (counted from the block's first column).
-__device__ void bring_up(const View& v, std::int64_t tile, std::int64_t first, std::int64_t column, std::int64_t begin, std::int64_t end, const float* errors, int row) {
+__device__ void bring_up(const View& v, std::int64_t tile, std::int64_t first, std::int64_t column, std::int64_t begin, std::int64_t end,
+                         const float* errors, int row) {
   float w = weight_at(v, tile, column, row);
   const float* factors = v.lower + column * v.cols + first;
   for (std::int64_t k = begin; k < end; ++k) w -= errors[k * kRows + row] * factors[k];
@@ -268,7 +272,8 @@ __global__ void update_rest(View v, std::int64_t first, std::int64_t last) {
     }
     __syncthreads();
     for (int depth = 0; depth < kDepth && k + depth < width; ++depth) {
-      for (int i = 0; i < 4; ++i) for (int j = 0; j < 4; ++j) sums[i][j] += errors[depth][x + 16 * i] * factors[depth][y + 16 * j];
+      for (int i = 0; i < 4; ++i)
+        for (int j = 0; j < 4; ++j) sums[i][j] += errors[depth][x + 16 * i] * factors[depth][y + 16 * j];
     }
     __syncthreads();
   }
@@ -286,7 +291,8 @@ dim3 tiles_by_columns(const SweepJob& job, std::int64_t width) {
 }
 
 // Finds and applies the threshold of a block: the score of the given rank over all tiles.
-void prune_block(const SweepJob& job, const View& v, std::int64_t first, std::int64_t last, std::int64_t rank, DeviceArray<unsigned>& counts, DeviceArray<unsigned>& ties) {
+void prune_block(const SweepJob& job, const View& v, std::int64_t first, std::int64_t last, std::int64_t rank,
+                 DeviceArray<unsigned>& counts, DeviceArray<unsigned>& ties) {
   if (rank < 0) return;
   const std::int64_t width = last - first;
   score_block<<<tiles_by_columns(job, width), kRows>>>(v, first, width);
@@ -322,7 +328,8 @@ void prune_block(const SweepJob& job, const View& v, std::int64_t first, std::in
 
 std::vector<std::int64_t> starts_of_groups(const SweepJob& job) {
   std::vector<std::int64_t> starts(job.dynamic ? job.cols : 0);
-  for (std::size_t k = 1; k < starts.size(); ++k) starts[k] = job.group_of[k] == job.group_of[k - 1] ? starts[k - 1] : static_cast<std::int64_t>(k);
+  for (std::size_t k = 1; k < starts.size(); ++k)
+    starts[k] = job.group_of[k] == job.group_of[k - 1] ? starts[k - 1] : static_cast<std::int64_t>(k);
   return starts;
 }
 

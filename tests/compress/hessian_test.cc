@@ -124,7 +124,8 @@ TEST(FactorInverse, RaisesDampingForAMatrixThatIsNotPositive) {
   float* h = hessian.mutable_data_ptr<float>();
   double mean = 0;
   for (int j = 0; j < 20; ++j) mean += h[j * 20 + j] / 20;
-  for (int i = 0; i < 20; ++i) for (int j = 0; j < 20; ++j) h[i * 20 + j] = i == j ? static_cast<float>(mean) : 0;
+  for (int i = 0; i < 20; ++i)
+    for (int j = 0; j < 20; ++j) h[i * 20 + j] = i == j ? static_cast<float>(mean) : 0;
   h[1] = h[20] = static_cast<float>(1.05 * mean);  // eigenvalue 1 - 1.05 of the mean
   const auto factor = factor_inverse(hessian, natural_order(20), {}, pool);
   ASSERT_TRUE(factor);

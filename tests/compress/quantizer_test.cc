@@ -103,7 +103,9 @@ TEST(Quantizer, ReportsTheErrorsOfRounding) {
   const at::Tensor values = decode_matrix(round_to_nearest(weights, groups, {}, options, pool), pool);
   for (int k = 0; k < 24; ++k) {
     double expected = 0;
-    for (int r = 0; r < 130; ++r) expected += f[r] * std::pow(static_cast<double>(weights.const_data_ptr<float>()[r * 24 + k]) - values.const_data_ptr<float>()[r * 24 + k], 2);
+    for (int r = 0; r < 130; ++r)
+      expected +=
+          f[r] * std::pow(static_cast<double>(weights.const_data_ptr<float>()[r * 24 + k]) - values.const_data_ptr<float>()[r * 24 + k], 2);
     EXPECT_NEAR(errors[k], expected, 1e-9 * expected);
   }
 }

@@ -30,8 +30,10 @@ TEST(WandaMask, IsTheStartOfAStableSortOfEachRow) {
       std::vector<std::int64_t> order(cols);
       std::iota(order.begin(), order.end(), 0);
       const float* row = weights.const_data_ptr<float>() + r * cols;
-      std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return std::fabs(row[a]) * norms[a] < std::fabs(row[b]) * norms[b]; });
-      for (std::int64_t i = 0; i < cols; ++i) ASSERT_EQ(kept[r * cols + order[i]], i < static_cast<std::int64_t>(static_cast<double>(cols) * sparsity) ? 0 : 1);
+      std::stable_sort(order.begin(), order.end(),
+                       [&](auto a, auto b) { return std::fabs(row[a]) * norms[a] < std::fabs(row[b]) * norms[b]; });
+      for (std::int64_t i = 0; i < cols; ++i)
+        ASSERT_EQ(kept[r * cols + order[i]], i < static_cast<std::int64_t>(static_cast<double>(cols) * sparsity) ? 0 : 1);
     }
   }
 }
@@ -50,8 +52,10 @@ TEST(WandaMask, PrunesTheLeastOfEverySet) {
       int gone = 0;
       for (std::int64_t k = first; k < first + width; ++k) {
         const float size = std::fabs(weights.const_data_ptr<float>()[r * cols + k]);
-        if (kept[r * cols + k]) least_kept = std::min(least_kept, size);
-        else largest_gone = std::max(largest_gone, size), ++gone;
+        if (kept[r * cols + k])
+          least_kept = std::min(least_kept, size);
+        else
+          largest_gone = std::max(largest_gone, size), ++gone;
       }
       EXPECT_EQ(gone, width / 2);
       EXPECT_LT(largest_gone, least_kept);

@@ -35,11 +35,13 @@ struct Case {
 TEST(SweepCuda, EqualsTheCpu) {
   std::string reason;
   if (!cuda_sweep_available(&reason)) GTEST_SKIP() << reason;
-  const Pruning none{}, block{Pruning::Kind::Block, 0.4, 0, 0}, original{Pruning::Kind::SparseGpt, 0.5, 0, 0}, pattern{Pruning::Kind::PatternNM, 0, 2, 4};
-  const Case cases[] = {{"sparsegpt", -1, GridTiming::Static, false, original},   {"sparsegpt_4bit", 0, GridTiming::Static, false, original},
-                        {"pattern", 0, GridTiming::Static, false, pattern},       {"row_wise", 0, GridTiming::Static, true, none},
-                        {"groups", 64, GridTiming::Dynamic, true, none},          {"sparse_groups", 64, GridTiming::Dynamic, true, block},
-                        {"one_group", 1000, GridTiming::Dynamic, true, block},    {"pattern_groups", 32, GridTiming::Dynamic, false, pattern}};
+  const Pruning none{}, block{Pruning::Kind::Block, 0.4, 0, 0}, original{Pruning::Kind::SparseGpt, 0.5, 0, 0},
+      pattern{Pruning::Kind::PatternNM, 0, 2, 4};
+  const Case cases[] = {
+      {"sparsegpt", -1, GridTiming::Static, false, original}, {"sparsegpt_4bit", 0, GridTiming::Static, false, original},
+      {"pattern", 0, GridTiming::Static, false, pattern},     {"row_wise", 0, GridTiming::Static, true, none},
+      {"groups", 64, GridTiming::Dynamic, true, none},        {"sparse_groups", 64, GridTiming::Dynamic, true, block},
+      {"one_group", 1000, GridTiming::Dynamic, true, block},  {"pattern_groups", 32, GridTiming::Dynamic, false, pattern}};
   ThreadPool pool;
   const std::int64_t cols = 320;
   const at::Tensor hessian = hessian_of(random_inputs(700, cols, 1), pool);

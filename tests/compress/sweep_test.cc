@@ -15,8 +15,8 @@ namespace {
 struct Case {
   const char* name;
   std::int64_t rows, cols;
-  bool sorted;           // columns by falling diagonal
-  std::int64_t group;    // columns of a group in sweep order; 0: one group; -1: no quantization; -2: three levels anywhere
+  bool sorted;         // columns by falling diagonal
+  std::int64_t group;  // columns of a group in sweep order; 0: one group; -1: no quantization; -2: three levels anywhere
   GridTiming timing;
   bool clips;
   Pruning pruning;
@@ -52,14 +52,17 @@ class SweepModes : public testing::TestWithParam<Case> {
         matrix_.groups.group_of_column[order[k]] = static_cast<std::uint16_t>(c.group == 0 ? 0 : c.group == -2 ? k * 7 % 3 : k / c.group);
       }
     }
-    if (c.row_weights) for (std::int64_t r = 0; r < c.rows; ++r) matrix_.row_weights.push_back(0.1f + static_cast<float>(r % 7));
+    if (c.row_weights)
+      for (std::int64_t r = 0; r < c.rows; ++r) matrix_.row_weights.push_back(0.1f + static_cast<float>(r % 7));
     options_.pruning = c.pruning;
     options_.timing = c.timing;
     if (c.clips) options_.clips = solving_clips();
     options_.block_columns = 32;
     if (c.pruning.kind == Pruning::Kind::Block) {
       const auto blocks = sweep_blocks(matrix_.groups, order, c.timing, 32);
-      for (std::size_t b = 0; b + 1 < blocks.size(); ++b) matrix_.pruned_of_block.push_back(static_cast<std::int64_t>(c.rows * (blocks[b + 1] - blocks[b]) * (0.2 + 0.1 * static_cast<double>(b % 5))));
+      for (std::size_t b = 0; b + 1 < blocks.size(); ++b)
+        matrix_.pruned_of_block.push_back(
+            static_cast<std::int64_t>(c.rows * (blocks[b + 1] - blocks[b]) * (0.2 + 0.1 * static_cast<double>(b % 5))));
     }
   }
 
@@ -75,15 +78,19 @@ class SweepModes : public testing::TestWithParam<Case> {
     s.half = half;
     s.pruned = matrix_.pruned_of_block;
     s.original_rule = c.pruning.kind == Pruning::Kind::SparseGpt;
-    if (s.original_rule) for (std::size_t b = 0; b + 1 < s.blocks.size(); ++b) s.pruned.push_back(static_cast<std::int64_t>(static_cast<double>(c.rows * (s.blocks[b + 1] - s.blocks[b])) * c.pruning.sparsity));
+    if (s.original_rule)
+      for (std::size_t b = 0; b + 1 < s.blocks.size(); ++b)
+        s.pruned.push_back(static_cast<std::int64_t>(static_cast<double>(c.rows * (s.blocks[b + 1] - s.blocks[b])) * c.pruning.sparsity));
     s.n = c.pruning.n;
     s.m = c.pruning.m;
     s.row_weights = matrix_.row_weights.empty() ? std::vector<float>(c.rows, 1) : matrix_.row_weights;
-    if (c.dead == DeadColumns::Zero) for (std::int64_t k = 0; k < n; ++k) s.zero_columns.push_back(factor_->dead[factor_->order[k]]);
+    if (c.dead == DeadColumns::Zero)
+      for (std::int64_t k = 0; k < n; ++k) s.zero_columns.push_back(factor_->dead[factor_->order[k]]);
     reference::Matrix w(c.rows, std::vector<float>(n)), upper(n, std::vector<float>(n));
     const float* data = matrix_.weights.const_data_ptr<float>();
     const float* u = factor_->upper.const_data_ptr<float>();
-    for (std::int64_t r = 0; r < c.rows; ++r) for (std::int64_t k = 0; k < n; ++k) w[r][k] = data[r * n + factor_->order[k]];
+    for (std::int64_t r = 0; r < c.rows; ++r)
+      for (std::int64_t k = 0; k < n; ++k) w[r][k] = data[r * n + factor_->order[k]];
     for (std::int64_t k = 0; k < n; ++k) upper[k].assign(u + k * n, u + (k + 1) * n);
     return reference::sweep(std::move(w), upper, s);
   }
@@ -135,7 +142,8 @@ TEST_P(SweepModes, StoresWhatItOptimised) {
   if (matrix_.groups.groups()) {
     const at::Tensor decoded = decode_matrix(got.packed, pool_);
     EXPECT_EQ(std::memcmp(decoded.const_data_ptr(), got.values.const_data_ptr(), decoded.nbytes()), 0);
-    for (std::int64_t i = 0; i < c.rows * c.cols; ++i) EXPECT_LT(got.packed.codes[i], 1 << got.packed.bits_of_group[got.packed.group_of_column[i % c.cols]]);
+    for (std::int64_t i = 0; i < c.rows * c.cols; ++i)
+      EXPECT_LT(got.packed.codes[i], 1 << got.packed.bits_of_group[got.packed.group_of_column[i % c.cols]]);
     for (std::int64_t g = 0; g < got.packed.groups(); ++g) {
       for (std::int64_t r = 0; r < c.rows; ++r) {
         EXPECT_LT(got.packed.zeros[g * c.rows + r], 1 << got.packed.bits_of_group[g]);
@@ -151,10 +159,18 @@ TEST_P(SweepModes, StoresWhatItOptimised) {
   for (std::uint8_t value : kept) zeros += value == 0;
   EXPECT_EQ(zeros, got.pruned);
   switch (c.pruning.kind) {
-    case Pruning::Kind::None: EXPECT_TRUE(kept.empty()); break;
-    case Pruning::Kind::Given: EXPECT_EQ(kept, matrix_.kept); break;
-    case Pruning::Kind::Block: EXPECT_EQ(got.pruned, std::accumulate(matrix_.pruned_of_block.begin(), matrix_.pruned_of_block.end(), std::int64_t{0})); break;
-    case Pruning::Kind::SparseGpt: EXPECT_NEAR(static_cast<double>(got.pruned) / (c.rows * c.cols), c.pruning.sparsity, 0.02); break;
+    case Pruning::Kind::None:
+      EXPECT_TRUE(kept.empty());
+      break;
+    case Pruning::Kind::Given:
+      EXPECT_EQ(kept, matrix_.kept);
+      break;
+    case Pruning::Kind::Block:
+      EXPECT_EQ(got.pruned, std::accumulate(matrix_.pruned_of_block.begin(), matrix_.pruned_of_block.end(), std::int64_t{0}));
+      break;
+    case Pruning::Kind::SparseGpt:
+      EXPECT_NEAR(static_cast<double>(got.pruned) / (c.rows * c.cols), c.pruning.sparsity, 0.02);
+      break;
     case Pruning::Kind::PatternNM:
       for (std::int64_t set = 0; set + c.pruning.m <= c.cols; set += c.pruning.m) {
         for (std::int64_t r = 0; r < c.rows; ++r) {
@@ -181,9 +197,11 @@ TEST_P(SweepModes, BeatsRoundingToNearest) {
     plain = decode_matrix(round_to_nearest(matrix_.weights, matrix_.groups, kept, rounding, pool_), pool_);
   } else {
     plain = matrix_.weights.clone();
-    for (std::int64_t i = 0; i < c.rows * c.cols; ++i) if (!kept[i]) plain.mutable_data_ptr<float>()[i] = 0;
+    for (std::int64_t i = 0; i < c.rows * c.cols; ++i)
+      if (!kept[i]) plain.mutable_data_ptr<float>()[i] = 0;
   }
-  const double solved = output_error(matrix_.weights, got.values, hessian, pool_), rounded = output_error(matrix_.weights, plain, hessian, pool_);
+  const double solved = output_error(matrix_.weights, got.values, hessian, pool_),
+               rounded = output_error(matrix_.weights, plain, hessian, pool_);
   EXPECT_LT(solved, rounded);
   double squares = 0;  // the loss is that of the damped Hessian
   for (std::int64_t i = 0; i < c.rows * c.cols; ++i) {
@@ -194,7 +212,8 @@ TEST_P(SweepModes, BeatsRoundingToNearest) {
   EXPECT_NEAR(2 * got.loss, damped, 1e-3 * damped);
 }
 
-constexpr Pruning kNone{}, kBlock{Pruning::Kind::Block, 0.5, 0, 0}, kOriginal{Pruning::Kind::SparseGpt, 0.5, 0, 0}, k2of4{Pruning::Kind::PatternNM, 0, 2, 4};
+constexpr Pruning kNone{}, kBlock{Pruning::Kind::Block, 0.5, 0, 0}, kOriginal{Pruning::Kind::SparseGpt, 0.5, 0, 0},
+    k2of4{Pruning::Kind::PatternNM, 0, 2, 4};
 INSTANTIATE_TEST_SUITE_P(
     All, SweepModes,
     testing::Values(Case{"sparsegpt", 70, 100, false, -1, GridTiming::Static, false, kOriginal, false, DeadColumns::Zero},

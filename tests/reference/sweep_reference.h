@@ -22,7 +22,8 @@ struct Grid {
 };
 
 // Range incl. 0 of `values`, the best of `clips` by errors weighted with `weights`.
-inline Grid find_grid(const std::vector<float>& values, const std::vector<float>& weights, int bits, const std::vector<float>& clips, bool half) {
+inline Grid find_grid(const std::vector<float>& values, const std::vector<float>& weights, int bits, const std::vector<float>& clips,
+                      bool half) {
   float low = 0, high = 0;
   for (float v : values) {
     low = std::min(low, v);
@@ -54,16 +55,16 @@ inline Grid find_grid(const std::vector<float>& values, const std::vector<float>
 }
 
 struct SweepSettings {
-  std::vector<std::int64_t> blocks;   // firsts and the number of columns
-  std::vector<int> group_of;          // [cols]; empty: no quantization
-  std::vector<int> bits;              // [groups]
+  std::vector<std::int64_t> blocks;  // firsts and the number of columns
+  std::vector<int> group_of;         // [cols]; empty: no quantization
+  std::vector<int> bits;             // [groups]
   std::vector<float> clips{1};
   bool dynamic = false, half = true;
-  std::vector<std::int64_t> pruned;   // [blocks] weights to prune; empty: none
-  bool original_rule = false;         // threshold at rank pruned[b] (from 0), all at or below
+  std::vector<std::int64_t> pruned;  // [blocks] weights to prune; empty: none
+  bool original_rule = false;        // threshold at rank pruned[b] (from 0), all at or below
   int n = 0, m = 0;
-  std::vector<float> row_weights;     // [rows]
-  std::vector<bool> zero_columns;     // dead: zeroed once static grids were found; empty: none
+  std::vector<float> row_weights;  // [rows]
+  std::vector<bool> zero_columns;  // dead: zeroed once static grids were found; empty: none
 };
 
 struct SweepOutcome {
@@ -98,20 +99,25 @@ inline SweepOutcome sweep(Matrix w, const Matrix& upper, const SweepSettings& s)
   };
   const auto score = [&](std::size_t r, std::size_t j) { return w[r][j] * w[r][j] / (upper[j][j] * upper[j][j]) * s.row_weights[r]; };
 
-  if (groups && !s.dynamic) for (int g = 0; g < groups; ++g) make_grids(g, false);
+  if (groups && !s.dynamic)
+    for (int g = 0; g < groups; ++g) make_grids(g, false);
   if (!s.zero_columns.empty()) {
-    for (std::size_t j = 0; j < cols; ++j) if (s.zero_columns[j]) for (auto& row : w) row[j] = 0;
+    for (std::size_t j = 0; j < cols; ++j)
+      if (s.zero_columns[j])
+        for (auto& row : w) row[j] = 0;
   }
   for (std::size_t b = 0; b + 1 < s.blocks.size(); ++b) {
     const auto first = static_cast<std::size_t>(s.blocks[b]), last = static_cast<std::size_t>(s.blocks[b + 1]);
     Matrix errors(rows, std::vector<float>(cols));
     if (!s.pruned.empty()) {
       std::vector<float> scores;
-      for (std::size_t r = 0; r < rows; ++r) for (std::size_t j = first; j < last; ++j) scores.push_back(score(r, j));
+      for (std::size_t r = 0; r < rows; ++r)
+        for (std::size_t j = first; j < last; ++j) scores.push_back(score(r, j));
       std::sort(scores.begin(), scores.end());
       if (s.original_rule || s.pruned[b] > 0) {
         const float threshold = scores[s.original_rule ? s.pruned[b] : s.pruned[b] - 1];
-        for (std::size_t r = 0; r < rows; ++r) for (std::size_t j = first; j < last; ++j) out.kept[r][j] = !(score(r, j) <= threshold);
+        for (std::size_t r = 0; r < rows; ++r)
+          for (std::size_t j = first; j < last; ++j) out.kept[r][j] = !(score(r, j) <= threshold);
       }
     }
     for (std::size_t j = first; j < last; ++j) {

@@ -1,0 +1,90 @@
+// One instruction multiplies 16 pairs of bfloat16 with 16 pairs and adds both products of each to 16 sums.
+// 8 channels times 48 channels of sums stay in 24 registers while the tokens stream by.
+#include "miq/compress/bfloat16_products.h"
+
+#include <algorithm>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define MIQ_BF16 __attribute__((target("avx512f,avx512bf16")))
+#endif
+
+namespace miq {
+
+#if defined(__x86_64__)
+
+bool bfloat16_products_available() { return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512f"); }
+
+namespace {
+
+constexpr int kRows = 8, kVectors = 3;
+
+// out [8][48] = products of channels row … row+7 of panel `a` with panel `b`.
+MIQ_BF16 void multiply(const std::uint32_t* a, const std::uint32_t* b, std::int64_t pairs, float* out) {
+  __m512 sums[kRows][kVectors];
+  for (auto& row : sums)
+    for (auto& sum : row) sum = _mm512_setzero_ps();
+  for (std::int64_t p = 0; p < pairs; ++p) {
+    const std::uint32_t* right = b + p * PairPanels::kWidth;
+    __m512bh vectors[kVectors];
+    for (int v = 0; v < kVectors; ++v) vectors[v] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(right + v * 16));
+    for (int r = 0; r < kRows; ++r) {
+      const __m512bh left = reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(a[p * PairPanels::kWidth + r])));
+      for (int v = 0; v < kVectors; ++v) sums[r][v] = _mm512_dpbf16_ps(sums[r][v], left, vectors[v]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r)
+    for (int v = 0; v < kVectors; ++v) _mm512_storeu_ps(out + r * PairPanels::kWidth + v * 16, sums[r][v]);
+}
+
+}  // namespace
+
+void add_products(const PairPanels& x, std::int64_t a, std::int64_t b, float* sum) {
+  constexpr std::int64_t width = PairPanels::kWidth;
+  const std::uint32_t* left = x.words.data() + a * x.pairs * width;
+  const std::uint32_t* right = x.words.data() + b * x.pairs * width;
+  const std::int64_t height = std::min(width, x.channels - a * width), breadth = std::min(width, x.channels - b * width);
+  float products[kRows * width];
+  for (std::int64_t first = 0; first < height; first += kRows) {
+    multiply(left + first, right, x.pairs, products);
+    for (std::int64_t r = 0; r < std::min<std::int64_t>(kRows, height - first); ++r) {
+      float* out = sum + (a * width + first + r) * x.channels + b * width;
+      for (std::int64_t j = 0; j < breadth; ++j) out[j] += products[r * width + j];
+    }
+  }
+}
+
+#else
+
+bool bfloat16_products_available() { return false; }
+void add_products(const PairPanels&, std::int64_t, std::int64_t, float*) {}
+
+#endif
+
+PairPanels pair_panels(const std::uint16_t* data, std::int64_t tokens, std::int64_t channels, std::int64_t stride, bool* finite) {
+  constexpr std::int64_t width = PairPanels::kWidth;
+  PairPanels result;
+  result.channels = channels;
+  result.pairs = (tokens + 1) / 2;
+  const std::int64_t panels = (channels + width - 1) / width;
+  result.words.resize(panels * result.pairs * width);
+  std::uint32_t largest = 0;
+  for (std::int64_t p = 0; p < result.pairs; ++p) {
+    const std::uint16_t* first = data + 2 * p * stride;
+    const bool has_second = 2 * p + 1 < tokens;
+    const std::uint16_t* second = has_second ? first + stride : first;
+    for (std::int64_t panel = 0; panel < panels; ++panel) {
+      std::uint32_t* out = result.words.data() + (panel * result.pairs + p) * width;
+      const std::int64_t begin = panel * width, count = std::min(width, channels - begin);
+      for (std::int64_t j = 0; j < count; ++j) {
+        const std::uint32_t low = first[begin + j], high = has_second ? second[begin + j] : 0;
+        largest = std::max({largest, low & 0x7fffu, high & 0x7fffu});
+        out[j] = low | high << 16;
+      }
+    }
+  }
+  *finite = largest < 0x7f80u;
+  return result;
+}
+
+}  // namespace miq

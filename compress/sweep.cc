@@ -46,7 +46,8 @@ void check_matrix(const SweepMatrix& matrix, std::int64_t cols) {
   if (weights.dim() != 2 || weights.size(1) != cols || weights.scalar_type() != at::kFloat || !weights.is_contiguous()) {
     throw Error("solver: weights must be a contiguous float32 matrix with " + std::to_string(cols) + " columns");
   }
-  if (!matrix.kept.empty() && static_cast<std::int64_t>(matrix.kept.size()) != weights.numel()) throw Error("solver: a given mask does not fit the matrix");
+  if (!matrix.kept.empty() && static_cast<std::int64_t>(matrix.kept.size()) != weights.numel())
+    throw Error("solver: a given mask does not fit the matrix");
   if (!matrix.row_weights.empty()) {
     if (static_cast<std::int64_t>(matrix.row_weights.size()) != weights.size(0)) throw Error("solver: row weights do not fit the matrix");
     for (float f : matrix.row_weights) {

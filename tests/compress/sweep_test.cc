@@ -58,6 +58,9 @@ class SweepModes : public testing::TestWithParam<Case> {
     options_.timing = c.timing;
     if (c.clips) options_.clips = solving_clips();
     options_.block_columns = 32;
+    if (c.pruning.kind == Pruning::Kind::Given) {
+      for (std::int64_t i = 0; i < c.rows * c.cols; ++i) matrix_.kept.push_back(i * 7919 % 11 > 4);
+    }
     if (c.pruning.kind == Pruning::Kind::Block) {
       const auto blocks = sweep_blocks(matrix_.groups, order, c.timing, 32);
       for (std::size_t b = 0; b + 1 < blocks.size(); ++b)
@@ -81,6 +84,12 @@ class SweepModes : public testing::TestWithParam<Case> {
     if (s.original_rule)
       for (std::size_t b = 0; b + 1 < s.blocks.size(); ++b)
         s.pruned.push_back(static_cast<std::int64_t>(static_cast<double>(c.rows * (s.blocks[b + 1] - s.blocks[b])) * c.pruning.sparsity));
+    if (c.pruning.kind == Pruning::Kind::Given) {
+      s.kept.assign(c.rows, std::vector<bool>(n));
+      for (std::int64_t r = 0; r < c.rows; ++r) {
+        for (std::int64_t k = 0; k < n; ++k) s.kept[r][k] = matrix_.kept[r * n + factor_->order[k]];
+      }
+    }
     s.n = c.pruning.n;
     s.m = c.pruning.m;
     s.row_weights = matrix_.row_weights.empty() ? std::vector<float>(c.rows, 1) : matrix_.row_weights;
@@ -213,7 +222,7 @@ TEST_P(SweepModes, BeatsRoundingToNearest) {
 }
 
 constexpr Pruning kNone{}, kBlock{Pruning::Kind::Block, 0.5, 0, 0}, kOriginal{Pruning::Kind::SparseGpt, 0.5, 0, 0},
-    k2of4{Pruning::Kind::PatternNM, 0, 2, 4};
+    k2of4{Pruning::Kind::PatternNM, 0, 2, 4}, kGiven{Pruning::Kind::Given, 0, 0, 0};
 INSTANTIATE_TEST_SUITE_P(
     All, SweepModes,
     testing::Values(Case{"sparsegpt", 70, 100, false, -1, GridTiming::Static, false, kOriginal, false, DeadColumns::Zero},
@@ -223,6 +232,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"pattern_4bit", 64, 96, false, 0, GridTiming::Static, false, k2of4, false, DeadColumns::Keep},
                     Case{"enhanced", 70, 100, true, -2, GridTiming::Static, true, kNone, false, DeadColumns::Keep},
                     Case{"enhanced_sparse", 70, 100, false, -2, GridTiming::Static, false, kOriginal, false, DeadColumns::Keep},
+                    Case{"enhanced_given", 70, 100, true, -2, GridTiming::Static, true, kGiven, false, DeadColumns::Keep},
+                    Case{"mixed_given", 70, 100, true, 16, GridTiming::Dynamic, true, kGiven, false, DeadColumns::Keep},
                     Case{"mixed", 70, 100, true, 16, GridTiming::Dynamic, true, kNone, false, DeadColumns::Keep},
                     Case{"mixed_sparse", 70, 100, true, 16, GridTiming::Dynamic, true, kBlock, true, DeadColumns::Keep},
                     Case{"uneven_groups", 5, 100, true, 23, GridTiming::Dynamic, false, kBlock, false, DeadColumns::Keep},

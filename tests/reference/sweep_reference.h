@@ -63,8 +63,9 @@ struct SweepSettings {
   std::vector<std::int64_t> pruned;  // [blocks] weights to prune; empty: none
   bool original_rule = false;        // threshold at rank pruned[b] (from 0), all at or below
   int n = 0, m = 0;
-  std::vector<float> row_weights;  // [rows]
-  std::vector<bool> zero_columns;  // dead: zeroed once static grids were found; empty: none
+  std::vector<std::vector<bool>> kept;  // [rows][cols] a mask chosen before; empty: none
+  std::vector<float> row_weights;       // [rows]
+  std::vector<bool> zero_columns;       // dead: zeroed once static grids were found; empty: none
 };
 
 struct SweepOutcome {
@@ -77,6 +78,7 @@ struct SweepOutcome {
 inline SweepOutcome sweep(Matrix w, const Matrix& upper, const SweepSettings& s) {
   const std::size_t rows = w.size(), cols = upper.size();
   SweepOutcome out{w, std::vector<std::vector<bool>>(rows, std::vector<bool>(cols, true)), 0};
+  if (!s.kept.empty()) out.kept = s.kept;
   const int groups = static_cast<int>(s.bits.size());
   std::vector<std::vector<Grid>> grids(rows, std::vector<Grid>(groups));
   const auto make_grids = [&](int group, bool weighted) {
@@ -91,7 +93,7 @@ inline SweepOutcome sweep(Matrix w, const Matrix& upper, const SweepSettings& s)
       std::vector<float> values, weights;
       for (std::size_t j = 0; j < cols; ++j) {
         if (s.group_of[j] != group) continue;
-        values.push_back(out.kept[r][j] ? w[r][j] : 0.0f);
+        values.push_back(out.kept[r][j] || !s.dynamic ? w[r][j] : 0.0f);
         weights.push_back(weighted ? static_cast<float>(1.0 / (static_cast<double>(upper[j][j]) * upper[j][j]) / mean) : 1.0f);
       }
       grids[r][group] = find_grid(values, weights, s.bits[group], s.clips, s.half);

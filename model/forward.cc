@@ -17,6 +17,7 @@
 #include <utility>
 
 #include "miq/base/error.h"
+#include "miq/model/bf16_layer.h"
 #include "miq/model/decoder.h"
 #include "miq/model/rope.h"
 
@@ -91,12 +92,15 @@ at::Tensor to_torch(const Tensor& tensor, std::string_view name, at::ScalarType 
   return view.to(type);
 }
 
-ForwardPass::ForwardPass(const Model& model, ComputeType type) : model_(model), type_(type) {
+ForwardPass::ForwardPass(const Model& model, ComputeType type, Kernels kernels) : model_(model), type_(type), kernels_(kernels) {
   use_single_threaded_torch();
   rope_ = std::make_unique<RopeTables>(model.config.rope_theta, model.config.rope_scaling);
   embedding_ = global(model, Part::Embedding, scalar_type(type));
   head_ = model.config.tied_head ? embedding_ : global(model, Part::Head, scalar_type(type));
   final_norm_ = global(model, Part::FinalNorm, at::kFloat);
+  if (kernels == Kernels::Best && type == ComputeType::BFloat16 && have_bf16_kernels() && model.config.hidden % 2 == 0) {
+    packed_head_ = std::make_unique<PackedBf16>(pack_head(head_));
+  }
 }
 
 ForwardPass::~ForwardPass() = default;
@@ -104,12 +108,25 @@ ForwardPass::~ForwardPass() = default;
 LayerWeights ForwardPass::load_layer(std::int64_t index) const {
   if (index < 0 || index >= layers()) throw Error("no layer " + std::to_string(index) + " in a model of " + std::to_string(layers()));
   const Architecture& rules = architecture(model_.config.architecture);
-  LayerWeights layer{index, {}};
+  LayerWeights layer;
+  layer.index = index;
   for (const LayerTensorRule& rule : rules.layer) {
     const std::string name = layer_tensor_name(rules, index, rule.name);
     layer.tensors.emplace(rule.name, to_torch(stored(model_, name), name, rule.linear ? scalar_type(type_) : at::kFloat));
   }
+  prepare(layer);
   return layer;
+}
+
+bool ForwardPass::own_kernels(std::int64_t layer) const {
+  return kernels_ == Kernels::Best && type_ == ComputeType::BFloat16 &&
+         Bf16Layer::supports(model_.config, model_.config.layers.at(static_cast<std::size_t>(layer)));
+}
+
+void ForwardPass::prepare(LayerWeights& layer) const {
+  if (!own_kernels(layer.index) || (layer.packed && layer.packed->is_of(layer))) return;
+  const at::NoGradGuard no_grad;
+  layer.packed = std::make_shared<Bf16Layer>(layer);
 }
 
 at::Tensor ForwardPass::embed(std::span<const std::int32_t> ids) const {
@@ -133,7 +150,10 @@ at::Tensor ForwardPass::run_layer(const LayerWeights& layer, const at::Tensor& h
   const at::NoGradGuard no_grad;
   const LayerConfig& sizes = model_.config.layers.at(static_cast<std::size_t>(layer.index));
   const LayerContext context{model_.config, sizes, type_, rope_->table(sizes.head_dim, hidden.size(0))};
-  return decode_layer(context, layer, hidden, observer, {});
+  if (!own_kernels(layer.index)) return decode_layer(context, layer, hidden, observer, {});
+  LayerWeights current = layer;
+  prepare(current);
+  return current.packed->run(context, hidden.contiguous(), observer);
 }
 
 at::Tensor ForwardPass::logits(const at::Tensor& hidden) const {
@@ -146,8 +166,15 @@ at::Tensor ForwardPass::logits(const at::Tensor& hidden) const {
 std::vector<float> ForwardPass::losses(const at::Tensor& hidden, std::span<const std::int32_t> ids, std::int64_t first) const {
   const auto tokens = static_cast<std::int64_t>(ids.size());
   if (hidden.size(0) != tokens) throw Error("losses: hidden states and ids differ in number");
+  first = std::max<std::int64_t>(first, 0);
+  if (first >= tokens - 1) return {};
+  if (packed_head_) {
+    use_single_threaded_torch();
+    const auto targets = ids.subspan(static_cast<std::size_t>(first + 1));
+    return bf16_losses(*packed_head_, final_norm_, model_.config.norm_epsilon, hidden.contiguous(), first, targets);
+  }
   std::vector<float> result;
-  for (std::int64_t begin = std::max<std::int64_t>(first, 0); begin < tokens - 1; begin += kLossBlock) {
+  for (std::int64_t begin = first; begin < tokens - 1; begin += kLossBlock) {
     const std::int64_t count = std::min(kLossBlock, tokens - 1 - begin);
     const at::Tensor block = logits(hidden.narrow(0, begin, count));
     const at::Tensor sums = at::logsumexp(block, 1);

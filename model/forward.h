@@ -26,13 +26,23 @@ namespace miq {
 enum class ComputeType { Float32, BFloat16 };
 std::string_view compute_type_name(ComputeType type);  // "float32", "bfloat16"
 
+class Bf16Layer;
+class PackedBf16;
 class RopeTables;
 
+// Which kernels run_layer() and losses() use. Best: our own for bfloat16 on CPUs with AVX512-BF16,
+// LibTorch's elsewhere and for float32. Portable: LibTorch's everywhere; for tests and comparisons.
+enum class Kernels { Best, Portable };
+
 // One decoder layer: linears decoded to the compute type, norms to float32. Keys are rule names
-// ("self_attn.q_proj.weight"). An entry may be replaced by another tensor of its shape and type.
+// ("self_attn.q_proj.weight"). An entry may be replaced by another tensor of its shape and type, or
+// changed by a LibTorch operation; call ForwardPass::prepare() afterwards (run_layer() notices anyway,
+// but then repeats the work for every window). Never write through an entry's data pointer: it may be
+// the mapped file.
 struct LayerWeights {
   std::int64_t index = 0;
   std::map<std::string, at::Tensor, std::less<>> tensors;
+  std::shared_ptr<const Bf16Layer> packed;  // the linears as the kernels want them; may be null
 };
 
 // Sees the input [tokens, in] (compute type) of every linear of a layer, once per site, in forward order.
@@ -41,7 +51,7 @@ using InputObserver = std::function<void(InputSite site, const at::Tensor& input
 class ForwardPass {
  public:
   // Keeps a reference to `model`, and decodes embedding, final norm and head.
-  ForwardPass(const Model& model, ComputeType type);
+  ForwardPass(const Model& model, ComputeType type, Kernels kernels = Kernels::Best);
   ~ForwardPass();
   ForwardPass(const ForwardPass&) = delete;
   ForwardPass& operator=(const ForwardPass&) = delete;
@@ -51,6 +61,8 @@ class ForwardPass {
   std::int64_t layers() const { return static_cast<std::int64_t>(model_.config.layers.size()); }
 
   LayerWeights load_layer(std::int64_t index) const;
+  // Packs the layer's linears anew where the kernels want that and they have changed.
+  void prepare(LayerWeights& layer) const;
 
   // [tokens, hidden] float32. Throws Error on an id outside the embedding.
   at::Tensor embed(std::span<const std::int32_t> ids) const;
@@ -58,7 +70,7 @@ class ForwardPass {
   at::Tensor run_layer(const LayerWeights& layer, const at::Tensor& hidden, const InputObserver& observer = {}) const;
 
   // Negative log-likelihoods in nats, one for each position p in [first, tokens-1): of ids[p + 1] given
-  // ids[0 … p]. Computed in blocks of positions: no logits tensor larger than a block exists.
+  // ids[0 … p]. Computed in blocks: no logits tensor larger than a block of positions exists.
   std::vector<float> losses(const at::Tensor& hidden, std::span<const std::int32_t> ids, std::int64_t first = 0) const;
   // Logits [positions, vocabulary] float32 of chosen positions; for divergence measures and tests.
   at::Tensor logits(const at::Tensor& hidden) const;
@@ -73,8 +85,12 @@ class ForwardPass {
  private:
   const Model& model_;
   ComputeType type_;
+  bool own_kernels(std::int64_t layer) const;
+
+  Kernels kernels_;
   std::unique_ptr<RopeTables> rope_;
   at::Tensor embedding_, head_, final_norm_;
+  std::unique_ptr<PackedBf16> packed_head_;  // null: LibTorch's kernels
 };
 
 // A stored tensor as LibTorch's: dense ones share the mapped bytes when the type already fits (such a

@@ -1,0 +1,41 @@
+// A decoder layer and the loss on AVX512-BF16 CPUs: the same steps as decoder.h, with our own products
+// and everything between them fused. No gradients.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "miq/model/bf16_product.h"
+#include "miq/model/decoder.h"
+
+namespace miq {
+
+// A layer's linears, packed. q, k, v stand side by side in one matrix, gate and up in alternating panels.
+// Keeps the tensors it was made from, to see whether a layer still has them.
+class Bf16Layer {
+ public:
+  // Whether the kernels exist here for a layer of these sizes (they need even sizes).
+  static bool supports(const Config& config, const LayerConfig& sizes);
+  // REQUIRES supports().
+  explicit Bf16Layer(const LayerWeights& layer);
+
+  // False once an entry was replaced or changed by a LibTorch operation.
+  bool is_of(const LayerWeights& layer) const;
+  at::Tensor run(const LayerContext& context, const at::Tensor& hidden, const InputObserver& observer) const;
+
+ private:
+  const at::Tensor& source(std::string_view name) const { return sources_.find(name)->second.first; }
+
+  std::map<std::string, std::pair<at::Tensor, std::int64_t>, std::less<>> sources_;  // tensor, version
+  PackedBf16 qkv_, o_, gate_up_, down_;
+  std::int64_t key_column_ = 0, value_column_ = 0;  // in qkv_
+};
+
+// The head [vocabulary, hidden], packed.
+PackedBf16 pack_head(const at::Tensor& head);
+// Losses of positions first … first + targets.size() - 1 of hidden [tokens, hidden] float32.
+std::vector<float> bf16_losses(const PackedBf16& head, const at::Tensor& final_norm, double epsilon, const at::Tensor& hidden,
+                               std::int64_t first, std::span<const std::int32_t> targets);
+
+}  // namespace miq

@@ -105,7 +105,7 @@ void JsonEvents::fail(std::string_view problem, std::string_view remedy) const {
 }
 
 void JsonEvents::count() {
-  if (++values_ > kJsonValueLimit) fail("more than " + std::to_string(kJsonValueLimit) + " values");
+  if (++values_ > max_values_) fail("more than " + std::to_string(max_values_) + " values");
 }
 
 bool JsonEvents::scalar(Json&& value) {
@@ -150,8 +150,8 @@ void JsonEvents::run(std::string_view text) {
   if (!Json::sax_parse(first, last, this)) fail("not valid JSON");
 }
 
-Json parse_json(std::string_view text, const std::string& name, int max_depth) {
-  TreeBuilder builder(name, max_depth);
+Json parse_json(std::string_view text, const std::string& name, int max_depth, std::uint64_t max_values) {
+  TreeBuilder builder(name, max_depth, max_values);
   builder.run(text);
   return builder.take();
 }

@@ -1,6 +1,7 @@
 // JSON from untrusted files: bounded depth, duplicate keys refused, errors that name file and offset.
 #pragma once
 
+#include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
@@ -17,6 +18,6 @@ inline constexpr std::uint64_t kJsonValueLimit = 20'000'000;
 // too much depth, too many values, and numbers beyond a double; the message names the byte offset. An
 // integer beyond 64 bits becomes a double: callers that want integers check is_number_integer(). The
 // parser keeps its own stack, so depth costs no machine stack.
-Json parse_json(std::string_view text, const std::string& name, int max_depth = 64);
+Json parse_json(std::string_view text, const std::string& name, int max_depth = 64, std::uint64_t max_values = kJsonValueLimit);
 
 }  // namespace miq

@@ -19,7 +19,8 @@ class JsonEvents {
   using string_t = Json::string_t;
   using binary_t = Json::binary_t;
 
-  JsonEvents(const std::string& name, int max_depth) : name_(name), max_depth_(max_depth) {}
+  JsonEvents(const std::string& name, int max_depth, std::uint64_t max_values = kJsonValueLimit)
+      : name_(name), max_depth_(max_depth), max_values_(max_values) {}
   virtual ~JsonEvents() = default;
 
   // A value that is neither array nor object. The handler may move from it.
@@ -58,6 +59,7 @@ class JsonEvents {
 
   const std::string& name_;
   int max_depth_;
+  std::uint64_t max_values_;
   int depth_ = 0;
   std::uint64_t values_ = 0;
   std::uint64_t base_ = 0;      // offset of the text in its file

@@ -91,6 +91,11 @@ TEST(Json, MillionsOfOpenBracketsAreRefusedAtOnce) {
   expect_refusal(objects, "deeper than 64");
 }
 
+TEST(Json, BoundsTheNumberOfValues) {
+  EXPECT_EQ(parse_json("[1,{\"a\":2}]", "x.json", 64, 4).size(), 2u);
+  EXPECT_THROW(parse_json("[1,{\"a\":2}]", "x.json", 64, 3), FormatError);
+}
+
 TEST(Json, LongBadTokensDoNotFillTheMessage) { EXPECT_LT(refusal("\"" + std::string(1'000'000, 'a')).size(), 400u); }
 
 TEST(Json, MessagesHoldNoControlBytes) {

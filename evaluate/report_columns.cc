@@ -63,7 +63,7 @@ std::vector<Column> report_columns(const Report& report) {
                            [](const ModelReport& m) { return m.size ? number(m.size->code_bits, fixed(m.size->code_bits, 2)) : Cell{}; }));
   columns.push_back(column(report, "eff. bits", "Bits a weight of those linears takes as stored: codes, scales, zero points, masks, group indices",
                            [](const ModelReport& m) { return m.size ? number(m.size->effective_bits, fixed(m.size->effective_bits, 2)) : Cell{}; }));
-  columns.push_back(column(report, "sparsity", "Share of exact zeros in those linears", [](const ModelReport& m) {
+  columns.push_back(column(report, "sparsity", "Share of exact zeros in those linears, those that rounding made included", [](const ModelReport& m) {
     return m.parameters ? number(m.parameters->sparsity(), fixed(100 * m.parameters->sparsity(), 1) + " %") : Cell{};
   }));
   columns.push_back(column(report, "parameters", "Of the whole model, tied tensors once", [](const ModelReport& m) {

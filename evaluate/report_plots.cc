@@ -122,6 +122,16 @@ bool varies(const Grid& grid, double& low, double& high) {
   return high - low > 0.005;
 }
 
+// Width of one layer's column in drawings that have all layers side by side.
+double layer_width(std::size_t layers) { return std::clamp(900.0 / static_cast<double>(std::max<std::size_t>(1, layers)), 8.0, 40.0); }
+
+// Zeros that come from rounding alone (codes equal to the zero point) are no pruning.
+bool pruned(const ModelReport& model) {
+  if (!model.parameters || model.parameters->sparsity() < 0.001) return false;
+  if (!model.size || !model.size->bytes_by_encoding.contains("packed")) return true;
+  return std::any_of(model.size->matrices.begin(), model.size->matrices.end(), [](const MatrixBits& matrix) { return matrix.kept < matrix.weights; });
+}
+
 }  // namespace
 
 std::string perplexity_plot(const Report& report, const std::string& text) {
@@ -182,10 +192,10 @@ std::string bits_heat_map(const ModelReport& model, double low, double high) {
   const Grid grid = bits_grid(model);
   double model_low, model_high;
   if (!varies(grid, model_low, model_high)) return {};
-  constexpr double kWidth = 980, kLeft = 62, kCellHeight = 22, kTop = 4;
-  const double cell = (kWidth - kLeft) / static_cast<double>(grid.layers);
+  constexpr double kLeft = 62, kCellHeight = 22, kTop = 4;
+  const double cell = layer_width(static_cast<std::size_t>(grid.layers));
   const double height = kTop + kCellHeight * static_cast<double>(grid.kinds.size()) + 20;
-  Svg svg(kWidth, height, "Bits of each matrix of " + model.name);
+  Svg svg(kLeft + cell * static_cast<double>(grid.layers), height, "Bits of each matrix of " + model.name, true);
   for (std::size_t row = 0; row < grid.kinds.size(); ++row) {
     const double top = kTop + kCellHeight * static_cast<double>(row);
     std::string kind = grid.kinds[row];
@@ -208,18 +218,18 @@ std::string bits_heat_map(const ModelReport& model, double low, double high) {
 }
 
 std::string sparsity_plot(const ModelReport& model) {
-  if (!model.parameters || model.parameters->sparsity() < 0.001) return {};
+  if (!pruned(model)) return {};
   std::map<std::int64_t, std::pair<std::int64_t, std::int64_t>> layers;  // zeros, weights
   for (const MatrixCount& matrix : model.parameters->matrices) {
     layers[matrix.layer].first += matrix.zeros;
     layers[matrix.layer].second += matrix.weights;
   }
-  constexpr double kWidth = 980, kLeft = 62, kTop = 10, kPlot = 90;
-  const double bar = (kWidth - kLeft) / static_cast<double>(layers.size());
-  Svg svg(kWidth, kTop + kPlot + 22, "Share of zeros in each layer of " + model.name);
+  constexpr double kLeft = 62, kTop = 10, kPlot = 90;
+  const double bar = layer_width(layers.size()), width = kLeft + bar * static_cast<double>(layers.size());
+  Svg svg(width, kTop + kPlot + 22, "Share of zeros in each layer of " + model.name, true);
   for (int percent : {0, 50, 100}) {
     const double y = kTop + kPlot * (1 - percent / 100.0);
-    svg.line(kLeft, y, kWidth, y, percent == 0 ? "axis" : "grid");
+    svg.line(kLeft, y, width, y, percent == 0 ? "axis" : "grid");
     svg.text(kLeft - 8, y + 4, std::to_string(percent) + " %", "end");
   }
   std::size_t position = 0;

@@ -17,7 +17,7 @@ std::string bits_heat_map(const ModelReport& model, double low, double high);
 // The range over all models that bits_heat_map() draws; false when it draws none.
 bool bits_range(const Report& report, double& low, double& high);
 
-// Share of zeros of each layer's linears. Empty for a model with fewer than 0.1 % zeros.
+// Share of zeros of each layer's linears. Empty for a model that was not pruned.
 std::string sparsity_plot(const ModelReport& model);
 
 }  // namespace miq

@@ -35,7 +35,6 @@ th[aria-sort=descending] button::after { content: " \2193"; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1.25rem; }
 figure { margin: 0; break-inside: avoid; }
 figure.wide { margin-bottom: 1.25rem; }
-figure.wide svg { min-width: 46rem; }
 figcaption { font-size: .9rem; margin-bottom: .3rem; overflow-wrap: anywhere; }
 svg { display: block; width: 100%; height: auto; font-family: inherit; }
 svg text { fill: var(--soft); font-size: 12px; }
@@ -58,7 +57,7 @@ code { font: .92em ui-monospace, "DejaVu Sans Mono", monospace; }
 @media (max-width: 36rem) { body { padding: 1.25rem .9rem 3rem; } dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .5rem; }
   th:first-child, td:first-child { max-width: 9.5rem; } }
 @media print { :root { --page: #fff; --text: #000; --soft: #444; --line: #bbb; --panel: #fff; --accent: #0b62a8; --dot: #777; --bad: #900; --mark: #640; }
-  body { max-width: none; padding: 0; font-size: 10pt; } .scroll { overflow: visible; } figure.wide svg { min-width: 0; }
+  body { max-width: none; padding: 0; font-size: 10pt; } .scroll { overflow: visible; } svg { max-width: 100%; }
   table { font-size: 8pt; } th, td { padding: .25rem .35rem; } .card { border: 1px solid var(--line); } .screen { display: none; }
   * { -webkit-print-color-adjust: exact; print-color-adjust: exact; } }
 )css";

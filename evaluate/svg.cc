@@ -62,8 +62,8 @@ std::string coordinate(double value) {
   return tenths < 0 ? "-" + text : text;
 }
 
-Svg::Svg(double width, double height, std::string_view label) {
-  body_ = "<svg viewBox=\"0 0 " + coordinate(width) + " " + coordinate(height) + "\" role=\"img\" aria-label=\"" + html_escaped(label) + "\">\n";
+Svg::Svg(double width, double height, std::string_view label, bool fixed_width) {
+  body_ = "<svg" + (fixed_width ? " style=\"width:" + coordinate(width) + "px\"" : std::string()) + " viewBox=\"0 0 " + coordinate(width) + " " + coordinate(height) + "\" role=\"img\" aria-label=\"" + html_escaped(label) + "\">\n";
 }
 
 void Svg::line(double x1, double y1, double x2, double y2, std::string_view css_class) {

@@ -16,8 +16,9 @@ std::string coordinate(double value);
 
 class Svg {
  public:
-  // `label` says what the drawing shows, for readers that cannot see it.
-  Svg(double width, double height, std::string_view label);
+  // `label` says what the drawing shows, for readers that cannot see it. A drawing with `fixed_width` has its own
+  // width in pixels and scrolls where there is less room; the others fill their column.
+  Svg(double width, double height, std::string_view label, bool fixed_width = false);
   void line(double x1, double y1, double x2, double y2, std::string_view css_class);
   void polyline(const std::vector<std::pair<double, double>>& points, std::string_view css_class);
   void circle(double x, double y, double radius, std::string_view css_class, std::string_view tooltip);

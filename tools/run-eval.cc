@@ -131,6 +131,7 @@ ExitCode evaluate(const Options& options, Session& session) {
   report.dtype = compute_type_name(evaluation.type);
   report.threads = session.pool().threads();
   report.protocol = options.protocol;
+  std::string said;  // the last message about conditions: once is enough while they stay the same
   for (std::size_t i = 0; i < models.size(); ++i) {
     // One estimate for the whole run: models of a comparison take about the same time.
     const ProgressFunction progress = [&, draw = session.progress_function()](const Progress& now) {
@@ -142,7 +143,9 @@ ExitCode evaluate(const Options& options, Session& session) {
     const Model model = open_model(models[i].path);
     if (!evaluation.texts.empty()) {
       const std::int64_t seqlen = window_length(protocol(options.protocol), model.config, options.seqlen);
-      session.message_function()(models[i].name + ": windows of " + std::to_string(seqlen) + " tokens, protocol " + options.protocol + ", " + report.dtype);
+      const std::string conditions = "windows of " + std::to_string(seqlen) + " tokens, protocol " + options.protocol + ", " + report.dtype;
+      if (conditions != said) session.message_function()(conditions);
+      said = conditions;
     }
     report.models.push_back(evaluate_model(model, models[i].path, evaluation, memory, session.pool(), progress));
     report.models.back().name = models[i].name;

@@ -17,6 +17,7 @@
 #include <iostream>
 #include <sstream>
 
+#include "miq/base/error.h"
 #include "miq/converters/open_model.h"
 #include "miq/evaluate/perplexity.h"
 #include "miq/model/bf16_product.h"

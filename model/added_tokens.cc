@@ -16,9 +16,7 @@ std::size_t previous_code_point(std::string_view text, std::size_t end) {
   return end;
 }
 
-bool class_at(std::string_view text, std::size_t at, std::uint8_t flag) {
-  return (unicode_class(decode_utf8(text, at).value) & flag) != 0;
-}
+bool class_at(std::string_view text, std::size_t at, std::uint8_t flag) { return (unicode_class(decode_utf8(text, at).value) & flag) != 0; }
 
 bool word_before(std::string_view text, std::size_t at) { return at > 0 && class_at(text, previous_code_point(text, at), kWord); }
 bool word_after(std::string_view text, std::size_t at) { return at < text.size() && class_at(text, at, kWord); }
@@ -52,6 +50,7 @@ std::int32_t AddedTokenMatcher::step(std::int32_t node, std::uint8_t byte) const
 }
 
 std::int32_t AddedTokenMatcher::match(std::string_view text, std::size_t at) const {
+  if (!first_[static_cast<std::uint8_t>(text[at])]) return -1;
   std::int32_t node = 0, best = -1;
   for (; at < text.size(); ++at) {
     node = step(node, static_cast<std::uint8_t>(text[at]));
@@ -64,7 +63,7 @@ std::int32_t AddedTokenMatcher::match(std::string_view text, std::size_t at) con
 void AddedTokenMatcher::split(std::string_view text, std::vector<TextSpan>& spans) const {
   std::size_t open = 0;  // start of the text not yet given out
   for (std::size_t at = 0; at < text.size();) {
-    const std::int32_t found = first_[static_cast<std::uint8_t>(text[at])] ? match(text, at) : -1;
+    const std::int32_t found = match(text, at);
     if (found < 0) {
       ++at;
       continue;

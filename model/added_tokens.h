@@ -35,9 +35,10 @@ class AddedTokenMatcher {
   };
   // Of patterns with equal text the first counts. REQUIRES: none empty or longer than kMaxBytes.
   explicit AddedTokenMatcher(std::vector<Pattern> patterns = {});
-  bool empty() const { return patterns_.empty(); }
   // Appends the spans of `text` (valid UTF-8) in order. None is empty.
   void split(std::string_view text, std::vector<TextSpan>& spans) const;
+  // The longest pattern that `text` has at `at`: its place in the list given, or -1.
+  std::int32_t match(std::string_view text, std::size_t at) const;
 
  private:
   struct Node {
@@ -45,8 +46,6 @@ class AddedTokenMatcher {
     std::vector<std::pair<std::uint8_t, std::int32_t>> next;  // few per node
   };
   std::int32_t step(std::int32_t node, std::uint8_t byte) const;
-  // The longest pattern at `at`, or -1.
-  std::int32_t match(std::string_view text, std::size_t at) const;
 
   std::vector<Pattern> patterns_;
   std::vector<Node> nodes_;

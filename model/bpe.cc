@@ -11,8 +11,6 @@
 namespace miq {
 namespace {
 
-constexpr std::int32_t kMaxId = 1 << 24;  // far above any vocabulary; bounds tables indexed by id
-
 std::uint64_t pair_key(std::uint32_t left, std::uint32_t right) { return (std::uint64_t{left} << 32) | right; }
 
 struct Candidate {
@@ -49,8 +47,9 @@ Bpe::Bpe(Vocabulary vocabulary, const std::vector<std::pair<std::string, std::st
     : vocabulary_(std::move(vocabulary)), options_(std::move(options)) {
   std::unordered_set<std::int32_t> seen;
   for (const auto& [token, id] : vocabulary_) {
-    if (id < 0 || id >= kMaxId) throw FormatError(name, "token " + shown(token) + " has the id " + std::to_string(id) + ", which is out of range");
-    if (!seen.insert(id).second) throw FormatError(name, "the id " + std::to_string(id) + " is given to two tokens, one of them " + shown(token));
+    const std::string number = std::to_string(id);
+    if (id < 0 || id > kMaxTokenId) throw FormatError(name, "token " + shown(token) + " has the id " + number + ", which is out of range");
+    if (!seen.insert(id).second) throw FormatError(name, "the id " + number + " is given to two tokens, one of them " + shown(token));
     longest_ = std::max(longest_, token.size());
     if (token.empty()) continue;
     const CodePoint first = decode_utf8(token, 0);
@@ -71,8 +70,8 @@ Bpe::Bpe(Vocabulary vocabulary, const std::vector<std::pair<std::string, std::st
     const auto require = [&](const std::string& token) {
       const auto id = find(token);
       if (id) return *id;
-      throw FormatError(name, "merge " + std::to_string(i) + " (" + shown(left) + " + " + shown(right) + ") names the token " + shown(token) +
-                                  ", which is not in the vocabulary");
+      throw FormatError(name, "merge " + std::to_string(i) + " (" + shown(left) + " + " + shown(right) + ") names the token " +
+                                  shown(token) + ", which is not in the vocabulary");
     };
     const std::int32_t left_id = require(left), right_id = require(right);
     // A merge listed twice counts at its last place, as in the original.

@@ -26,6 +26,9 @@ struct BpeOptions {
   bool ignore_merges = false;  // a word that is a token is that token, whatever the merges
 };
 
+// Ids above this are refused: tables are indexed by id, and no vocabulary comes near.
+inline constexpr std::int32_t kMaxTokenId = (1 << 22) - 1;
+
 // Immutable and thread-safe after construction.
 class Bpe {
  public:

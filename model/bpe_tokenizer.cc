@@ -17,6 +17,14 @@ constexpr std::size_t kUncutWord = 64;    // longer pieces are cut where no merg
 
 using Arena = std::deque<std::string>;
 
+// A file's replacements may not blow a text up without bound: real ones put 3 bytes in place of 1.
+constexpr std::size_t kMaxGrowth = 64;
+void check_growth(std::size_t now, std::size_t before) {
+  if (now <= before * kMaxGrowth + 4096) return;
+  throw Error("the tokenizer's replacements make a text of " + std::to_string(before) + " bytes more than " + std::to_string(kMaxGrowth) +
+              " times as long. Its tokenizer.json is damaged or hostile");
+}
+
 std::string replace_all(std::string_view text, std::string_view from, std::string_view to) {
   std::string out;
   out.reserve(text.size());
@@ -26,6 +34,7 @@ std::string replace_all(std::string_view text, std::string_view from, std::strin
     out.append(text.substr(at, found == std::string_view::npos ? found : found - at));
     if (found == std::string_view::npos) return out;
     out.append(to);
+    check_growth(out.size(), text.size());
     at = found + from.size();
   }
 }
@@ -41,6 +50,7 @@ std::string normalize(std::string_view text, const std::vector<Normalizer>& norm
       const auto& replace = std::get<ReplaceText>(step);
       now = replace_all(now, replace.from, replace.to);
     }
+    check_growth(now.size(), text.size());
   }
   return now;
 }
@@ -75,7 +85,8 @@ void split_metaspace(const Metaspace& step, std::string_view word, bool first, A
   }
   std::size_t start = 0;
   while (start < all.size()) {
-    const std::size_t next = all.find(step.replacement, start + (all.substr(start).starts_with(step.replacement) ? step.replacement.size() : 0));
+    const std::size_t skip = all.substr(start).starts_with(step.replacement) ? step.replacement.size() : 0;
+    const std::size_t next = all.find(step.replacement, start + skip);
     const std::size_t end = std::min(next, all.size());
     out.push_back(all.substr(start, end - start));
     start = end;
@@ -163,9 +174,8 @@ BpeTokenizer::BpeTokenizer(BpeTokenizerParts parts, const std::string& name) : p
 }
 
 void BpeTokenizer::add_token(const AddedToken& token, const std::string& name) {
-  constexpr std::int32_t kMaxId = 1 << 24;
   const auto what = [&] { return "the added token " + shown(token.content) + " (id " + std::to_string(token.id) + ")"; };
-  if (token.id < 0 || token.id >= kMaxId) throw FormatError(name, what() + " has an id out of range");
+  if (token.id < 0 || token.id > kMaxTokenId) throw FormatError(name, what() + " has an id out of range");
   if (token.content.empty()) throw FormatError(name, what() + " is empty");
   if (const auto known = parts_.bpe->find(token.content); known && *known != token.id) {
     throw FormatError(name, what() + " has the id " + std::to_string(*known) + " in the vocabulary");

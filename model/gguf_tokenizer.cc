@@ -120,8 +120,8 @@ struct PreRow {
   bool nfc, ignore_merges, add_bos;
 };
 constexpr PreRow kPreRows[] = {
-    {"gpt-2", "gpt-2", false, false, false},   {"smollm", "smollm", false, false, false},   {"llama-bpe", "llama-3", false, true, true},
-    {"llama3", "llama-3", false, true, true},  {"llama-v3", "llama-3", false, true, true},  {"qwen2", "qwen2", true, false, false},
+    {"gpt-2", "gpt-2", false, false, false},  {"smollm", "smollm", false, false, false},  {"llama-bpe", "llama-3", false, true, true},
+    {"llama3", "llama-3", false, true, true}, {"llama-v3", "llama-3", false, true, true}, {"qwen2", "qwen2", true, false, false},
 };
 
 std::shared_ptr<const Tokenizer> read_gpt2(const Metadata& data, const std::string& name) {
@@ -140,7 +140,9 @@ std::shared_ptr<const Tokenizer> read_gpt2(const Metadata& data, const std::stri
   Vocabulary vocabulary;
   for (std::size_t i = 0; i < tokens.size(); ++i) {
     const auto id = static_cast<std::int32_t>(i);
-    if (!vocabulary.emplace(tokens[i], id).second) data.fail("has the token " + shown(tokens[i]) + " twice, the second time as number " + std::to_string(i));
+    if (!vocabulary.emplace(tokens[i], id).second) {
+      data.fail("has the token " + shown(tokens[i]) + " twice, the second time as number " + std::to_string(i));
+    }
     const bool control = types[i] == PieceType::Control || types[i] == PieceType::Unknown;
     if (control || types[i] == PieceType::UserDefined) {
       AddedToken token;
@@ -176,7 +178,9 @@ std::shared_ptr<const Tokenizer> read_llama(const Metadata& data, const std::str
   std::vector<std::string> tokens = data.tokens();
   const std::vector<PieceType> types = data.types(tokens.size());
   const Json& scores = data.array("scores");
-  if (scores.size() != tokens.size()) data.fail("has " + std::to_string(scores.size()) + " scores for " + std::to_string(tokens.size()) + " tokens");
+  if (scores.size() != tokens.size()) {
+    data.fail("has " + std::to_string(scores.size()) + " scores for " + std::to_string(tokens.size()) + " tokens");
+  }
   SentencePieceModel model;
   for (std::size_t i = 0; i < tokens.size(); ++i) {
     if (!scores[i].is_number()) data.fail("has a score (number " + std::to_string(i) + ") that is not a number");

@@ -74,8 +74,8 @@ class Fields {
 };
 
 std::int32_t token_id(const Fields& fields, const Json& value, const std::string& what) {
-  if (!value.is_number_integer() || value.get<double>() < 0 || value.get<double>() >= 1 << 24) {
-    fields.fail("gives " + what + " an id that is not an integer from 0 to " + std::to_string((1 << 24) - 1));
+  if (!value.is_number_integer() || value.get<double>() < 0 || value.get<double>() > kMaxTokenId) {
+    fields.fail("gives " + what + " an id that is not an integer from 0 to " + std::to_string(kMaxTokenId));
   }
   return value.get<std::int32_t>();
 }
@@ -217,11 +217,13 @@ void read_decoder(const Fields& fields, std::vector<Decoder>& out) {
 
 // "left right" or ["left", "right"].
 std::pair<std::string, std::string> read_merge(const Fields& model, const Json& merge, std::size_t place) {
-  if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) return {merge[0], merge[1]};
+  const bool two = merge.is_array() && merge.size() == 2;
+  if (two && merge[0].is_string() && merge[1].is_string()) return {merge[0], merge[1]};
   if (merge.is_string()) {
     const std::string& text = merge.get_ref<const std::string&>();
     const std::size_t space = text.find(' ');
-    if (space != std::string::npos && text.find(' ', space + 1) == std::string::npos) return {text.substr(0, space), text.substr(space + 1)};
+    if (space != std::string::npos && text.find(' ', space + 1) == std::string::npos)
+      return {text.substr(0, space), text.substr(space + 1)};
   }
   model.fail("has a merge (number " + std::to_string(place) + ") that is not two tokens");
 }

@@ -17,7 +17,7 @@ enum class Wire { Varint = 0, Fixed64 = 1, Bytes = 2, Fixed32 = 5 };
 struct Field {
   std::uint64_t number = 0;
   Wire wire = Wire::Varint;
-  std::uint64_t value = 0;     // Varint, Fixed32, Fixed64
+  std::uint64_t value = 0;         // Varint, Fixed32, Fixed64
   std::size_t begin = 0, end = 0;  // Bytes: the content's place in the file
 };
 
@@ -183,7 +183,8 @@ SentencePieceModel parse_sentencepiece(Bytes proto, const std::string& name) {
   }
   if (model.pieces.empty()) throw FormatError(name, "holds no pieces", "The file may be damaged or no SentencePiece model");
   if (model_type != 2) {
-    throw FormatError(name, "is a SentencePiece model of type " + model_type_name(model_type) + ", which is not supported", "Supported: BPE");
+    throw FormatError(name, "is a SentencePiece model of type " + model_type_name(model_type) + ", which is not supported",
+                      "Supported: BPE");
   }
   if (charsmap) {
     throw FormatError(name, "normalises text by a precompiled_charsmap (rule " + shown(rule) + "), which is not supported",

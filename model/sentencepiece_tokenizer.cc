@@ -36,7 +36,8 @@ struct Candidate {
 
 class SentencePieceTokenizer final : public Tokenizer {
  public:
-  SentencePieceTokenizer(SentencePieceModel model, std::vector<std::int32_t> front, std::vector<std::int32_t> back, const std::string& name);
+  SentencePieceTokenizer(SentencePieceModel model, std::vector<std::int32_t> front, std::vector<std::int32_t> back,
+                         const std::string& name);
   std::vector<std::int32_t> encode(std::string_view text, bool special) const override;
   std::string decode(std::span<const std::int32_t> ids) const override;
   std::int64_t vocabulary() const override { return static_cast<std::int64_t>(model_.pieces.size()); }
@@ -47,6 +48,7 @@ class SentencePieceTokenizer final : public Tokenizer {
   void index_pieces(const std::string& name);
   void note_bigrams(std::string_view piece);
   std::string normalize(std::string_view text) const;
+  bool reachable(std::string_view piece) const;
   std::size_t user_defined_at(std::string_view text, std::size_t at) const;
   std::int32_t piece_id(std::string_view text) const;
   void encode_part(std::string_view part, std::vector<std::int32_t>& ids) const;
@@ -60,10 +62,11 @@ class SentencePieceTokenizer final : public Tokenizer {
   std::unordered_map<std::string_view, std::int32_t> pieces_, reserved_;
   std::int32_t unknown_ = -1;
   std::int32_t byte_ids_[256];
-  std::size_t longest_ = 0, longest_user_defined_ = 0;
-  std::unordered_set<std::string_view> user_defined_;
+  std::size_t longest_ = 0;
+  AddedTokenMatcher user_defined_;  // pattern k is the piece user_defined_ids_[k]
+  std::vector<std::int32_t> user_defined_ids_;
   std::unordered_set<std::uint64_t> bigrams_;  // pairs of characters inside pieces
-  bool has_unused_ = false;                    // unused pieces are split again by what the whole text did
+  bool has_unused_ = false;                    // unused pieces, once made, are split again by what the whole text did
 };
 
 SentencePieceTokenizer::SentencePieceTokenizer(SentencePieceModel model, std::vector<std::int32_t> front, std::vector<std::int32_t> back,
@@ -74,21 +77,26 @@ SentencePieceTokenizer::SentencePieceTokenizer(SentencePieceModel model, std::ve
   if (unknown_ < 0) throw FormatError(name, "has no unknown piece");
   if (model_.byte_fallback) {
     for (int byte = 0; byte < 256; ++byte) {
-      if (byte_ids_[byte] < 0) throw FormatError(name, "falls back to bytes but has no piece " + byte_token(static_cast<std::uint8_t>(byte)));
+      const std::string text = byte_token(static_cast<std::uint8_t>(byte));
+      if (byte_ids_[byte] < 0) throw FormatError(name, "falls back to bytes but has no piece " + text);
     }
   }
   for (const auto* ids : {&front_, &back_}) {
     for (std::int32_t id : *ids) {
-      if (id < 0 || id >= vocabulary()) throw FormatError(name, "the id " + std::to_string(id) + " is put around the text, but no piece has it");
+      if (id >= 0 && id < vocabulary()) continue;
+      throw FormatError(name, "the id " + std::to_string(id) + " is put around the text, but no piece has it");
     }
   }
 }
 
 void SentencePieceTokenizer::index_pieces(const std::string& name) {
+  std::vector<AddedTokenMatcher::Pattern> user_defined;
   for (std::size_t i = 0; i < model_.pieces.size(); ++i) {
     const Piece& piece = model_.pieces[i];
     const auto id = static_cast<std::int32_t>(i);
-    const auto fail = [&](const std::string& problem) { throw FormatError(name, "piece " + std::to_string(i) + " (" + shown(piece.text) + ") " + problem); };
+    const auto fail = [&](const std::string& problem) {
+      throw FormatError(name, "piece " + std::to_string(i) + " (" + shown(piece.text) + ") " + problem);
+    };
     if (piece.text.empty()) fail("is empty");
     if (std::isnan(piece.score)) fail("has a score that is not a number");
     const bool merges = piece.type == PieceType::Normal || piece.type == PieceType::UserDefined || piece.type == PieceType::Unused;
@@ -97,10 +105,11 @@ void SentencePieceTokenizer::index_pieces(const std::string& name) {
       longest_ = std::max(longest_, piece.text.size());
       note_bigrams(piece.text);
     }
-    if (piece.type == PieceType::Unused) has_unused_ = true;
     if (piece.type == PieceType::UserDefined) {
-      user_defined_.insert(piece.text);
-      longest_user_defined_ = std::max(longest_user_defined_, piece.text.size());
+      constexpr std::size_t kMost = AddedTokenMatcher::kMaxBytes;
+      if (piece.text.size() > kMost) fail("is user-defined and longer than " + std::to_string(kMost) + " bytes");
+      user_defined.push_back({piece.text, {}});
+      user_defined_ids_.push_back(id);
     }
     if (piece.type == PieceType::Unknown) {
       if (unknown_ >= 0) fail("is a second unknown piece");
@@ -113,6 +122,8 @@ void SentencePieceTokenizer::index_pieces(const std::string& name) {
       byte_ids_[*byte] = id;
     }
   }
+  user_defined_ = AddedTokenMatcher(std::move(user_defined));
+  for (const Piece& piece : model_.pieces) has_unused_ = has_unused_ || (piece.type == PieceType::Unused && reachable(piece.text));
 }
 
 void SentencePieceTokenizer::note_bigrams(std::string_view piece) {
@@ -127,10 +138,19 @@ void SentencePieceTokenizer::note_bigrams(std::string_view piece) {
 
 // Length of the longest user-defined piece at `at`, or 0.
 std::size_t SentencePieceTokenizer::user_defined_at(std::string_view text, std::size_t at) const {
-  for (std::size_t length = std::min(longest_user_defined_, text.size() - at); length > 0; --length) {
-    if (user_defined_.contains(text.substr(at, length))) return length;
+  const std::int32_t found = user_defined_.match(text, at);
+  return found < 0 ? 0 : model_.pieces[user_defined_ids_[found]].text.size();
+}
+
+// Can merges make this piece? If so, some cut leaves parts that are pieces or single characters. Padding
+// like "[PAD1]" is not, and then it is of no account. Yes for very long pieces, which are not looked at.
+bool SentencePieceTokenizer::reachable(std::string_view piece) const {
+  if (piece.size() > 256) return true;
+  const auto symbol = [&](std::string_view part) { return decode_utf8(part, 0).length == part.size() || pieces_.contains(part); };
+  for (std::size_t i = 1; i < piece.size(); ++i) {
+    if (symbol(piece.substr(0, i)) && symbol(piece.substr(i))) return true;
   }
-  return 0;
+  return false;
 }
 
 // normalizer.cc Normalizer::Normalize with an identity map. Each byte that is no UTF-8 becomes U+FFFD.
@@ -325,8 +345,9 @@ std::string SentencePieceTokenizer::decode(std::span<const std::int32_t> ids) co
         rest.remove_prefix(kSpaceSymbol.size());
         stripped = !model_.remove_extra_whitespaces;
       }
-      for (std::size_t found; (found = rest.find(kSpaceSymbol)) != std::string_view::npos; rest.remove_prefix(found + kSpaceSymbol.size())) {
+      for (std::size_t found; (found = rest.find(kSpaceSymbol)) != std::string_view::npos;) {
         text.append(rest.substr(0, found)) += ' ';
+        rest.remove_prefix(found + kSpaceSymbol.size());
       }
       text += rest;
       if (stripped) at_front = false;

@@ -34,7 +34,7 @@ constexpr Kind kKinds[] = {
 };
 
 constexpr std::array<std::string_view, 9> kModelFiles = {
-    "config.json",      "generation_config.json",  "tokenizer.json",      "tokenizer.model",    "tokenizer_config.json",
+    "config.json",       "generation_config.json",  "tokenizer.json",      "tokenizer.model",    "tokenizer_config.json",
     "added_tokens.json", "special_tokens_map.json", "chat_template.jinja", "tokenizer.gguf.json"};
 
 }  // namespace

@@ -179,8 +179,8 @@ std::string unicode_normalize(std::string_view text, NormalForm form) {
                          : std::all_of(text.begin(), text.end(), [](char c) { return static_cast<std::uint8_t>(c) < 0x80; });
   if (quick) return std::string(text);
 
-  const auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | (compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE) |
-                                                      (compat ? UTF8PROC_COMPAT : 0));
+  const auto options =
+      static_cast<utf8proc_option_t>(UTF8PROC_STABLE | (compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE) | (compat ? UTF8PROC_COMPAT : 0));
   const auto decompose = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | (compat ? UTF8PROC_COMPAT : 0));
   std::vector<utf8proc_int32_t> points;
   points.reserve(text.size());
@@ -190,7 +190,8 @@ std::string unicode_normalize(std::string_view text, NormalForm form) {
   for (std::size_t i = 0; i < text.size();) {
     const CodePoint point = decode_utf8(text, i);
     i += point.length;
-    const auto count = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(point.value), parts.data(), parts.size(), decompose, &boundary);
+    const auto value = static_cast<utf8proc_int32_t>(point.value);
+    const auto count = utf8proc_decompose_char(value, parts.data(), parts.size(), decompose, &boundary);
     for (utf8proc_ssize_t k = 0; k < count; ++k) {
       const int combining = utf8proc_get_property(parts[k])->combining_class;
       if (combining == 0) {

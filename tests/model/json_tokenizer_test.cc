@@ -30,7 +30,9 @@ std::string error_of(const Json& json) {
 
 #define EXPECT_ERROR(json, part) EXPECT_NE(error_of(json).find(part), std::string::npos) << error_of(json)
 
-Json added(const std::string& content, std::int32_t id) { return {{"id", id}, {"content", content}, {"special", false}, {"normalized", false}}; }
+Json added(const std::string& content, std::int32_t id) {
+  return {{"id", id}, {"content", content}, {"special", false}, {"normalized", false}};
+}
 
 TEST(ByteLevelTokenizer, MergesAndDecodes) {
   const auto tokenizer = load(byte_level_json());
@@ -96,11 +98,13 @@ TEST(ByteLevelTokenizer, DigitsAreSplitOffFirst) {
 
 TEST(ByteLevelTokenizer, KnownPatternsAndNfc) {
   Json json = byte_level_json({{"1", "2"}, {"12", "3"}, {"Ã", "©"}});
-  json["pre_tokenizer"] = {
-      {"type", "Sequence"},
-      {"pretokenizers",
-       {{{"type", "Split"}, {"pattern", {{"Regex", std::string(find_split_pattern_by_name("llama-3")->regex)}}}, {"behavior", "Isolated"}, {"invert", false}},
-        {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}}}}};
+  json["pre_tokenizer"] = {{"type", "Sequence"},
+                           {"pretokenizers",
+                            {{{"type", "Split"},
+                              {"pattern", {{"Regex", std::string(find_split_pattern_by_name("llama-3")->regex)}}},
+                              {"behavior", "Isolated"},
+                              {"invert", false}},
+                             {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}}}}};
   EXPECT_EQ(load(json)->encode("1234"), (Ids{257, '4'}));
   EXPECT_EQ(load(json)->kind(), "byte-level BPE (llama-3)");
   json["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = std::string(find_split_pattern_by_name("qwen2")->regex);
@@ -145,7 +149,8 @@ TEST(AddedTokens, NormalizedOnesAreLookedForInTheNormalisedText) {
 
 TEST(PostProcessor, TemplatePutsIdsAround) {
   Json json = byte_level_json();
-  const Json special = {{"<s>", {{"id", "<s>"}, {"ids", {260}}, {"tokens", {"<s>"}}}}, {"</s>", {{"id", "</s>"}, {"ids", {261}}, {"tokens", {"</s>"}}}}};
+  const Json special = {{"<s>", {{"id", "<s>"}, {"ids", {260}}, {"tokens", {"<s>"}}}},
+                        {"</s>", {{"id", "</s>"}, {"ids", {261}}, {"tokens", {"</s>"}}}}};
   const Json single = {{{"SpecialToken", {{"id", "<s>"}, {"type_id", 0}}}},
                        {{"Sequence", {{"id", "A"}, {"type_id", 0}}}},
                        {{"SpecialToken", {{"id", "</s>"}, {"type_id", 0}}}}};
@@ -180,7 +185,8 @@ TEST(ByteFallbackTokenizer, CuttingLongTextChangesNothing) {
   const auto tokenizer = load(byte_fallback_json({"▁", "a", "b", "é"}, {{"▁", "a"}, {"b", "▁"}, {"a", "b"}, {"ab", "▁"}, {"é", "é"}}));
   const auto whole = load([] {
     // A merge of a byte token keeps the text in one piece.
-    Json json = byte_fallback_json({"▁", "a", "b", "é"}, {{"▁", "a"}, {"b", "▁"}, {"a", "b"}, {"ab", "▁"}, {"é", "é"}, {"<0x00>", "<0x00>"}});
+    Json json =
+        byte_fallback_json({"▁", "a", "b", "é"}, {{"▁", "a"}, {"b", "▁"}, {"a", "b"}, {"ab", "▁"}, {"é", "é"}, {"<0x00>", "<0x00>"}});
     return json;
   }());
   for (int i = 0; i < 200; ++i) {
@@ -297,6 +303,16 @@ TEST(TokenizerJson, AdversarialTextsTakeLinearTime) {
     EXPECT_FALSE(fallback->encode(text).empty());
     EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(), 15) << unit;
   }
+}
+
+TEST(TokenizerJson, ReplacementsMayNotGrowWithoutBound) {
+  Json json = byte_level_json();
+  const Json grow = {{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", std::string(1000, 'a')}};
+  json["normalizer"] = {{"type", "Sequence"}, {"normalizers", Json::array({grow, grow, grow, grow})}};
+  EXPECT_THROW(load(json)->encode(std::string(1000, 'a')), Error);
+  json["normalizer"] = nullptr;
+  json["decoder"] = {{"type", "Sequence"}, {"decoders", Json::array({grow, grow, grow, grow})}};
+  EXPECT_THROW(load(json)->decode(Ids(1000, 'a')), Error);
 }
 
 TEST(TokenizerJson, ThreadsMayShareATokenizer) {

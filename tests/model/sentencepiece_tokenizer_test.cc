@@ -69,12 +69,15 @@ SentencePieceModel random_model(std::mt19937_64& random) {
     model.pieces.push_back(piece);
   }
   model.pieces.push_back({"<u>", 0, PieceType::UserDefined});
+  model.pieces.push_back({"<u><u>", 0, PieceType::UserDefined});
+  model.pieces.push_back({"[PAD1]", 0, PieceType::Unused});
   return model;
 }
 
 TEST(SentencePiece, EqualsTheLibrary) {
   std::mt19937_64 random(23);
-  const std::vector<std::string> pool = {"a", "b", "é", "中", " ", " ", "  ", "x", "😀", "\n", "<u>", "▁", "<s>", "<unk>", "\xFF", "\xE2\x82"};
+  const std::vector<std::string> pool = {"a",  "b",   "é", "中",  " ",     " ",      "  ",   "x",       "😀",
+                                         "\n", "<u>", "▁", "<s>", "<unk>", "[PAD1]", "\xFF", "\xE2\x82"};
   for (int round = 0; round < 60; ++round) {
     const SentencePieceModel model = random_model(random);
     const std::string proto = sentencepiece_proto(model);
@@ -133,8 +136,10 @@ TEST(SentencePiece, RefusesBadPieces) {
   EXPECT_ERROR(with({"<s>", 0, PieceType::Control}), "twice");
   EXPECT_ERROR(with({"<u>", 0, PieceType::Unknown}), "second unknown");
   EXPECT_ERROR(with({std::string(70'000, 'a'), 0}), "64 KiB");
+  EXPECT_ERROR(with({std::string(2'000, 'a'), 0, PieceType::UserDefined}), "user-defined and longer");
   EXPECT_ERROR(with({"a", 0, static_cast<PieceType>(9)}), "unknown type 9");
-  for (const char* bad : {"<0x-1>", "<0x0a>", "<0x100>", "<0x1>", "x"}) EXPECT_ERROR(with({bad, 0, PieceType::Byte}), "not <0x00> to <0xFF>");
+  for (const char* bad : {"<0x-1>", "<0x0a>", "<0x100>", "<0x1>", "x"})
+    EXPECT_ERROR(with({bad, 0, PieceType::Byte}), "not <0x00> to <0xFF>");
   EXPECT_ERROR(with({"<0x00>", 0, PieceType::Byte}, false), "does not fall back");
   SentencePieceModel model = base_model(true);
   model.pieces.pop_back();
@@ -146,10 +151,10 @@ TEST(SentencePiece, RefusesBadPieces) {
 }
 
 TEST(SentencePiece, RefusesBrokenProtobufs) {
-  EXPECT_ERROR(std::string("\x0A\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x01", 11), "bytes where");        // a length of 2^64 - 1
-  EXPECT_ERROR(std::string("\x0A\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x01", 12), "64 bits");        // more than 64 bits
+  EXPECT_ERROR(std::string("\x0A\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x01", 11), "bytes where");  // a length of 2^64 - 1
+  EXPECT_ERROR(std::string("\x0A\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x01", 12), "64 bits");  // more than 64 bits
   EXPECT_ERROR(std::string("\x0A\xFF\xFF", 3), "cut short");
-  EXPECT_ERROR(std::string("\x0B", 1), "wire type 3");                                                 // a group
+  EXPECT_ERROR(std::string("\x0B", 1), "wire type 3");  // a group
   EXPECT_ERROR(std::string("\x02\x00", 2), "number 0");
   EXPECT_ERROR(proto_number(1, 5), "wrong wire type");
   EXPECT_ERROR(proto_bytes(1, proto_number(2, 5)), "wrong wire type");
@@ -177,7 +182,8 @@ TEST(SentencePiece, DamageIsLoadedOrRefused) {
 
 TEST(SentencePiece, AdversarialTextsTakeLinearTime) {
   SentencePieceModel model = base_model(true);
-  for (std::string run = "a"; run.size() <= 1024; run += run) model.pieces.push_back({run, static_cast<float>(-static_cast<int>(run.size()))});
+  for (std::string run = "a"; run.size() <= 1024; run += run)
+    model.pieces.push_back({run, static_cast<float>(-static_cast<int>(run.size()))});
   for (const char* text : {"▁", "▁▁", "b", "ab"}) model.pieces.push_back({text, -5});
   const auto tokenizer = load_proto(sentencepiece_proto(model));
   for (const char* unit : {"a", " ", "ab", "中", "\xFF"}) {

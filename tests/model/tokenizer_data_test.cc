@@ -66,12 +66,12 @@ TEST_P(TokenizerData, IdsOfWholeTextsAreTheOriginals) {
   EXPECT_EQ(fingerprint(pages), GetParam().c4_fingerprint);
 }
 
-INSTANTIATE_TEST_SUITE_P(Shared, TokenizerData,
-                         testing::Values(
-                             Case{"models/story/tokenizer.json", 560212, 544015, 10919949812094834956u, 10382075374224161906u},
-                             Case{"models/opt-small/tokenizer.json", 402359, 398406, 7228891197612227307u, 17776105151147923977u},
-                             Case{"tokenizers/llama2/tokenizer.model", 341469, 334245, 14364410949605411757u, 9831101310734928434u}),
-                         [](const auto& param) { return "kind" + std::to_string(param.index); });
+INSTANTIATE_TEST_SUITE_P(
+    Shared, TokenizerData,
+    testing::Values(Case{"models/story/tokenizer.json", 560212, 544015, 10919949812094834956u, 10382075374224161906u},
+                    Case{"models/opt-small/tokenizer.json", 402359, 398406, 7228891197612227307u, 17776105151147923977u},
+                    Case{"tokenizers/llama2/tokenizer.model", 341469, 334245, 14364410949605411757u, 9831101310734928434u}),
+    [](const auto& param) { return "kind" + std::to_string(param.index); });
 
 }  // namespace
 }  // namespace miq

@@ -28,7 +28,8 @@ inline std::string byte_character(int byte) {
 }
 
 // A byte-level BPE: ids 0 to 255 the bytes, then one token per merge, then <s> and </s> as special tokens.
-inline Json byte_level_json(const std::vector<std::pair<std::string, std::string>>& merges = {{"h", "e"}, {"l", "l"}, {"Ġ", "he"}, {"he", "ll"}}) {
+inline Json byte_level_json(const std::vector<std::pair<std::string, std::string>>& merges = {
+                                {"h", "e"}, {"l", "l"}, {"Ġ", "he"}, {"he", "ll"}}) {
   Json json = {{"version", "1.0"},
                {"normalizer", nullptr},
                {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}}},
@@ -115,8 +116,9 @@ inline std::string sentencepiece_proto(const SentencePieceModel& model, int mode
 template <class Random>
 std::string random_text(Random& random, std::size_t length, const std::vector<std::string>& pool = {}) {
   static const std::vector<std::string> kPool = {
-      "a", "b", "e", "l", "o", "Z", "s", "t", "'", "'s", "'LL", "'ve", "'ſ", " ", "  ", "\n", "\r\n", "\t", "\u00A0", "\u3000", "\u0085",
-      "1", "23", "½", "٣", "Ⅷ", ".", "!?", "-", "é", "e\u0301", "ß", "中", "文字", "한", "😀", "👨\u200D👩", "\u0301", "\u0316", "\0x", "_", "<s>", "▁"};
+      "a",       "b",    "e",  "l",      "o",      "Z",      "s",        "t",      "'",      "'s",   "'LL", "'ve", "'ſ", " ", "  ",
+      "\n",      "\r\n", "\t", "\u00A0", "\u3000", "\u0085", "1",        "23",     "½",      "٣",    "Ⅷ",   ".",   "!?", "-", "é",
+      "e\u0301", "ß",    "中", "文字",   "한",     "😀",      "👨\u200D👩", "\u0301", "\u0316", "\x01", "_",   "<s>", "▁"};
   const std::vector<std::string>& from = pool.empty() ? kPool : pool;
   std::string text;
   for (std::size_t i = 0; i < length; ++i) text += from[random() % from.size()];

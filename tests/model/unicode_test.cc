@@ -38,11 +38,11 @@ TEST(UnicodeClass, FollowsTheProperties) {
   EXPECT_EQ(unicode_class('a'), kLetter | kWord);
   EXPECT_EQ(unicode_class(0x4E2D), kLetter | kWord);
   EXPECT_EQ(unicode_class('7'), kNumber | kWord);
-  EXPECT_EQ(unicode_class(0xBD), kNumber);        // ½ is No: a number, no word character
+  EXPECT_EQ(unicode_class(0xBD), kNumber);  // ½ is No: a number, no word character
   EXPECT_EQ(unicode_class(0x2167), kNumber | kWord);
-  EXPECT_EQ(unicode_class(0x301), kWord);         // a combining mark is no letter
+  EXPECT_EQ(unicode_class(0x301), kWord);  // a combining mark is no letter
   EXPECT_EQ(unicode_class(0x85), kSpace);
-  EXPECT_EQ(unicode_class(0x180E), 0);            // was a space until Unicode 6.3
+  EXPECT_EQ(unicode_class(0x180E), 0);  // was a space until Unicode 6.3
   EXPECT_EQ(unicode_class(0x1F600), 0);
   EXPECT_EQ(unicode_class(0x10D4A), kLetter | kWord);  // new in Unicode 16
   EXPECT_EQ(unicode_class(0x110000), 0);

@@ -33,7 +33,8 @@ inline std::vector<std::string> bpe(std::vector<std::string> symbols, const std:
 inline std::vector<std::string> matches(std::string_view pattern, std::string_view text) {
   int error = 0;
   PCRE2_SIZE where = 0;
-  pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), PCRE2_UTF | PCRE2_UCP, &error, &where, nullptr);
+  pcre2_code* code =
+      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), PCRE2_UTF | PCRE2_UCP, &error, &where, nullptr);
   if (code == nullptr) throw std::runtime_error("pattern does not compile");
   pcre2_match_data* data = pcre2_match_data_create_from_pattern(code, nullptr);
   std::vector<std::string> out;

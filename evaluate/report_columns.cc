@@ -91,7 +91,7 @@ std::vector<std::string> report_notes(const Report& report) {
     synthetic |= model.throughput && model.throughput->synthetic;
   }
   if (calibrated) notes.push_back("* This text also calibrated the model, so the figure flatters it: compare on a text that the method has not seen.");
-  if (synthetic) notes.push_back("Tokens per second were measured on arbitrary token ids, as no text was given.");
+  if (synthetic) notes.push_back("Tokens per second were measured on arbitrary token ids, as no text could be used.");
   for (const ModelReport& model : report.models) {
     for (const std::string& failure : model.failures) notes.push_back(model.name + ": no value for " + failure + ".");
   }

@@ -83,10 +83,10 @@ void label_dots(Svg& svg, const std::vector<Dot>& dots, const Box& area) {
   }
 }
 
-// A model more than twice as large as all others (the dense one, as a rule) would squeeze them into a corner:
+// A model more than half as large again as all others (the dense one, as a rule) would squeeze them into a corner:
 // it becomes a level to compare with. REQUIRES dots in order of size.
 std::optional<Dot> take_reference(std::vector<Dot>& dots) {
-  if (dots.size() < 3 || dots.back().bytes <= 2 * dots[dots.size() - 2].bytes) return std::nullopt;
+  if (dots.size() < 3 || dots.back().bytes <= 1.5 * dots[dots.size() - 2].bytes) return std::nullopt;
   const Dot reference = dots.back();
   dots.pop_back();
   return reference;

@@ -34,7 +34,7 @@ th[aria-sort=descending] button::after { content: " \2193"; }
 .notes li { margin: .15rem 0; overflow-wrap: anywhere; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1.25rem; }
 figure { margin: 0; break-inside: avoid; }
-figure.wide { margin-bottom: 1.25rem; }
+figure.wide { display: inline-block; vertical-align: top; max-width: 100%; margin: 0 2rem 1.25rem 0; }
 figcaption { font-size: .9rem; margin-bottom: .3rem; overflow-wrap: anywhere; }
 svg { display: block; width: 100%; height: auto; font-family: inherit; }
 svg text { fill: var(--soft); font-size: 12px; }

@@ -2,9 +2,9 @@
 
 #include <gtest/gtest.h>
 
-#include <chrono>
 #include <random>
 
+#include "linear_time.h"
 #include "tests/reference/bpe_reference.h"
 #include "tokenizer_files.h"
 
@@ -45,13 +45,11 @@ TEST(SplitPatterns, ScannersDoWhatThePatternsSay) {
 TEST(SplitPatterns, MillionsOfBytesTakeLinearTime) {
   for (const SplitPattern& pattern : split_patterns()) {
     for (const char* unit : {"a", " ", "\n", "1", "!", "'", "' ", "\r\n ", " \n", "a ", "\u0301", "'\u017F"}) {
-      std::string text;
-      while (text.size() < 1'000'000) text += unit;
-      text += "x";
-      const auto start = std::chrono::steady_clock::now();
-      std::vector<std::string_view> words;
-      pattern.scan(text, words);
-      EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(), 5) << pattern.name << " on " << unit;
+      test::expect_about_linear(unit, [&](const std::string& text) {
+        std::vector<std::string_view> words;
+        pattern.scan(text, words);
+        EXPECT_FALSE(words.empty());
+      });
     }
   }
 }

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include <chrono>
+#include "linear_time.h"
 
 namespace miq {
 namespace {
@@ -65,9 +65,8 @@ TEST(Normalize, ManyMarksInTheWrongOrderTakeNoTime) {
   std::string text = "a";
   for (int i = 0; i < 250'000; ++i) text += "\u0301";
   for (int i = 0; i < 250'000; ++i) text += "\u0316";
-  const auto start = std::chrono::steady_clock::now();
-  const std::string out = unicode_normalize(text, NormalForm::Nfc);
-  EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(), 5);
+  std::string out;
+  EXPECT_LT(test::processor_seconds([&] { out = unicode_normalize(text, NormalForm::Nfc); }), 5);
   EXPECT_EQ(out.substr(0, 4), "\u00E1\u0316");
 }
 

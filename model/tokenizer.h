@@ -19,7 +19,8 @@ class Tokenizer {
   virtual ~Tokenizer() = default;
   // Ids of the whole text. `special` adds the ids that the original tokenizer puts in front (BOS) or
   // behind. Text that is no valid UTF-8 is read as the original reads it (U+FFFD for each bad part).
-  // Special tokens spelled out in the text become their ids, as in the originals.
+  // Special tokens spelled out in the text become their ids where the original does so (tokenizer.json,
+  // byte-level GGUF); the SentencePiece library takes "<s>" or "<unk>" in a text for text, and so do we.
   virtual std::vector<std::int32_t> encode(std::string_view text, bool special = true) const = 0;
   // Text of the ids (bytes, possibly invalid UTF-8 at a cut); special tokens are left out.
   virtual std::string decode(std::span<const std::int32_t> ids) const = 0;

@@ -30,17 +30,32 @@ const Tensor& matrix_tensor(const Model& model, std::int64_t layer, std::string_
   return model.tensors.at(name);
 }
 
-// A site while the windows pass.
+// A site while the windows pass. Products of channels are summed only where the plan reads them.
 struct SiteSums {
   std::optional<HessianSum> hessian;
-  ChannelStatistics channels;  // only for mutual information, which wants means
+  ChannelStatistics channels;
+
+  void add(std::span<const at::Tensor> inputs, const Recipe& recipe, ThreadPool& pool) {
+    const bool information = needs_mutual_information(recipe.grouping);
+    if (information || recipe.sparsity > 0) {
+      if (!hessian) hessian.emplace(inputs.front().size(1));
+      hessian->add(inputs, pool);
+    }
+    if (information || recipe.sparsity == 0) {
+      for (const at::Tensor& window : inputs) accumulate(channels, window, pool);
+    }
+  }
 };
 
 void plan_site(SitePlan& site, const SiteSums& sums, const Recipe& recipe, std::uint64_t site_number, ThreadPool& pool) {
-  const at::Tensor hessian = sums.hessian->mean();
-  const std::int64_t channels = sums.hessian->channels();
-  const float* h = hessian.const_data_ptr<float>();
-  for (std::int64_t j = 0; j < channels; ++j) site.energy.push_back(h[j * channels + j]);
+  const at::Tensor hessian = sums.hessian ? sums.hessian->mean() : at::Tensor();
+  if (hessian.defined()) {
+    const at::Tensor diagonal = hessian.diagonal().to(at::kDouble).contiguous();
+    site.energy.assign(diagonal.const_data_ptr<double>(), diagonal.const_data_ptr<double>() + diagonal.numel());
+  } else {
+    site.energy = sums.channels.second_moment();
+  }
+  const auto channels = static_cast<std::int64_t>(site.energy.size());
   at::Tensor information;
   if (needs_mutual_information(recipe.grouping)) information = gaussian_mutual_information(hessian, sums.channels.mean(), pool);
   GroupingOptions options;
@@ -79,11 +94,7 @@ std::vector<std::vector<at::Tensor>> walk_forward(const ForwardPass& dense, cons
     const LayerWeights weights = dense.load_layer(l);
     std::array<SiteSums, kInputSites.size()> sums;
     walk.observe(weights, [&](InputSite site, std::span<const at::Tensor> inputs) {
-      SiteSums& sum = sums[static_cast<std::size_t>(site)];
-      if (!sum.hessian) sum.hessian.emplace(inputs.front().size(1));
-      sum.hessian->add(inputs, pool);
-      if (!needs_mutual_information(recipe.grouping)) return;
-      for (const at::Tensor& window : inputs) accumulate(sum.channels, window, pool);
+      sums[static_cast<std::size_t>(site)].add(inputs, recipe, pool);
     }, true);
     for (std::size_t s = 0; s < sums.size(); ++s) {
       plan_site(plan[static_cast<std::size_t>(l)].sites[s], sums[s], recipe, static_cast<std::uint64_t>(l) * sums.size() + s, pool);

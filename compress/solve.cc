@@ -1,10 +1,12 @@
 // One function per way to compress; the Hessian's factor is made once and shared by all matrices of the site.
 #include "miq/compress/solve.h"
 
-#include <ATen/ops/zeros_like.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/mm.h>
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "miq/base/error.h"
 #include "miq/compress/allocate.h"
@@ -107,13 +109,24 @@ Pruning pruning_of(const Recipe& recipe) {
   return pruning;
 }
 
-std::vector<MatrixResult> collect(std::vector<SweepResult> swept, bool quantize) {
-  std::vector<MatrixResult> results;
-  for (SweepResult& from : swept) {
-    MatrixResult& to = results.emplace_back();
-    to.values = std::move(from.values);
-    if (quantize) to.packed = std::move(from.packed);
-  }
+double square_sum(const at::Tensor& values) {
+  const float* data = values.const_data_ptr<float>();
+  double sum = 0;
+  for (std::int64_t i = 0; i < values.numel(); ++i) sum += static_cast<double>(data[i]) * data[i];
+  return sum;
+}
+
+std::vector<MatrixResult> collect(std::span<const MatrixJob> jobs, std::vector<SweepResult> swept, const InverseFactor& factor, bool quantize,
+                                  ThreadPool& pool) {
+  std::vector<MatrixResult> results(swept.size());
+  pool.for_each(static_cast<std::int64_t>(swept.size()), [&](std::int64_t unit) {
+    const auto i = static_cast<std::size_t>(unit);
+    results[i].values = std::move(swept[i].values);
+    if (quantize) results[i].packed = std::move(swept[i].packed);
+    // The sweep's loss counts the damping as if it were input.
+    const double damping = factor.damping * factor.scale * square_sum(jobs[i].weights.sub(results[i].values).contiguous());
+    results[i].output_loss = std::max(0.0, 2 * swept[i].loss - damping);
+  });
   return results;
 }
 
@@ -173,7 +186,7 @@ std::vector<MatrixResult> solve_by_sweep(const Recipe& recipe, std::span<const M
         break;
     }
   }
-  std::vector<MatrixResult> results = collect(sweep(matrices, factor, options, pool), recipe.quantize);
+  std::vector<MatrixResult> results = collect(jobs, sweep(matrices, factor, options, pool), factor, recipe.quantize, pool);
   for (std::size_t i = 0; i < results.size(); ++i) {
     results[i].importance = importance[i];
     results[i].damping = factor.damping;
@@ -201,20 +214,29 @@ MatrixResult fall_back(const Recipe& recipe, const MatrixJob& job, const SitePla
   return result;
 }
 
-double square_sum(const at::Tensor& values) {
-  const float* data = values.const_data_ptr<float>();
-  double sum = 0;
-  for (std::int64_t i = 0; i < values.numel(); ++i) sum += static_cast<double>(data[i]) * data[i];
-  return sum;
+// tr(W H W^T), in strips of rows.
+double output_energy(const at::Tensor& weights, const at::Tensor& hessian, at::ScalarType type, ThreadPool& pool) {
+  const at::Tensor h = hessian.to(type);
+  const std::int64_t strip = 64, strips = (weights.size(0) + strip - 1) / strip;
+  std::vector<double> sums(static_cast<std::size_t>(strips));
+  pool.for_each(strips, [&](std::int64_t unit) {
+    const at::NoGradGuard no_grad;
+    const at::Tensor rows = weights.narrow(0, unit * strip, std::min(strip, weights.size(0) - unit * strip));
+    const at::Tensor outputs = at::mm(rows.to(type), h).to(at::kFloat);
+    sums[static_cast<std::size_t>(unit)] = rows.mul(outputs).sum(at::kDouble).item<double>();
+  });
+  return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
 
-double relative_error(const at::Tensor& weights, const at::Tensor& values, const at::Tensor& hessian, ThreadPool& pool) {
+// What share of the outputs' energy is lost. The energy itself is a figure for people: its product is made in
+// the compute type, which for bfloat16 costs a third.
+double relative_error(const Recipe& recipe, const at::Tensor& weights, const MatrixResult& result, const at::Tensor& hessian, ThreadPool& pool) {
   double lost, whole;
   if (hessian.defined()) {
-    lost = output_error(weights, values, hessian, pool);
-    whole = output_error(weights, at::zeros_like(weights), hessian, pool);
+    lost = result.output_loss ? *result.output_loss : output_error(weights, result.values, hessian, pool);
+    whole = output_energy(weights, hessian, recipe.compute == ComputeType::BFloat16 ? at::kBFloat16 : at::kFloat, pool);
   } else {
-    lost = square_sum(weights.sub(values).contiguous());
+    lost = square_sum(weights.sub(result.values).contiguous());
     whole = square_sum(weights);
   }
   return whole > 0 ? lost / whole : 0;
@@ -243,7 +265,7 @@ std::vector<MatrixResult> solve_site(const Recipe& recipe, std::span<const Matri
     for (const MatrixJob& job : jobs) results.push_back(solve_by_score(recipe, job, input, pool));
   }
   for (std::size_t i = 0; i < jobs.size(); ++i) {
-    results[i].error = relative_error(jobs[i].weights, results[i].values, input.hessian, pool);
+    results[i].error = relative_error(recipe, jobs[i].weights, results[i], input.hessian, pool);
   }
   return results;
 }

@@ -37,6 +37,7 @@ inline bool needs_calibration(const Recipe& recipe) { return needs_hessian(recip
 struct MatrixResult {
   at::Tensor values;                       // [rows, n] float32, the new weights
   std::optional<PackedMatrix> packed;      // quantizing only
+  std::optional<double> output_loss;       // tr(D H D^T), where the sweep already knows it
   bool fallback = false;                   // the factorisation failed: nearest values instead
   double damping = 0;                      // the share that the factorisation needed; 0 without one
   std::int64_t dead_channels = 0;          // inputs that were always zero in calibration

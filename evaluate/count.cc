@@ -43,7 +43,8 @@ ParameterCount count_parameters(const Model& model, ThreadPool& pool) {
     count.decoder_linears += elements;
     count.decoder_linear_zeros += item.zeros;
     const Shape& shape = item.tensor->shape;
-    count.matrices.push_back({item.expected->layer, std::string(short_linear_name(item.expected->name)), shape[0], shape[1], elements, item.zeros});
+    count.matrices.push_back(
+        {item.expected->layer, std::string(short_linear_name(item.expected->name)), shape[0], shape[1], elements, item.zeros});
   }
   count.by_part.assign(by_part.begin(), by_part.end());
   return count;

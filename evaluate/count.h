@@ -27,7 +27,9 @@ struct ParameterCount {
   std::vector<MatrixCount> matrices;                           // every decoder linear, in forward order
 
   // Share of zeros in the decoder linears, as the pruning papers count it.
-  double sparsity() const { return decoder_linears == 0 ? 0 : static_cast<double>(decoder_linear_zeros) / static_cast<double>(decoder_linears); }
+  double sparsity() const {
+    return decoder_linears == 0 ? 0 : static_cast<double>(decoder_linear_zeros) / static_cast<double>(decoder_linears);
+  }
 };
 
 // Throws Error when a tensor is not accounted for by the architecture's table.

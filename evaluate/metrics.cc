@@ -11,7 +11,8 @@ namespace {
 
 void measure_texts(MetricContext& context) {
   if (context.options.texts.empty()) return;
-  context.report.perplexity = measure_perplexity(context.forward(), context.options.texts, context.options.perplexity, context.pool, context.progress, context.walk);
+  context.report.perplexity = measure_perplexity(context.forward(), context.options.texts, context.options.perplexity, context.pool,
+                                                 context.progress, context.walk);
   for (const Perplexity& result : context.report.perplexity) {
     if (result.failed()) context.report.failures.push_back("perplexity of " + result.text + ": " + result.failure);
   }
@@ -21,7 +22,8 @@ void measure_throughput(MetricContext& context) {
   const PerplexityOptions& options = context.options.perplexity;
   const std::int64_t seqlen = window_length(protocol(options.protocol), context.model.config, options.seqlen);
   if (context.walk.tokens > 0) {
-    context.report.throughput = Throughput{static_cast<double>(context.walk.tokens) / context.walk.seconds, context.walk.seconds, context.walk.tokens, seqlen, false};
+    context.report.throughput = Throughput{static_cast<double>(context.walk.tokens) / context.walk.seconds, context.walk.seconds,
+                                           context.walk.tokens, seqlen, false};
   } else {
     context.report.throughput = measure_speed(context.forward(), seqlen, 2 * context.pool.threads(), context.pool, context.progress);
   }
@@ -70,8 +72,8 @@ std::vector<std::string> choose_metrics(std::string_view list) {
   return chosen;
 }
 
-ModelReport evaluate_model(const Model& model, const std::string& path, const EvaluationOptions& options, MemoryWatch& memory, ThreadPool& pool,
-                           const ProgressFunction& progress) {
+ModelReport evaluate_model(const Model& model, const std::string& path, const EvaluationOptions& options, MemoryWatch& memory,
+                           ThreadPool& pool, const ProgressFunction& progress) {
   ModelReport report;
   report.name = model.name;
   report.path = path;
@@ -89,7 +91,8 @@ ModelReport evaluate_model(const Model& model, const std::string& path, const Ev
     memory.sample();
     if (progress) progress(now);
   };
-  MetricContext context{.model = model, .path = path, .options = options, .pool = pool, .progress = sampling, .memory = memory, .report = report};
+  MetricContext context{
+      .model = model, .path = path, .options = options, .pool = pool, .progress = sampling, .memory = memory, .report = report};
   for (const Metric& metric : kMetrics) {
     if (std::find(options.metrics.begin(), options.metrics.end(), metric.name) != options.metrics.end()) metric.measure(context);
   }

@@ -45,7 +45,7 @@ std::span<const Metric> metrics();
 std::vector<std::string> choose_metrics(std::string_view list);
 
 // `memory` was made before the model was opened. Progress covers this model.
-ModelReport evaluate_model(const Model& model, const std::string& path, const EvaluationOptions& options, MemoryWatch& memory, ThreadPool& pool,
-                           const ProgressFunction& progress);
+ModelReport evaluate_model(const Model& model, const std::string& path, const EvaluationOptions& options, MemoryWatch& memory,
+                           ThreadPool& pool, const ProgressFunction& progress);
 
 }  // namespace miq

@@ -80,8 +80,9 @@ void walk_batch(const ForwardPass& forward, std::span<const Item> items, ThreadP
 
 }  // namespace
 
-std::vector<std::vector<std::vector<float>>> walk_windows(const ForwardPass& forward, const std::vector<const WindowPlan*>& plans, ThreadPool& pool,
-                                                          const WalkOptions& options, const ProgressFunction& progress, WalkStatistics& statistics) {
+std::vector<std::vector<std::vector<float>>> walk_windows(const ForwardPass& forward, const std::vector<const WindowPlan*>& plans,
+                                                          ThreadPool& pool, const WalkOptions& options, const ProgressFunction& progress,
+                                                          WalkStatistics& statistics) {
   std::vector<std::vector<std::vector<float>>> losses(plans.size());
   std::vector<Item> items;
   std::int64_t tokens = 0;
@@ -121,8 +122,8 @@ bool was_calibrated_on(const Model& model, const Text& text) {
   return false;
 }
 
-std::vector<Perplexity> measure_perplexity(const ForwardPass& forward, const std::vector<Text>& texts, const PerplexityOptions& options, ThreadPool& pool,
-                                           const ProgressFunction& progress, WalkStatistics& statistics) {
+std::vector<Perplexity> measure_perplexity(const ForwardPass& forward, const std::vector<Text>& texts, const PerplexityOptions& options,
+                                           ThreadPool& pool, const ProgressFunction& progress, WalkStatistics& statistics) {
   const Model& model = forward.model();
   const Protocol& rules = protocol(options.protocol);
   const std::int64_t seqlen = window_length(rules, model.config, options.seqlen);
@@ -156,7 +157,9 @@ std::vector<Perplexity> measure_perplexity(const ForwardPass& forward, const std
     if (!std::isfinite(results[i].summary.perplexity)) {
       const auto& means = results[i].summary.window_nll;
       const auto bad = std::find_if(means.begin(), means.end(), [](double mean) { return !std::isfinite(mean); });
-      results[i].failure = bad == means.end() ? "the perplexity overflows" : "the loss is not finite in window " + std::to_string(bad - means.begin() + 1) + " of " + std::to_string(means.size());
+      results[i].failure = bad == means.end() ? "the perplexity overflows"
+                                              : "the loss is not finite in window " + std::to_string(bad - means.begin() + 1) + " of " +
+                                                    std::to_string(means.size());
     }
   }
   return results;

@@ -28,8 +28,9 @@ struct WalkStatistics {
 };
 
 // Losses of the scored positions of every window of every plan: result[plan][window][position].
-std::vector<std::vector<std::vector<float>>> walk_windows(const ForwardPass& forward, const std::vector<const WindowPlan*>& plans, ThreadPool& pool,
-                                                          const WalkOptions& options, const ProgressFunction& progress, WalkStatistics& statistics);
+std::vector<std::vector<std::vector<float>>> walk_windows(const ForwardPass& forward, const std::vector<const WindowPlan*>& plans,
+                                                          ThreadPool& pool, const WalkOptions& options, const ProgressFunction& progress,
+                                                          WalkStatistics& statistics);
 
 struct Perplexity {
   std::string text;            // the dataset's name
@@ -54,8 +55,8 @@ struct PerplexityOptions {
 
 // One result per text, in order. A non-finite loss, or a text too short, is that text's failure and leaves
 // the others as they are.
-std::vector<Perplexity> measure_perplexity(const ForwardPass& forward, const std::vector<Text>& texts, const PerplexityOptions& options, ThreadPool& pool,
-                                           const ProgressFunction& progress, WalkStatistics& statistics);
+std::vector<Perplexity> measure_perplexity(const ForwardPass& forward, const std::vector<Text>& texts, const PerplexityOptions& options,
+                                           ThreadPool& pool, const ProgressFunction& progress, WalkStatistics& statistics);
 
 // True when the model's calibration record names this text, as prepared or as a file.
 bool was_calibrated_on(const Model& model, const Text& text);

@@ -13,14 +13,42 @@ namespace {
 constexpr std::int64_t kDefaultSeqlen = 2048;
 
 constexpr Protocol kProtocols[] = {
-    {.name = "gptq", .summary = "windows in order, mean of window means (SparseGPT, GPTQ, Wanda)", .join = RowJoin::Gptq, .seqlen = 0,
-     .second_half = false, .overwrite_bos = false, .keep_short_window = false, .ignore_padding = false, .mean_over_tokens = false},
-    {.name = "slicegpt", .summary = "as gptq, rows joined with a blank line, padding targets ignored", .join = RowJoin::BlankLine, .seqlen = 0,
-     .second_half = false, .overwrite_bos = false, .keep_short_window = false, .ignore_padding = true, .mean_over_tokens = false},
-    {.name = "llama.cpp", .summary = "llama-perplexity: second half of windows of 512, mean over tokens", .join = RowJoin::WholeFile, .seqlen = 512,
-     .second_half = true, .overwrite_bos = true, .keep_short_window = false, .ignore_padding = false, .mean_over_tokens = true},
-    {.name = "blocks-128", .summary = "the earlier scripts: windows of 128, the last short one too", .join = RowJoin::SkippingBlank, .seqlen = 128,
-     .second_half = false, .overwrite_bos = false, .keep_short_window = true, .ignore_padding = false, .mean_over_tokens = false},
+    {.name = "gptq",
+     .summary = "windows in order, mean of window means (SparseGPT, GPTQ, Wanda)",
+     .join = RowJoin::Gptq,
+     .seqlen = 0,
+     .second_half = false,
+     .overwrite_bos = false,
+     .keep_short_window = false,
+     .ignore_padding = false,
+     .mean_over_tokens = false},
+    {.name = "slicegpt",
+     .summary = "as gptq, rows joined with a blank line, padding targets ignored",
+     .join = RowJoin::BlankLine,
+     .seqlen = 0,
+     .second_half = false,
+     .overwrite_bos = false,
+     .keep_short_window = false,
+     .ignore_padding = true,
+     .mean_over_tokens = false},
+    {.name = "llama.cpp",
+     .summary = "llama-perplexity: second half of windows of 512, mean over tokens",
+     .join = RowJoin::WholeFile,
+     .seqlen = 512,
+     .second_half = true,
+     .overwrite_bos = true,
+     .keep_short_window = false,
+     .ignore_padding = false,
+     .mean_over_tokens = true},
+    {.name = "blocks-128",
+     .summary = "the earlier scripts: windows of 128, the last short one too",
+     .join = RowJoin::SkippingBlank,
+     .seqlen = 128,
+     .second_half = false,
+     .overwrite_bos = false,
+     .keep_short_window = true,
+     .ignore_padding = false,
+     .mean_over_tokens = false},
 };
 
 // The id that the tokenizer puts in front of a text, if it does.
@@ -59,15 +87,16 @@ std::int64_t window_length(const Protocol& protocol, const Config& config, std::
   if (requested == 0) return std::min(longest, protocol.seqlen > 0 ? protocol.seqlen : kDefaultSeqlen);
   const std::int64_t least = protocol.second_half ? 4 : 2;
   if (requested < least || requested > longest) {
-    throw UsageError("windows of " + std::to_string(requested) + " tokens are outside " + std::to_string(least) + " … " + std::to_string(longest) +
-                     ", the model's maximum. Choose another --seqlen");
+    throw UsageError("windows of " + std::to_string(requested) + " tokens are outside " + std::to_string(least) + " … " +
+                     std::to_string(longest) + ", the model's maximum. Choose another --seqlen");
   }
   return requested;
 }
 
 WindowPlan plan_windows(const Protocol& protocol, const Model& model, const Text& text, std::int64_t seqlen, std::int64_t limit) {
   if (!model.tokenizer) {
-    throw Error(model.name + ": no tokenizer, so no perplexity. Put tokenizer.json or tokenizer.model beside the weights and convert again");
+    throw Error(model.name +
+                ": no tokenizer, so no perplexity. Put tokenizer.json or tokenizer.model beside the weights and convert again");
   }
   WindowPlan plan;
   plan.seqlen = seqlen;
@@ -76,8 +105,9 @@ WindowPlan plan_windows(const Protocol& protocol, const Model& model, const Text
   const auto length = static_cast<std::size_t>(seqlen);
   const std::size_t needed = protocol.second_half ? 2 * length : protocol.keep_short_window ? 2 : length;
   if (plan.tokens.size() < needed) {
-    throw Error(text.path + ": " + std::to_string(plan.tokens.size()) + " tokens, but protocol " + std::string(protocol.name) + " with windows of " +
-                std::to_string(seqlen) + " needs " + std::to_string(needed) + ". Use a longer text or a smaller --seqlen");
+    throw Error(text.path + ": " + std::to_string(plan.tokens.size()) + " tokens, but protocol " + std::string(protocol.name) +
+                " with windows of " + std::to_string(seqlen) + " needs " + std::to_string(needed) +
+                ". Use a longer text or a smaller --seqlen");
   }
   std::size_t most = plan.tokens.size();
   if (limit > 0) most = std::min(most, static_cast<std::size_t>(limit));

@@ -23,7 +23,12 @@ Json matrices_json(const ModelReport& model) {
   Json matrices = Json::array();
   if (model.parameters) {
     for (const MatrixCount& matrix : model.parameters->matrices) {
-      matrices.push_back({{"layer", matrix.layer}, {"name", matrix.name}, {"rows", matrix.rows}, {"cols", matrix.cols}, {"weights", matrix.weights}, {"zeros", matrix.zeros}});
+      matrices.push_back({{"layer", matrix.layer},
+                          {"name", matrix.name},
+                          {"rows", matrix.rows},
+                          {"cols", matrix.cols},
+                          {"weights", matrix.weights},
+                          {"zeros", matrix.zeros}});
     }
   }
   if (!model.size) return matrices;
@@ -48,18 +53,36 @@ Json perplexity_json(const Perplexity& result) {
   Json json{{"value", result.failed() ? Json(nullptr) : finite(result.summary.perplexity)},
             {"mean_nll", result.failed() ? Json(nullptr) : finite(result.summary.mean_nll)},
             {"standard_error", result.failed() ? Json(nullptr) : finite(result.summary.standard_error)},
-            {"text_tokens", result.text_tokens}, {"tokens", result.tokens}, {"scored_tokens", result.summary.scored}, {"windows", result.windows},
-            {"seqlen", result.seqlen}, {"protocol", result.protocol}, {"text_digest", result.text_digest}, {"source_digest", result.source_digest},
-            {"calibrated_on", result.calibrated_on}, {"window_nll", window_nll}};
+            {"text_tokens", result.text_tokens},
+            {"tokens", result.tokens},
+            {"scored_tokens", result.summary.scored},
+            {"windows", result.windows},
+            {"seqlen", result.seqlen},
+            {"protocol", result.protocol},
+            {"text_digest", result.text_digest},
+            {"source_digest", result.source_digest},
+            {"calibrated_on", result.calibrated_on},
+            {"window_nll", window_nll}};
   if (result.failed()) json["failure"] = result.failure;
   return json;
 }
 
 Json model_json(const ModelReport& model) {
-  Json json{{"name", model.name}, {"path", model.path}, {"method", model.method_name()}, {"digest", model.digest}, {"method_parameters", model.method},
-            {"calibration", model.calibration}, {"source", model.source}, {"failures", model.failures},
-            {"architecture", {{"name", model.architecture}, {"layers", model.layers}, {"hidden", model.hidden}, {"vocabulary", model.vocabulary},
-                              {"max_positions", model.max_positions}, {"tokenizer", model.tokenizer}}}};
+  Json json{{"name", model.name},
+            {"path", model.path},
+            {"method", model.method_name()},
+            {"digest", model.digest},
+            {"method_parameters", model.method},
+            {"calibration", model.calibration},
+            {"source", model.source},
+            {"failures", model.failures},
+            {"architecture",
+             {{"name", model.architecture},
+              {"layers", model.layers},
+              {"hidden", model.hidden},
+              {"vocabulary", model.vocabulary},
+              {"max_positions", model.max_positions},
+              {"tokenizer", model.tokenizer}}}};
   if (model.parameters) {
     json["parameters"] = parameters_json(*model.parameters);
     json["sparsity"] = model.parameters->sparsity();
@@ -68,7 +91,8 @@ Json model_json(const ModelReport& model) {
     Json by_encoding = Json::object();
     for (const auto& [encoding, bytes] : model.size->bytes_by_encoding) by_encoding[encoding] = bytes;
     json["bytes"] = {{"file", model.size->file_bytes}, {"weights", model.size->weight_bytes}, {"by_encoding", by_encoding}};
-    json["bits_per_weight"] = {{"code", model.size->code_bits}, {"effective", model.size->effective_bits}, {"model", model.size->model_bits}};
+    json["bits_per_weight"] = {
+        {"code", model.size->code_bits}, {"effective", model.size->effective_bits}, {"model", model.size->model_bits}};
   }
   if (model.parameters || model.size) json["matrices"] = matrices_json(model);
   if (!model.perplexity.empty()) {
@@ -76,8 +100,11 @@ Json model_json(const ModelReport& model) {
     for (const Perplexity& result : model.perplexity) texts[result.text] = perplexity_json(result);
   }
   if (model.throughput) {
-    json["throughput"] = {{"tokens_per_second", model.throughput->tokens_per_second}, {"seconds", model.throughput->seconds},
-                          {"tokens", model.throughput->tokens}, {"seqlen", model.throughput->seqlen}, {"synthetic", model.throughput->synthetic}};
+    json["throughput"] = {{"tokens_per_second", model.throughput->tokens_per_second},
+                          {"seconds", model.throughput->seconds},
+                          {"tokens", model.throughput->tokens},
+                          {"seqlen", model.throughput->seqlen},
+                          {"synthetic", model.throughput->synthetic}};
   }
   if (model.memory) {
     json["memory"] = {{"peak_bytes", model.memory->peak_bytes}, {"peak_anonymous_bytes", model.memory->peak_anonymous_bytes},
@@ -112,8 +139,9 @@ std::vector<std::string> Report::texts() const {
 Json report_json(const Report& report) {
   Json models = Json::array();
   for (const ModelReport& model : report.models) models.push_back(model_json(model));
-  return {{"schema", "miq.eval/1"}, {"version", report.version}, {"torch_version", report.torch_version}, {"device", report.device},
-          {"device_name", report.device_name}, {"dtype", report.dtype}, {"threads", report.threads}, {"protocol", report.protocol}, {"models", models}};
+  return {{"schema", "miq.eval/1"},    {"version", report.version},         {"torch_version", report.torch_version},
+          {"device", report.device},   {"device_name", report.device_name}, {"dtype", report.dtype},
+          {"threads", report.threads}, {"protocol", report.protocol},       {"models", models}};
 }
 
 std::string figure_text(double value, int significant) {
@@ -124,7 +152,8 @@ std::string figure_text(double value, int significant) {
     std::snprintf(text, sizeof text, "%.*e", significant - 1, value);
     return text;
   }
-  const int digits_before = size < 1 ? (size == 0 ? 1 : static_cast<int>(std::floor(std::log10(size))) + 1) : static_cast<int>(std::floor(std::log10(size))) + 1;
+  const int digits_before =
+      size < 1 ? (size == 0 ? 1 : static_cast<int>(std::floor(std::log10(size))) + 1) : static_cast<int>(std::floor(std::log10(size))) + 1;
   char text[64];
   std::snprintf(text, sizeof text, "%.*f", std::clamp(significant - digits_before, 0, 12), value);
   // Thousands separators in the whole part.

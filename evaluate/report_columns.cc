@@ -52,7 +52,8 @@ bool any_value(const Column& column) {
 std::vector<Column> report_columns(const Report& report) {
   std::vector<Column> columns;
   columns.push_back(column(report, "model", "", [](const ModelReport& m) { return Cell{m.name, {}, 0, true, false, false}; }));
-  columns.push_back(column(report, "method", "How the weights were compressed", [](const ModelReport& m) { return Cell{m.method_name(), {}, 0, true, false, false}; }));
+  columns.push_back(column(report, "method", "How the weights were compressed",
+                           [](const ModelReport& m) { return Cell{m.method_name(), {}, 0, true, false, false}; }));
   columns.front().text = columns.back().text = true;
   columns.back().wide_only = true;
   for (const std::string& text : report.texts()) {
@@ -61,13 +62,17 @@ std::vector<Column> report_columns(const Report& report) {
   }
   columns.push_back(column(report, "code bits", "Bits of the code of each kept weight, averaged over the linears of the decoder layers",
                            [](const ModelReport& m) { return m.size ? number(m.size->code_bits, fixed(m.size->code_bits, 2)) : Cell{}; }));
-  columns.push_back(column(report, "eff. bits", "Bits a weight of those linears takes as stored: codes, scales, zero points, masks, group indices",
-                           [](const ModelReport& m) { return m.size ? number(m.size->effective_bits, fixed(m.size->effective_bits, 2)) : Cell{}; }));
-  columns.push_back(column(report, "sparsity", "Share of exact zeros in those linears, those that rounding made included", [](const ModelReport& m) {
-    return m.parameters ? number(m.parameters->sparsity(), fixed(100 * m.parameters->sparsity(), 1) + " %") : Cell{};
-  }));
+  columns.push_back(
+      column(report, "eff. bits", "Bits a weight of those linears takes as stored: codes, scales, zero points, masks, group indices",
+             [](const ModelReport& m) { return m.size ? number(m.size->effective_bits, fixed(m.size->effective_bits, 2)) : Cell{}; }));
+  columns.push_back(
+      column(report, "sparsity", "Share of exact zeros in those linears, those that rounding made included", [](const ModelReport& m) {
+        return m.parameters ? number(m.parameters->sparsity(), fixed(100 * m.parameters->sparsity(), 1) + " %") : Cell{};
+      }));
   columns.push_back(column(report, "parameters", "Of the whole model, tied tensors once", [](const ModelReport& m) {
-    return m.parameters ? number(static_cast<double>(m.parameters->total), figure_text(static_cast<double>(m.parameters->total) / 1e6) + " M") : Cell{};
+    return m.parameters
+               ? number(static_cast<double>(m.parameters->total), figure_text(static_cast<double>(m.parameters->total) / 1e6) + " M")
+               : Cell{};
   }));
   columns.back().wide_only = true;
   columns.push_back(column(report, "file", "Bytes on disk", [](const ModelReport& m) {
@@ -76,9 +81,10 @@ std::vector<Column> report_columns(const Report& report) {
   columns.push_back(column(report, "tokens/s", "Tokens a second of the evaluation pass, losses included", [](const ModelReport& m) {
     return m.throughput ? number(m.throughput->tokens_per_second, figure_text(m.throughput->tokens_per_second, 3)) : Cell{};
   }));
-  columns.push_back(column(report, "peak mem.", "Highest resident memory while opening and evaluating, mapped files included", [](const ModelReport& m) {
-    return m.memory ? number(static_cast<double>(m.memory->peak_bytes), bytes_text(m.memory->peak_bytes)) : Cell{};
-  }));
+  columns.push_back(
+      column(report, "peak mem.", "Highest resident memory while opening and evaluating, mapped files included", [](const ModelReport& m) {
+        return m.memory ? number(static_cast<double>(m.memory->peak_bytes), bytes_text(m.memory->peak_bytes)) : Cell{};
+      }));
   std::erase_if(columns, [](const Column& c) { return !any_value(c); });
   return columns;
 }
@@ -90,7 +96,8 @@ std::vector<std::string> report_notes(const Report& report) {
     for (const Perplexity& result : model.perplexity) calibrated |= result.calibrated_on;
     synthetic |= model.throughput && model.throughput->synthetic;
   }
-  if (calibrated) notes.push_back("* This text also calibrated the model, so the figure flatters it: compare on a text that the method has not seen.");
+  if (calibrated)
+    notes.push_back("* This text also calibrated the model, so the figure flatters it: compare on a text that the method has not seen.");
   if (synthetic) notes.push_back("Tokens per second were measured on arbitrary token ids, as no text could be used.");
   for (const ModelReport& model : report.models) {
     for (const std::string& failure : model.failures) notes.push_back(model.name + ": no value for " + failure + ".");
@@ -100,11 +107,13 @@ std::vector<std::string> report_notes(const Report& report) {
     for (const Perplexity& result : model.perplexity) {
       if (result.failed() || std::find(described.begin(), described.end(), result.text) != described.end()) continue;
       described.push_back(result.text);
-      notes.push_back(result.text + ": " + std::to_string(result.windows) + " windows of " + std::to_string(result.seqlen) + " tokens, protocol " + result.protocol + ".");
+      notes.push_back(result.text + ": " + std::to_string(result.windows) + " windows of " + std::to_string(result.seqlen) +
+                      " tokens, protocol " + result.protocol + ".");
     }
   }
-  notes.push_back("Computed in " + report.dtype + " on " + report.device + (report.device_name.empty() ? "" : " (" + report.device_name + ")") + ", " +
-                  std::to_string(report.threads) + (report.threads == 1 ? " thread" : " threads") + "; miq " + report.version + ", torch " + report.torch_version + ".");
+  notes.push_back("Computed in " + report.dtype + " on " + report.device +
+                  (report.device_name.empty() ? "" : " (" + report.device_name + ")") + ", " + std::to_string(report.threads) +
+                  (report.threads == 1 ? " thread" : " threads") + "; miq " + report.version + ", torch " + report.torch_version + ".");
   return notes;
 }
 

@@ -36,8 +36,8 @@ std::string table_html(const Report& report) {
   const std::vector<Column> columns = report_columns(report);
   std::string html = "<div class=\"scroll\"><table>\n<thead><tr>";
   for (const Column& column : columns) {
-    html += std::string("<th scope=\"col\"") + (column.text ? " class=\"text\"" : "") + "><button type=\"button\" title=\"" + html_escaped(column.explanation) + "\">" +
-            html_escaped(column.title) + "</button></th>";
+    html += std::string("<th scope=\"col\"") + (column.text ? " class=\"text\"" : "") + "><button type=\"button\" title=\"" +
+            html_escaped(column.explanation) + "\">" + html_escaped(column.title) + "</button></th>";
   }
   html += "</tr></thead>\n<tbody>\n";
   for (std::size_t row = 0; row < report.models.size(); ++row) {
@@ -60,18 +60,23 @@ std::string plots_html(const Report& report) {
   std::string html, plots;
   for (const std::string& text : report.texts()) plots += perplexity_plot(report, text);
   if (!plots.empty()) {
-    html += "<h2>Perplexity against size</h2>\n<p class=\"soft\">Lower and further left is better. The dashed line is the Pareto front: no other model here is both "
-            "smaller and better than those on it. A dotted level is a model too large to stand beside the others.</p>\n<div class=\"plots\">\n" + plots + "</div>\n";
+    html +=
+        "<h2>Perplexity against size</h2>\n<p class=\"soft\">Lower and further left is better. The dashed line is the Pareto front: no "
+        "other model here is both "
+        "smaller and better than those on it. A dotted level is a model too large to stand beside the others.</p>\n<div "
+        "class=\"plots\">\n" +
+        plots + "</div>\n";
   }
   double low = 0, high = 0;
   if (bits_range(report, low, high)) {
-    html += "<h2>Bits of each matrix</h2>\n<p class=\"soft\">Code bits per kept weight; layers from left to right." + std::string("<br>") + figure_text(low, 2) +
-            "<span class=\"key\"></span>" + figure_text(high, 2) + " bits</p>\n";
+    html += "<h2>Bits of each matrix</h2>\n<p class=\"soft\">Code bits per kept weight; layers from left to right." + std::string("<br>") +
+            figure_text(low, 2) + "<span class=\"key\"></span>" + figure_text(high, 2) + " bits</p>\n";
     for (const ModelReport& model : report.models) html += bits_heat_map(model, low, high);
   }
   plots.clear();
   for (const ModelReport& model : report.models) plots += sparsity_plot(model);
-  if (!plots.empty()) html += "<h2>Zeros in each layer</h2>\n<p class=\"soft\">Share of exact zeros in the linears of each decoder layer.</p>\n" + plots;
+  if (!plots.empty())
+    html += "<h2>Zeros in each layer</h2>\n<p class=\"soft\">Share of exact zeros in the linears of each decoder layer.</p>\n" + plots;
   return html;
 }
 
@@ -112,29 +117,34 @@ std::string histogram_text(const SizeFigures& size) {
   }
   std::string text;
   for (const auto& [bits, count] : columns) {
-    text += (text.empty() ? "" : ", ") + std::to_string(bits) + " bits " + figure_text(100 * static_cast<double>(count) / static_cast<double>(total), 3) + " %";
+    text += (text.empty() ? "" : ", ") + std::to_string(bits) + " bits " +
+            figure_text(100 * static_cast<double>(count) / static_cast<double>(total), 3) + " %";
   }
   return text;
 }
 
 std::string card_html(const ModelReport& model) {
-  std::string html = "<details class=\"card\"><summary>" + html_escaped(model.name) + " <span>" + html_escaped(model.method_name()) + "</span></summary>\n<dl>\n";
+  std::string html = "<details class=\"card\"><summary>" + html_escaped(model.name) + " <span>" + html_escaped(model.method_name()) +
+                     "</span></summary>\n<dl>\n";
   add_row(html, "method", object_text(model.method));
   add_row(html, "calibration", object_text(model.calibration));
   add_row(html, "source", object_text(model.source));
   add_row(html, "file", model.path, true);
   add_row(html, "weights digest", model.digest, true);
-  add_row(html, "architecture", model.architecture + ", " + std::to_string(model.layers) + " layers, hidden size " + std::to_string(model.hidden) + ", vocabulary " +
-                                    std::to_string(model.vocabulary) + ", at most " + std::to_string(model.max_positions) + " positions");
+  add_row(html, "architecture",
+          model.architecture + ", " + std::to_string(model.layers) + " layers, hidden size " + std::to_string(model.hidden) +
+              ", vocabulary " + std::to_string(model.vocabulary) + ", at most " + std::to_string(model.max_positions) + " positions");
   add_row(html, "tokenizer", model.tokenizer);
   if (model.parameters) {
-    add_row(html, "parameters", std::to_string(model.parameters->total) + ", of them not zero " + std::to_string(model.parameters->nonzero));
+    add_row(html, "parameters",
+            std::to_string(model.parameters->total) + ", of them not zero " + std::to_string(model.parameters->nonzero));
     add_row(html, "by part", parts_text(*model.parameters));
   }
   if (model.size) {
     add_row(html, "bytes", bytes_text(model.size->file_bytes) + " on disk, weights " + bytes_text(model.size->weight_bytes));
-    add_row(html, "bits a weight", figure_text(model.size->code_bits, 4) + " code, " + figure_text(model.size->effective_bits, 4) + " effective; whole model " +
-                                       figure_text(model.size->model_bits, 4) + " a parameter");
+    add_row(html, "bits a weight",
+            figure_text(model.size->code_bits, 4) + " code, " + figure_text(model.size->effective_bits, 4) + " effective; whole model " +
+                figure_text(model.size->model_bits, 4) + " a parameter");
     add_row(html, "channels by width", histogram_text(*model.size));
   }
   for (const Perplexity& result : model.perplexity) {
@@ -143,16 +153,20 @@ std::string card_html(const ModelReport& model) {
       add_row(html, what, "no value: " + result.failure);
       continue;
     }
-    add_row(html, what, figure_text(result.summary.perplexity, 7) + " ± " + figure_text(result.summary.standard_error, 2) + "; " + std::to_string(result.windows) + " windows of " +
-                            std::to_string(result.seqlen) + " of " + std::to_string(result.text_tokens) + " tokens, protocol " + result.protocol + ", text " + result.text_digest +
-                            (result.calibrated_on ? "; this text also calibrated the model" : ""));
+    add_row(html, what,
+            figure_text(result.summary.perplexity, 7) + " ± " + figure_text(result.summary.standard_error, 2) + "; " +
+                std::to_string(result.windows) + " windows of " + std::to_string(result.seqlen) + " of " +
+                std::to_string(result.text_tokens) + " tokens, protocol " + result.protocol + ", text " + result.text_digest +
+                (result.calibrated_on ? "; this text also calibrated the model" : ""));
   }
   if (model.throughput) {
-    add_row(html, "speed", figure_text(model.throughput->tokens_per_second) + " tokens/s over " + figure_text(model.throughput->seconds, 3) + " s");
+    add_row(html, "speed",
+            figure_text(model.throughput->tokens_per_second) + " tokens/s over " + figure_text(model.throughput->seconds, 3) + " s");
   }
   if (model.memory) {
-    add_row(html, "peak memory", bytes_text(model.memory->peak_bytes) + " resident, " + bytes_text(model.memory->peak_anonymous_bytes) + " without mapped files (idle " +
-                                     bytes_text(model.memory->idle_anonymous_bytes) + ")");
+    add_row(html, "peak memory",
+            bytes_text(model.memory->peak_bytes) + " resident, " + bytes_text(model.memory->peak_anonymous_bytes) +
+                " without mapped files (idle " + bytes_text(model.memory->idle_anonymous_bytes) + ")");
   }
   return html + "</dl></details>\n";
 }
@@ -161,12 +175,18 @@ std::string card_html(const ModelReport& model) {
 
 std::string report_html(const Report& report) {
   const std::size_t count = report.models.size();
-  std::string html = "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
-                     "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'\">\n"
-                     "<title>miq evaluation</title>\n<style>";
+  std::string html =
+      "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width, "
+      "initial-scale=1\">\n"
+      "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; script-src "
+      "'unsafe-inline'\">\n"
+      "<title>miq evaluation</title>\n<style>";
   html += kReportStyle;
-  html += "</style>\n</head>\n<body>\n<h1>" + std::string(count == 1 ? "Evaluation of " + html_escaped(report.models.front().name) : "Evaluation of " + std::to_string(count) + " models") +
-          "</h1>\n<p class=\"soft\">Perplexity by protocol " + html_escaped(report.protocol) + ", computed in " + html_escaped(report.dtype) + " on " + html_escaped(report.device) +
+  html += "</style>\n</head>\n<body>\n<h1>" +
+          std::string(count == 1 ? "Evaluation of " + html_escaped(report.models.front().name)
+                                 : "Evaluation of " + std::to_string(count) + " models") +
+          "</h1>\n<p class=\"soft\">Perplexity by protocol " + html_escaped(report.protocol) + ", computed in " +
+          html_escaped(report.dtype) + " on " + html_escaped(report.device) +
           ". <span class=\"screen\">Click a column's title to sort by it.</span></p>\n";
   html += table_html(report) + plots_html(report) + "<h2>Models</h2>\n";
   for (const ModelReport& model : report.models) html += card_html(model);

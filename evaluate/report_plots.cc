@@ -24,10 +24,12 @@ std::vector<Dot> dots_of(const Report& report, const std::string& text) {
   for (const ModelReport& model : report.models) {
     if (!model.size || model.size->file_bytes == 0) continue;
     for (const Perplexity& result : model.perplexity) {
-      if (result.text == text && !result.failed()) dots.push_back({&model, static_cast<double>(model.size->file_bytes), result.summary.perplexity});
+      if (result.text == text && !result.failed())
+        dots.push_back({&model, static_cast<double>(model.size->file_bytes), result.summary.perplexity});
     }
   }
-  std::sort(dots.begin(), dots.end(), [](const Dot& a, const Dot& b) { return std::pair(a.bytes, a.perplexity) < std::pair(b.bytes, b.perplexity); });
+  std::sort(dots.begin(), dots.end(),
+            [](const Dot& a, const Dot& b) { return std::pair(a.bytes, a.perplexity) < std::pair(b.bytes, b.perplexity); });
   double best = INFINITY;
   for (Dot& dot : dots) {
     dot.on_front = dot.perplexity < best;
@@ -46,7 +48,8 @@ struct Box {
 constexpr double kLetter = 7.2;  // width of a letter of a label, about
 
 std::size_t letters(const std::string& text) {
-  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+  return static_cast<std::size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
 }
 
 std::string shortened(const std::string& name) {
@@ -68,11 +71,13 @@ void label_dots(Svg& svg, const std::vector<Dot>& dots, const Box& area) {
   for (const Dot& dot : dots) {
     const std::string name = shortened(dot.model->name);
     const double width = kLetter * static_cast<double>(letters(name)), height = 14;
-    const std::array<std::pair<double, double>, 8> places{{{8, -21}, {10, -7}, {-10 - width, -7}, {-width / 2, -23}, {-width / 2, 9}, {8, 8}, {-8 - width, -21}, {-8 - width, 8}}};
+    const std::array<std::pair<double, double>, 8> places{
+        {{8, -21}, {10, -7}, {-10 - width, -7}, {-width / 2, -23}, {-width / 2, 9}, {8, 8}, {-8 - width, -21}, {-8 - width, 8}}};
     Box chosen{dot.x + 10, dot.y - 7, width, height};
     for (const auto& [dx, dy] : places) {
       const Box box{dot.x + dx, dot.y + dy, width, height};
-      const bool inside = box.x >= area.x && box.x + box.width <= area.x + area.width && box.y >= area.y && box.y + box.height <= area.y + area.height;
+      const bool inside =
+          box.x >= area.x && box.x + box.width <= area.x + area.width && box.y >= area.y && box.y + box.height <= area.y + area.height;
       if (inside && std::none_of(taken.begin(), taken.end(), [&](const Box& other) { return other.overlaps(box); })) {
         chosen = box;
         break;
@@ -107,7 +112,8 @@ Grid bits_grid(const ModelReport& model) {
   for (const MatrixBits& matrix : model.size->matrices) {
     if (std::find(grid.kinds.begin(), grid.kinds.end(), matrix.name) == grid.kinds.end()) grid.kinds.push_back(matrix.name);
     grid.layers = std::max(grid.layers, matrix.layer + 1);
-    if (matrix.kept > 0) grid.values[{matrix.layer, matrix.name}] = static_cast<double>(matrix.code_bits) / static_cast<double>(matrix.kept);
+    if (matrix.kept > 0)
+      grid.values[{matrix.layer, matrix.name}] = static_cast<double>(matrix.code_bits) / static_cast<double>(matrix.kept);
   }
   return grid;
 }
@@ -129,7 +135,8 @@ double layer_width(std::size_t layers) { return std::clamp(900.0 / static_cast<d
 bool pruned(const ModelReport& model) {
   if (!model.parameters || model.parameters->sparsity() < 0.001) return false;
   if (!model.size || !model.size->bytes_by_encoding.contains("packed")) return true;
-  return std::any_of(model.size->matrices.begin(), model.size->matrices.end(), [](const MatrixBits& matrix) { return matrix.kept < matrix.weights; });
+  return std::any_of(model.size->matrices.begin(), model.size->matrices.end(),
+                     [](const MatrixBits& matrix) { return matrix.kept < matrix.weights; });
 }
 
 }  // namespace
@@ -138,7 +145,8 @@ std::string perplexity_plot(const Report& report, const std::string& text) {
   std::vector<Dot> dots = dots_of(report, text);
   if (dots.size() < 2) return {};
   constexpr double kWidth = 560, kHeight = 360, kLeft = 58, kRight = 14, kTop = 12, kBottom = 44;
-  const auto [lowest, highest] = std::minmax_element(dots.begin(), dots.end(), [](const Dot& a, const Dot& b) { return a.perplexity < b.perplexity; });
+  const auto [lowest, highest] =
+      std::minmax_element(dots.begin(), dots.end(), [](const Dot& a, const Dot& b) { return a.perplexity < b.perplexity; });
   const double low = lowest->perplexity, high = highest->perplexity;
   const std::optional<Dot> reference = take_reference(dots);
   const bool logarithmic_y = high > 2 * low, logarithmic_x = dots.back().bytes > 4 * dots.front().bytes;
@@ -152,7 +160,8 @@ std::string perplexity_plot(const Report& report, const std::string& text) {
   }
   for (double tick : x.ticks()) svg.text(x(tick), kHeight - kBottom + 18, tick_text(tick), "middle");
   svg.line(kLeft, kHeight - kBottom, kWidth - kRight, kHeight - kBottom, "axis");
-  svg.text((kLeft + kWidth - kRight) / 2, kHeight - 6, std::string(unit > 1e6 ? "GB" : "MB") + " on disk" + (logarithmic_x ? " (logarithmic)" : ""), "middle");
+  svg.text((kLeft + kWidth - kRight) / 2, kHeight - 6,
+           std::string(unit > 1e6 ? "GB" : "MB") + " on disk" + (logarithmic_x ? " (logarithmic)" : ""), "middle");
   if (reference) {
     const double level = y(reference->perplexity);
     svg.line(kLeft, level, kWidth - kRight, level, "reference");
@@ -173,7 +182,8 @@ std::string perplexity_plot(const Report& report, const std::string& text) {
                dot.model->name + ": " + figure_text(dot.perplexity) + " at " + bytes_text(static_cast<std::uint64_t>(dot.bytes)));
   }
   label_dots(svg, dots, {kLeft, kTop - 6, kWidth - kLeft, kHeight - kBottom - kTop + 6});
-  return "<figure><figcaption>Perplexity on " + html_escaped(text) + (logarithmic_y ? " (logarithmic)" : "") + " against size</figcaption>" + svg.finish() + "</figure>\n";
+  return "<figure><figcaption>Perplexity on " + html_escaped(text) + (logarithmic_y ? " (logarithmic)" : "") +
+         " against size</figcaption>" + svg.finish() + "</figure>\n";
 }
 
 bool bits_range(const Report& report, double& low, double& high) {
@@ -206,15 +216,18 @@ std::string bits_heat_map(const ModelReport& model, double low, double high) {
       if (found == grid.values.end()) continue;
       const double share = std::clamp((found->second - low) / (high - low), 0.0, 1.0), left = kLeft + cell * static_cast<double>(layer);
       svg.rectangle(left + 0.5, top + 0.5, cell - 1, kCellHeight - 1, "cell",
-                    "layer " + std::to_string(layer) + " " + grid.kinds[row] + ": " + figure_text(found->second, 3) + " bits", 0.08 + 0.92 * share);
-      if (cell >= 24) svg.text(left + cell / 2, top + 15, figure_text(found->second, 2), "middle", share > 0.55 ? "value on-dark" : "value");
+                    "layer " + std::to_string(layer) + " " + grid.kinds[row] + ": " + figure_text(found->second, 3) + " bits",
+                    0.08 + 0.92 * share);
+      if (cell >= 24)
+        svg.text(left + cell / 2, top + 15, figure_text(found->second, 2), "middle", share > 0.55 ? "value on-dark" : "value");
     }
   }
   const std::int64_t step = cell >= 18 ? 1 : cell >= 9 ? 2 : 5;
   for (std::int64_t layer = 0; layer < grid.layers; layer += step) {
     svg.text(kLeft + cell * (static_cast<double>(layer) + 0.5), height - 4, std::to_string(layer), "middle");
   }
-  return "<figure class=\"wide\"><figcaption>" + html_escaped(model.name) + "</figcaption><div class=\"scroll\">" + svg.finish() + "</div></figure>\n";
+  return "<figure class=\"wide\"><figcaption>" + html_escaped(model.name) + "</figcaption><div class=\"scroll\">" + svg.finish() +
+         "</div></figure>\n";
 }
 
 std::string sparsity_plot(const ModelReport& model) {
@@ -236,10 +249,12 @@ std::string sparsity_plot(const ModelReport& model) {
   for (const auto& [layer, counts] : layers) {
     const double share = static_cast<double>(counts.first) / static_cast<double>(std::max<std::int64_t>(1, counts.second));
     const double left = kLeft + bar * static_cast<double>(position++), gap = std::min(2.0, 0.2 * bar);
-    svg.rectangle(left + gap, kTop + kPlot * (1 - share), bar - 2 * gap, kPlot * share, "bar", "layer " + std::to_string(layer) + ": " + figure_text(100 * share, 3) + " % zeros");
+    svg.rectangle(left + gap, kTop + kPlot * (1 - share), bar - 2 * gap, kPlot * share, "bar",
+                  "layer " + std::to_string(layer) + ": " + figure_text(100 * share, 3) + " % zeros");
     if (bar >= 18 || position % 5 == 1) svg.text(left + bar / 2, kTop + kPlot + 16, std::to_string(layer), "middle");
   }
-  return "<figure class=\"wide\"><figcaption>" + html_escaped(model.name) + "</figcaption><div class=\"scroll\">" + svg.finish() + "</div></figure>\n";
+  return "<figure class=\"wide\"><figcaption>" + html_escaped(model.name) + "</figcaption><div class=\"scroll\">" + svg.finish() +
+         "</div></figure>\n";
 }
 
 }  // namespace miq

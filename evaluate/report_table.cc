@@ -8,7 +8,8 @@ namespace miq {
 namespace {
 
 std::size_t width(const std::string& text) {
-  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+  return static_cast<std::size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
 }
 
 std::string padded(const std::string& text, std::size_t columns, bool left) {
@@ -105,16 +106,20 @@ std::string report_markdown(const Report& report) {
   std::string text = "# Evaluation\n\n" + report_table(report, true) + "\n## Models\n";
   for (const ModelReport& model : report.models) {
     text += "\n### " + markdown_escaped(model.name) + "\n\n";
-    const auto row = [&](const std::string& what, const std::string& value) { text += "- " + what + ": " + markdown_escaped(value) + "\n"; };
+    const auto row = [&](const std::string& what, const std::string& value) {
+      text += "- " + what + ": " + markdown_escaped(value) + "\n";
+    };
     row("method", inline_json(model.method));
     if (!model.calibration.empty()) row("calibration", inline_json(model.calibration));
     if (!model.source.empty()) row("source", inline_json(model.source));
     row("weights digest", model.digest);
-    row("architecture", model.architecture + ", " + std::to_string(model.layers) + " layers, hidden size " + std::to_string(model.hidden) + ", vocabulary " + std::to_string(model.vocabulary));
+    row("architecture", model.architecture + ", " + std::to_string(model.layers) + " layers, hidden size " + std::to_string(model.hidden) +
+                            ", vocabulary " + std::to_string(model.vocabulary));
     if (model.size) row("bits a parameter over the whole model", figure_text(model.size->model_bits, 3));
     if (!model.parameters) continue;
     std::string parts;
-    for (const auto& [part, count] : model.parameters->by_part) parts += (parts.empty() ? "" : ", ") + std::string(part_name(part)) + " " + std::to_string(count);
+    for (const auto& [part, count] : model.parameters->by_part)
+      parts += (parts.empty() ? "" : ", ") + std::string(part_name(part)) + " " + std::to_string(count);
     row("parameters by part", parts);
   }
   return text;

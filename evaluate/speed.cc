@@ -3,7 +3,8 @@
 
 namespace miq {
 
-Throughput measure_speed(const ForwardPass& forward, std::int64_t seqlen, std::int64_t windows, ThreadPool& pool, const ProgressFunction& progress) {
+Throughput measure_speed(const ForwardPass& forward, std::int64_t seqlen, std::int64_t windows, ThreadPool& pool,
+                         const ProgressFunction& progress) {
   WindowPlan plan;
   plan.seqlen = seqlen;
   plan.text_tokens = seqlen * windows;
@@ -11,7 +12,8 @@ Throughput measure_speed(const ForwardPass& forward, std::int64_t seqlen, std::i
   for (std::int64_t i = 0; i < plan.text_tokens; ++i) {
     plan.tokens.push_back(static_cast<std::int32_t>(static_cast<std::uint64_t>(i) * 7919 % vocabulary));
   }
-  for (std::int64_t w = 0; w < windows; ++w) plan.windows.push_back({static_cast<std::size_t>(w * seqlen), static_cast<std::size_t>(seqlen), 0});
+  for (std::int64_t w = 0; w < windows; ++w)
+    plan.windows.push_back({static_cast<std::size_t>(w * seqlen), static_cast<std::size_t>(seqlen), 0});
   WalkStatistics walk;
   walk_windows(forward, {&plan}, pool, {}, progress, walk);
   return {static_cast<double>(walk.tokens) / walk.seconds, walk.seconds, walk.tokens, seqlen, true};

@@ -13,6 +13,7 @@ struct Throughput {
 };
 
 // For models measured without a text: `windows` windows of fixed, arbitrary ids.
-Throughput measure_speed(const ForwardPass& forward, std::int64_t seqlen, std::int64_t windows, ThreadPool& pool, const ProgressFunction& progress);
+Throughput measure_speed(const ForwardPass& forward, std::int64_t seqlen, std::int64_t windows, ThreadPool& pool,
+                         const ProgressFunction& progress);
 
 }  // namespace miq

@@ -63,7 +63,8 @@ std::string coordinate(double value) {
 }
 
 Svg::Svg(double width, double height, std::string_view label, bool fixed_width) {
-  body_ = "<svg" + (fixed_width ? " style=\"width:" + coordinate(width) + "px\"" : std::string()) + " viewBox=\"0 0 " + coordinate(width) + " " + coordinate(height) + "\" role=\"img\" aria-label=\"" + html_escaped(label) + "\">\n";
+  body_ = "<svg" + (fixed_width ? " style=\"width:" + coordinate(width) + "px\"" : std::string()) + " viewBox=\"0 0 " + coordinate(width) +
+          " " + coordinate(height) + "\" role=\"img\" aria-label=\"" + html_escaped(label) + "\">\n";
 }
 
 void Svg::line(double x1, double y1, double x2, double y2, std::string_view css_class) {
@@ -77,7 +78,8 @@ void Svg::polyline(const std::vector<std::pair<double, double>>& points, std::st
 }
 
 void Svg::circle(double x, double y, double radius, std::string_view css_class, std::string_view tooltip) {
-  body_ += "<circle" + attribute("cx", x) + attribute("cy", y) + attribute("r", radius) + css(css_class) + "><title>" + html_escaped(tooltip) + "</title></circle>\n";
+  body_ += "<circle" + attribute("cx", x) + attribute("cy", y) + attribute("r", radius) + css(css_class) + "><title>" +
+           html_escaped(tooltip) + "</title></circle>\n";
 }
 
 void Svg::rectangle(double x, double y, double width, double height, std::string_view css_class, std::string_view tooltip, double opacity) {
@@ -91,7 +93,8 @@ void Svg::rectangle(double x, double y, double width, double height, std::string
 }
 
 void Svg::text(double x, double y, std::string_view text, std::string_view anchor, std::string_view css_class) {
-  body_ += "<text" + attribute("x", x) + attribute("y", y) + " text-anchor=\"" + std::string(anchor) + "\"" + css(css_class) + ">" + html_escaped(text) + "</text>\n";
+  body_ += "<text" + attribute("x", x) + attribute("y", y) + " text-anchor=\"" + std::string(anchor) + "\"" + css(css_class) + ">" +
+           html_escaped(text) + "</text>\n";
 }
 
 Scale::Scale(double low, double high, double pixel_low, double pixel_high, bool logarithmic)

@@ -23,7 +23,8 @@ class Svg {
   void polyline(const std::vector<std::pair<double, double>>& points, std::string_view css_class);
   void circle(double x, double y, double radius, std::string_view css_class, std::string_view tooltip);
   // `opacity` of the fill; under 0 leaves it to the class.
-  void rectangle(double x, double y, double width, double height, std::string_view css_class, std::string_view tooltip = {}, double opacity = -1);
+  void rectangle(double x, double y, double width, double height, std::string_view css_class, std::string_view tooltip = {},
+                 double opacity = -1);
   // `anchor`: "start", "middle" or "end".
   void text(double x, double y, std::string_view text, std::string_view anchor, std::string_view css_class = "tick");
   std::string finish() const { return body_ + "</svg>\n"; }

@@ -53,7 +53,8 @@ const SourceKind* kind_of(const std::string& path) {
 std::string layers_text(const Config& config) {
   std::string text = std::to_string(config.layers.size()) + " layers";
   const auto one = [](const LayerConfig& layer) {
-    return std::to_string(layer.heads) + " heads (" + std::to_string(layer.kv_heads) + " key/value) of " + std::to_string(layer.head_dim) + ", MLP " + std::to_string(layer.mlp_width);
+    return std::to_string(layer.heads) + " heads (" + std::to_string(layer.kv_heads) + " key/value) of " + std::to_string(layer.head_dim) +
+           ", MLP " + std::to_string(layer.mlp_width);
   };
   for (std::size_t i = 0; i < config.layers.size(); ++i) {
     if (i == 0) {
@@ -68,8 +69,9 @@ std::string layers_text(const Config& config) {
 std::string structure_text(const Model& model, const std::string& kind) {
   const Config& config = model.config;
   std::string text = row("kind", kind) + row("name", model.name);
-  text += row("architecture", config.architecture + ", hidden size " + std::to_string(config.hidden) + ", vocabulary " + std::to_string(config.vocabulary) + ", at most " +
-                                  std::to_string(config.max_positions) + " positions, head " + (config.tied_head ? "tied" : "of its own"));
+  text += row("architecture", config.architecture + ", hidden size " + std::to_string(config.hidden) + ", vocabulary " +
+                                  std::to_string(config.vocabulary) + ", at most " + std::to_string(config.max_positions) +
+                                  " positions, head " + (config.tied_head ? "tied" : "of its own"));
   text += row("", layers_text(config)) + row("tokenizer", model.tokenizer ? model.tokenizer->kind() : "none");
   text += row("method", model.method.empty() ? "none recorded" : dump(model.method));
   if (!model.calibration.empty()) text += row("calibration", dump(model.calibration));
@@ -79,13 +81,16 @@ std::string structure_text(const Model& model, const std::string& kind) {
 
 std::string figures_text(const ParameterCount& count, const SizeFigures& size) {
   std::string text = row("parameters", std::to_string(count.total) + ", not zero " + std::to_string(count.nonzero)), parts, encodings;
-  for (const auto& [part, parameters] : count.by_part) parts += (parts.empty() ? "" : ", ") + std::string(part_name(part)) + " " + std::to_string(parameters);
-  for (const auto& [encoding, bytes] : size.bytes_by_encoding) encodings += (encodings.empty() ? "" : ", ") + encoding + " " + bytes_text(bytes);
+  for (const auto& [part, parameters] : count.by_part)
+    parts += (parts.empty() ? "" : ", ") + std::string(part_name(part)) + " " + std::to_string(parameters);
+  for (const auto& [encoding, bytes] : size.bytes_by_encoding)
+    encodings += (encodings.empty() ? "" : ", ") + encoding + " " + bytes_text(bytes);
   text += row("  by part", parts);
   text += row("bytes", bytes_text(size.file_bytes) + " on disk, weights " + bytes_text(size.weight_bytes) + " (" + encodings + ")");
-  text += row("bits a weight", fixed(size.code_bits, 3) + " code, " + fixed(size.effective_bits, 3) + " effective in the decoder linears; whole model " + fixed(size.model_bits, 3));
-  return text + row("sparsity", fixed(100 * count.sparsity(), 2) + " % of the decoder linears (" + std::to_string(count.decoder_linear_zeros) + " of " +
-                                    std::to_string(count.decoder_linears) + ")");
+  text += row("bits a weight", fixed(size.code_bits, 3) + " code, " + fixed(size.effective_bits, 3) +
+                                   " effective in the decoder linears; whole model " + fixed(size.model_bits, 3));
+  return text + row("sparsity", fixed(100 * count.sparsity(), 2) + " % of the decoder linears (" +
+                                    std::to_string(count.decoder_linear_zeros) + " of " + std::to_string(count.decoder_linears) + ")");
 }
 
 std::string matrices_text(const ParameterCount& count, const SizeFigures& size) {
@@ -94,12 +99,15 @@ std::string matrices_text(const ParameterCount& count, const SizeFigures& size) 
     const MatrixCount& matrix = count.matrices[i];
     const MatrixBits& bits = size.matrices[i];
     std::string widths;
-    for (const auto& [width, columns] : bits.columns_by_bits) widths += (widths.empty() ? "" : " ") + std::to_string(width) + ":" + std::to_string(columns);
+    for (const auto& [width, columns] : bits.columns_by_bits)
+      widths += (widths.empty() ? "" : " ") + std::to_string(width) + ":" + std::to_string(columns);
     char line[200];
-    std::snprintf(line, sizeof line, "%5lld  %-10.10s  %-13s  %-8s  %9.3f  %9.3f  %5.1f%%  %.80s\n", static_cast<long long>(matrix.layer), printable(matrix.name).c_str(),
-                  shape_text({matrix.rows, matrix.cols}).c_str(), bits.encoding.c_str(), bits.kept == 0 ? 0.0 : static_cast<double>(bits.code_bits) / static_cast<double>(bits.kept),
+    std::snprintf(line, sizeof line, "%5lld  %-10.10s  %-13s  %-8s  %9.3f  %9.3f  %5.1f%%  %.80s\n", static_cast<long long>(matrix.layer),
+                  printable(matrix.name).c_str(), shape_text({matrix.rows, matrix.cols}).c_str(), bits.encoding.c_str(),
+                  bits.kept == 0 ? 0.0 : static_cast<double>(bits.code_bits) / static_cast<double>(bits.kept),
                   static_cast<double>(bits.stored_bits) / static_cast<double>(std::max<std::uint64_t>(1, bits.weights)),
-                  100.0 * static_cast<double>(matrix.zeros) / static_cast<double>(std::max<std::int64_t>(1, matrix.weights)), widths.c_str());
+                  100.0 * static_cast<double>(matrix.zeros) / static_cast<double>(std::max<std::int64_t>(1, matrix.weights)),
+                  widths.c_str());
     text += line;
   }
   return text;
@@ -108,8 +116,8 @@ std::string matrices_text(const ParameterCount& count, const SizeFigures& size) 
 std::string tensors_text(const Model& model) {
   std::string text = "\n";
   for (const auto& [name, tensor] : model.tensors) {
-    text += printable(name) + "  " + std::string(dtype_name(tensor.dtype)) + " " + shape_text(tensor.shape) + "  " + std::string(encoding_name(tensor.encoding)) + "  " +
-            bytes_text(tensor.stored_bytes()) + "\n";
+    text += printable(name) + "  " + std::string(dtype_name(tensor.dtype)) + " " + shape_text(tensor.shape) + "  " +
+            std::string(encoding_name(tensor.encoding)) + "  " + bytes_text(tensor.stored_bytes()) + "\n";
   }
   return text;
 }
@@ -167,7 +175,8 @@ ExitCode inspect(const Options& options, Session& session) {
 
 void declare(CLI::App& app, Options& options) {
   app.add_option("checkpoint", options.path, ".miq, GGUF, Hugging Face folder")->required();
-  app.add_flag("--verify", options.verify, "check every checksum of a .miq container; the first wrong one is named and the exit status is 1");
+  app.add_flag("--verify", options.verify,
+               "check every checksum of a .miq container; the first wrong one is named and the exit status is 1");
   app.add_flag("--matrices", options.matrices, "a line for each linear of the decoder layers: bits, zeros, channels by width");
   app.add_flag("--tensors", options.tensors, "a line for each stored tensor");
   app.add_flag("--json", options.json, "everything as JSON, statistics of the method included");
@@ -179,8 +188,9 @@ void declare(CLI::App& app, Options& options) {
 int main(int argc, char** argv) {
   using namespace miq;
   Options options;
-  return run_program(argc, argv,
-                     {"inspect-checkpoint", "Says what a checkpoint is: kind, structure, method, bits, sparsity. Nothing in it is executed.",
-                      [&](CLI::App& app) { declare(app, options); }, [&](Session& session) { return inspect(options, session); },
-                      "Example:\n  inspect-checkpoint mixed.miq --verify --matrices"});
+  return run_program(
+      argc, argv,
+      {"inspect-checkpoint", "Says what a checkpoint is: kind, structure, method, bits, sparsity. Nothing in it is executed.",
+       [&](CLI::App& app) { declare(app, options); }, [&](Session& session) { return inspect(options, session); },
+       "Example:\n  inspect-checkpoint mixed.miq --verify --matrices"});
 }

@@ -31,13 +31,16 @@ Named named_model(const std::string& argument) {
   std::error_code ignored;
   const std::size_t equals = argument.find('=');
   Named model{{}, argument};
-  if (equals != std::string::npos && equals > 0 && !fs::exists(argument, ignored)) model = {argument.substr(0, equals), argument.substr(equals + 1)};
-  if (!fs::exists(model.path, ignored)) throw Error(model.path + ": no such file or folder. Give a .miq file, a GGUF file or a Hugging Face folder");
+  if (equals != std::string::npos && equals > 0 && !fs::exists(argument, ignored))
+    model = {argument.substr(0, equals), argument.substr(equals + 1)};
+  if (!fs::exists(model.path, ignored))
+    throw Error(model.path + ": no such file or folder. Give a .miq file, a GGUF file or a Hugging Face folder");
   if (model.name.empty()) {
     fs::path path = fs::path(model.path).lexically_normal();
     if (!path.has_filename()) path = path.parent_path();
     const std::string ending = path.extension().string();
-    const bool known = ending == ".miq" || ending == ".gguf" || ending == ".safetensors" || ending == ".bin" || ending == ".pt" || ending == ".pth";
+    const bool known =
+        ending == ".miq" || ending == ".gguf" || ending == ".safetensors" || ending == ".bin" || ending == ".pt" || ending == ".pth";
     model.name = (known ? path.stem() : path.filename()).string();
   }
   return model;
@@ -91,7 +94,8 @@ EvaluationOptions evaluation_options(const Options& options, Session& session) {
   if (!wants_texts) return evaluation;
   evaluation.texts = load_texts(options, join);
   if (evaluation.texts.empty()) {
-    if (options.metrics.find("all") == std::string::npos) throw UsageError("metric ppl needs a text. Give --dataset NAME=PATH or --data-dir FOLDER");
+    if (options.metrics.find("all") == std::string::npos)
+      throw UsageError("metric ppl needs a text. Give --dataset NAME=PATH or --data-dir FOLDER");
     session.message_function()("no text given (--dataset, --data-dir): perplexity is left out");
   }
   return evaluation;
@@ -135,7 +139,8 @@ ExitCode evaluate(const Options& options, Session& session) {
   for (std::size_t i = 0; i < models.size(); ++i) {
     // One estimate for the whole run: models of a comparison take about the same time.
     const ProgressFunction progress = [&, draw = session.progress_function()](const Progress& now) {
-      const std::string stage = models[i].name + " (" + std::to_string(i + 1) + " of " + std::to_string(models.size()) + "), " + std::string(now.stage);
+      const std::string stage =
+          models[i].name + " (" + std::to_string(i + 1) + " of " + std::to_string(models.size()) + "), " + std::string(now.stage);
       draw({stage, static_cast<double>(i) + now.done / now.total, static_cast<double>(models.size())});
     };
     MemoryWatch memory;
@@ -160,7 +165,8 @@ ExitCode evaluate(const Options& options, Session& session) {
 
 std::string metric_help() {
   std::string help = "all, or a list of";
-  for (const Metric& metric : metrics()) help += (&metric == &metrics().front() ? " " : "; ") + std::string(metric.name) + ": " + std::string(metric.summary);
+  for (const Metric& metric : metrics())
+    help += (&metric == &metrics().front() ? " " : "; ") + std::string(metric.name) + ": " + std::string(metric.summary);
   return help;
 }
 
@@ -171,19 +177,25 @@ std::string protocol_help() {
 }
 
 void declare(CLI::App& app, Options& options) {
-  app.add_option("models,--model-path", options.models, "models to compare: .miq, GGUF, Hugging Face folder; NAME=PATH names one")->required();
+  app.add_option("models,--model-path", options.models, "models to compare: .miq, GGUF, Hugging Face folder; NAME=PATH names one")
+      ->required();
   app.add_option("--metrics", options.metrics, metric_help())->capture_default_str();
-  app.add_option("--dataset", options.datasets, "a text: NAME=PATH, or NAME found in --data-dir. wikitext2, ptb and c4 select that text's preparation")
+  app.add_option("--dataset", options.datasets,
+                 "a text: NAME=PATH, or NAME found in --data-dir. wikitext2, ptb and c4 select that text's preparation")
       ->delimiter(',')
       ->allow_extra_args(false);
   app.add_option("--data-dir", options.data_dir, "folder with the texts; without --dataset those of wikitext2, ptb and c4 that are there");
   app.add_option("--protocol", options.protocol, protocol_help())->capture_default_str();
-  app.add_option("--seqlen", options.seqlen, "tokens in a window; by default the smaller of the model's maximum and 2048 (or the protocol's own)")->check(CLI::PositiveNumber);
+  app.add_option("--seqlen", options.seqlen,
+                 "tokens in a window; by default the smaller of the model's maximum and 2048 (or the protocol's own)")
+      ->check(CLI::PositiveNumber);
   app.add_option("--windows", options.windows, "at most the first N windows of each text; by default all")->check(CLI::PositiveNumber);
   app.add_option("--dtype", options.dtype, "float32, bfloat16, or auto: bfloat16 where the processor has it")
       ->check(CLI::IsMember({"float32", "bfloat16", "auto"}))
       ->capture_default_str();
-  app.add_option("--device", options.device, "cpu or auto; evaluation runs on the processor")->check(CLI::IsMember({"cpu", "auto"}))->capture_default_str();
+  app.add_option("--device", options.device, "cpu or auto; evaluation runs on the processor")
+      ->check(CLI::IsMember({"cpu", "auto"}))
+      ->capture_default_str();
   app.add_option("-o,--output", options.output, "write report.json here");
   app.add_option("--markdown", options.markdown, "write the report as Markdown here");
   app.add_option("--html", options.html, "write the report as one self-contained page here");
@@ -195,9 +207,10 @@ void declare(CLI::App& app, Options& options) {
 int main(int argc, char** argv) {
   using namespace miq;
   Options options;
-  return run_program(argc, argv,
-                     {"run-eval", "Evaluates models side by side: perplexity, size, bits per weight, sparsity, speed, memory.",
-                      [&](CLI::App& app) { declare(app, options); }, [&](Session& session) { return evaluate(options, session); },
-                      "Example:\n  run-eval dense.miq small=mixed.miq --dataset wikitext2=wiki.test.raw --output report.json --html report.html\n"
-                      "Exit status: 0 done, 1 failed, 2 wrong use, 3 done but a metric gave no value"});
+  return run_program(
+      argc, argv,
+      {"run-eval", "Evaluates models side by side: perplexity, size, bits per weight, sparsity, speed, memory.",
+       [&](CLI::App& app) { declare(app, options); }, [&](Session& session) { return evaluate(options, session); },
+       "Example:\n  run-eval dense.miq small=mixed.miq --dataset wikitext2=wiki.test.raw --output report.json --html report.html\n"
+       "Exit status: 0 done, 1 failed, 2 wrong use, 3 done but a metric gave no value"});
 }

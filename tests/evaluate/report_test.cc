@@ -28,7 +28,8 @@ TEST(Report, JsonHasEveryKeyOfTheSchema) {
   for (const char* key : {"device", "dtype", "threads", "version"}) EXPECT_TRUE(json.contains(key)) << key;
   const Json& model = json.at("models").at(1);
   for (const char* key : {"name", "path", "method", "digest", "sparsity"}) EXPECT_TRUE(model.contains(key)) << key;
-  for (const char* key : {"total", "nonzero", "by_part", "decoder_linears", "decoder_linear_zeros"}) EXPECT_TRUE(model.at("parameters").contains(key)) << key;
+  for (const char* key : {"total", "nonzero", "by_part", "decoder_linears", "decoder_linear_zeros"})
+    EXPECT_TRUE(model.at("parameters").contains(key)) << key;
   for (const char* key : {"file", "weights"}) EXPECT_TRUE(model.at("bytes").contains(key)) << key;
   for (const char* key : {"code", "effective"}) EXPECT_TRUE(model.at("bits_per_weight").contains(key)) << key;
   for (const char* key : {"value", "mean_nll", "text_tokens", "tokens", "windows", "seqlen", "protocol", "text_digest"}) {
@@ -47,7 +48,8 @@ TEST(Report, PageEscapesNamesAndLoadsNothing) {
   const std::string html = report_html(sample_report());
   EXPECT_EQ(html.find("<b>mi-50"), std::string::npos);
   EXPECT_NE(html.find("&lt;b&gt;mi-50&lt;/b&gt; &amp; &#39;co&#39;"), std::string::npos);
-  for (const char* outside : {"http://", "https://", "src=", "@import", "url(", "<link"}) EXPECT_EQ(html.find(outside), std::string::npos) << outside;
+  for (const char* outside : {"http://", "https://", "src=", "@import", "url(", "<link"})
+    EXPECT_EQ(html.find(outside), std::string::npos) << outside;
   EXPECT_EQ(html.find("Some <processor>"), std::string::npos);
 }
 

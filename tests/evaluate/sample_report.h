@@ -16,8 +16,9 @@ struct Variant {
 };
 
 inline ModelReport sample_model(const Variant& variant, std::int64_t layers) {
-  static constexpr std::pair<const char*, std::int64_t> kKinds[] = {{"q_proj", 576 * 576}, {"k_proj", 192 * 576}, {"v_proj", 192 * 576}, {"o_proj", 576 * 576},
-                                                                    {"gate_proj", 1536 * 576}, {"up_proj", 1536 * 576}, {"down_proj", 576 * 1536}};
+  static constexpr std::pair<const char*, std::int64_t> kKinds[] = {
+      {"q_proj", 576 * 576},     {"k_proj", 192 * 576},   {"v_proj", 192 * 576},    {"o_proj", 576 * 576},
+      {"gate_proj", 1536 * 576}, {"up_proj", 1536 * 576}, {"down_proj", 576 * 1536}};
   ModelReport model;
   model.name = variant.name;
   model.path = std::string("out/") + variant.name + ".miq";
@@ -47,10 +48,19 @@ inline ModelReport sample_model(const Variant& variant, std::int64_t layers) {
       count.matrices.push_back({layer, kind, 576, weights / 576, weights, zeros});
       count.decoder_linears += weights;
       count.decoder_linear_zeros += zeros;
-      MatrixBits matrix{layer, kind, packed ? "packed" : "dense", static_cast<std::uint64_t>(weights), static_cast<std::uint64_t>(weights - (packed ? zeros : 0)), 0, 0, {}};
+      MatrixBits matrix{layer,
+                        kind,
+                        packed ? "packed" : "dense",
+                        static_cast<std::uint64_t>(weights),
+                        static_cast<std::uint64_t>(weights - (packed ? zeros : 0)),
+                        0,
+                        0,
+                        {}};
       matrix.code_bits = static_cast<std::uint64_t>(bits * static_cast<double>(matrix.kept));
       matrix.stored_bits = matrix.code_bits + static_cast<std::uint64_t>(variant.overhead_bits * static_cast<double>(weights));
-      if (packed) matrix.columns_by_bits = variant.mixed ? std::map<int, std::uint64_t>{{2, 64}, {3, 128}, {4, 192}, {6, 128}, {8, 64}} : std::map<int, std::uint64_t>{{4, 576}};
+      if (packed)
+        matrix.columns_by_bits = variant.mixed ? std::map<int, std::uint64_t>{{2, 64}, {3, 128}, {4, 192}, {6, 128}, {8, 64}}
+                                               : std::map<int, std::uint64_t>{{4, 576}};
       codes += matrix.code_bits;
       kept += matrix.kept;
       stored += matrix.stored_bits;

@@ -7,11 +7,13 @@
 
 namespace miq::reference {
 
-inline double perplexity(const Forward& model, std::vector<std::int32_t> ids, std::int64_t seqlen, const std::string& protocol, std::int32_t bos, std::int32_t padding) {
+inline double perplexity(const Forward& model, std::vector<std::int32_t> ids, std::int64_t seqlen, const std::string& protocol,
+                         std::int32_t bos, std::int32_t padding) {
   const auto length = static_cast<std::size_t>(seqlen);
   double total = 0, counted = 0, sum_of_means = 0, windows = 0;
   for (std::size_t begin = 0; begin < ids.size(); begin += length) {
-    std::vector<std::int32_t> window(ids.begin() + static_cast<std::ptrdiff_t>(begin), ids.begin() + static_cast<std::ptrdiff_t>(std::min(ids.size(), begin + length)));
+    std::vector<std::int32_t> window(ids.begin() + static_cast<std::ptrdiff_t>(begin),
+                                     ids.begin() + static_cast<std::ptrdiff_t>(std::min(ids.size(), begin + length)));
     if (window.size() < length && (protocol != "blocks-128" || window.size() < 2)) continue;
     if (protocol == "llama.cpp") window[0] = bos;
     Matrix x = model.embed(window);

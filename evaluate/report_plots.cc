@@ -7,6 +7,7 @@
 #include <cmath>
 #include <map>
 #include <optional>
+#include <utility>
 
 #include "miq/evaluate/svg.h"
 
@@ -65,8 +66,8 @@ std::string shortened(const std::string& name) {
 }
 
 // Writes the dots' names at the first of eight places that is free, else at the right.
-void label_dots(Svg& svg, const std::vector<Dot>& dots, const Box& area) {
-  std::vector<Box> taken;
+// `taken` is not free from the start.
+void label_dots(Svg& svg, const std::vector<Dot>& dots, const Box& area, std::vector<Box> taken) {
   for (const Dot& dot : dots) taken.push_back({dot.x - 6, dot.y - 6, 12, 12});
   for (const Dot& dot : dots) {
     const std::string name = shortened(dot.model->name);
@@ -97,7 +98,18 @@ std::optional<Dot> take_reference(std::vector<Dot>& dots) {
   return reference;
 }
 
-std::string tick_text(double value) { return figure_text(value, value >= 100 ? static_cast<int>(std::log10(value)) + 1 : 2); }
+// As many decimals as tell neighbouring ticks apart.
+std::vector<std::string> tick_texts(const std::vector<double>& ticks) {
+  double step = ticks.empty() ? 1 : std::fabs(ticks.front());
+  for (std::size_t i = 1; i < ticks.size(); ++i) step = std::min(step, ticks[i] - ticks[i - 1]);
+  const int decimals = step > 0 ? std::clamp(static_cast<int>(-std::floor(std::log10(step) + 1e-9)), 0, 6) : 0;
+  std::vector<std::string> texts;
+  for (double tick : ticks) {
+    const int before = tick > 0 ? static_cast<int>(std::floor(std::log10(tick) + 1e-9)) + 1 : 1;
+    texts.push_back(figure_text(tick, before + decimals));
+  }
+  return texts;
+}
 
 // Matrices of a model by layer and kind, with a value each.
 struct Grid {
@@ -154,19 +166,23 @@ std::string perplexity_plot(const Report& report, const std::string& text) {
   const Scale x(dots.front().bytes / unit, dots.back().bytes / unit, kLeft, kWidth - kRight, logarithmic_x);
   const Scale y(low, high, kHeight - kBottom, kTop, logarithmic_y);
   Svg svg(kWidth, kHeight, "Perplexity on " + text + " against bytes on disk");
-  for (double tick : y.ticks()) {
-    svg.line(kLeft, y(tick), kWidth - kRight, y(tick), "grid");
-    svg.text(kLeft - 8, y(tick) + 4, tick_text(tick), "end");
+  const std::vector<std::string> x_texts = tick_texts(x.ticks()), y_texts = tick_texts(y.ticks());
+  for (std::size_t i = 0; i < y_texts.size(); ++i) {
+    const double level = y(y.ticks()[i]);
+    svg.line(kLeft, level, kWidth - kRight, level, "grid");
+    svg.text(kLeft - 8, level + 4, y_texts[i], "end");
   }
-  for (double tick : x.ticks()) svg.text(x(tick), kHeight - kBottom + 18, tick_text(tick), "middle");
+  for (std::size_t i = 0; i < x_texts.size(); ++i) svg.text(x(x.ticks()[i]), kHeight - kBottom + 18, x_texts[i], "middle");
   svg.line(kLeft, kHeight - kBottom, kWidth - kRight, kHeight - kBottom, "axis");
   svg.text((kLeft + kWidth - kRight) / 2, kHeight - 6,
            std::string(unit > 1e6 ? "GB" : "MB") + " on disk" + (logarithmic_x ? " (logarithmic)" : ""), "middle");
+  std::vector<Box> taken;
   if (reference) {
-    const double level = y(reference->perplexity);
+    const double level = y(reference->perplexity), baseline = level + (level > kHeight - kBottom - 24 ? -6 : 15);
+    const std::string name = shortened(reference->model->name) + ", " + bytes_text(static_cast<std::uint64_t>(reference->bytes));
     svg.line(kLeft, level, kWidth - kRight, level, "reference");
-    svg.text(kWidth - kRight, level + (level > kHeight - kBottom - 24 ? -6 : 15),
-             shortened(reference->model->name) + ", " + bytes_text(static_cast<std::uint64_t>(reference->bytes)), "end", "label");
+    svg.text(kLeft + 4, baseline, name, "start", "label");
+    taken.push_back({kLeft + 4, baseline - 11, kLetter * static_cast<double>(letters(name)), 14});
   }
   std::vector<std::pair<double, double>> front;
   for (Dot& dot : dots) {
@@ -181,7 +197,7 @@ std::string perplexity_plot(const Report& report, const std::string& text) {
     svg.circle(dot.x, dot.y, 5, dot.on_front ? "dot front" : "dot",
                dot.model->name + ": " + figure_text(dot.perplexity) + " at " + bytes_text(static_cast<std::uint64_t>(dot.bytes)));
   }
-  label_dots(svg, dots, {kLeft, kTop - 6, kWidth - kLeft, kHeight - kBottom - kTop + 6});
+  label_dots(svg, dots, {kLeft, kTop - 6, kWidth - kLeft, kHeight - kBottom - kTop + 6}, std::move(taken));
   return "<figure><figcaption>Perplexity on " + html_escaped(text) + (logarithmic_y ? " (logarithmic)" : "") +
          " against size</figcaption>" + svg.finish() + "</figure>\n";
 }

@@ -9,6 +9,7 @@
 #include "miq/converters/open_model.h"
 #include "miq/evaluate/perplexity.h"
 #include "miq/evaluate/texts.h"
+#include "miq/formats/atomic_file.h"
 #include "miq/formats/mapped_file.h"
 #include "miq/tools/machine.h"
 #include "miq/tools/program.h"
@@ -101,6 +102,7 @@ void evaluate(const Options& options, const Model& model, ComputeType compute, c
 ExitCode run(const Options& options, Session& session) {
   // Everything that can be refused without work is refused first.
   if (options.output.empty() && options.eval.empty()) throw UsageError("give -o OUT.miq, or --eval NAME to only look at the result");
+  if (!options.output.empty()) AtomicFile{options.output};  // throws where it cannot be written; leaves nothing
   std::vector<Text> texts;
   for (const std::string& name : options.eval) texts.push_back(find_named_text(options, name));
   session.progress().start("reading");

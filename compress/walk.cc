@@ -29,8 +29,11 @@ void Walk::observe(const LayerWeights& layer, const BatchObserver& observer, boo
         inputs[static_cast<std::size_t>(site)][static_cast<std::size_t>(unit)] = input.reshape({seqlen_, -1}).contiguous();
       };
       at::Tensor& state = hidden_[static_cast<std::size_t>(first + unit)];
-      at::Tensor next = forward_.run_layer(layer, state, keep);
-      if (advance) state = std::move(next);
+      if (advance) {
+        state = forward_.run_layer(layer, state, keep);
+      } else {
+        forward_.observe_layer(layer, state, keep);
+      }
     });
     for (InputSite site : kInputSites) {
       observer(site, inputs[static_cast<std::size_t>(site)]);

@@ -86,7 +86,7 @@ bool Bf16Layer::is_of(const LayerWeights& layer) const {
   return true;
 }
 
-at::Tensor Bf16Layer::run(const LayerContext& context, const at::Tensor& hidden, const InputObserver& observer) const {
+at::Tensor Bf16Layer::run(const LayerContext& context, const at::Tensor& hidden, const InputObserver& observer, bool inputs_only) const {
   const LayerConfig& sizes = context.sizes;
   const std::int64_t tokens = hidden.size(0), n = context.config.hidden, width = sizes.mlp_width;
   const double epsilon = context.config.norm_epsilon;
@@ -136,7 +136,7 @@ at::Tensor Bf16Layer::run(const LayerContext& context, const at::Tensor& hidden,
     }
   });
   observe(InputSite::MlpOutput, gated);
-  add_product(gated, down_, out, out);
+  if (!inputs_only) add_product(gated, down_, out, out);
   return output;
 }
 

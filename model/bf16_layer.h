@@ -22,7 +22,8 @@ class Bf16Layer {
 
   // False once an entry was replaced or changed by a LibTorch operation.
   bool is_of(const LayerWeights& layer) const;
-  at::Tensor run(const LayerContext& context, const at::Tensor& hidden, const InputObserver& observer) const;
+  // `inputs_only` leaves the last product out; the result then has no meaning.
+  at::Tensor run(const LayerContext& context, const at::Tensor& hidden, const InputObserver& observer, bool inputs_only = false) const;
 
  private:
   const at::Tensor& source(std::string_view name) const { return sources_.find(name)->second.first; }

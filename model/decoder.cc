@@ -53,7 +53,7 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilo
 }
 
 at::Tensor decode_layer(const LayerContext& context, const LayerWeights& layer, const at::Tensor& hidden, const InputObserver& on_input,
-                        const OutputObserver& on_output) {
+                        const OutputObserver& on_output, bool inputs_only) {
   const at::ScalarType type = scalar_type(context.type);
   const auto input = [&](InputSite site, at::Tensor x) {
     x = x.to(type);
@@ -76,7 +76,7 @@ at::Tensor decode_layer(const LayerContext& context, const LayerWeights& layer, 
   x = input(InputSite::Mlp, rms_norm(middle, weight(layer, "post_attention_layernorm.weight"), epsilon));
   const at::Tensor gate = linear("mlp.gate_proj.weight", x), up = linear("mlp.up_proj.weight", x);
   x = input(InputSite::MlpOutput, at::silu(gate.to(at::kFloat)) * up);
-  return middle + linear("mlp.down_proj.weight", x);
+  return inputs_only ? middle : middle + linear("mlp.down_proj.weight", x);
 }
 
 }  // namespace miq

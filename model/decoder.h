@@ -23,9 +23,10 @@ struct LayerContext {
 // Called with the name and the output [tokens, out] of every linear.
 using OutputObserver = std::function<void(std::string_view rule_name, const at::Tensor& output)>;
 
-// hidden [tokens, hidden] float32 -> the same. Obeys the calling thread's grad mode.
+// hidden [tokens, hidden] float32 -> the same. Obeys the calling thread's grad mode. `inputs_only` leaves the last
+// product out; the result then has no meaning.
 at::Tensor decode_layer(const LayerContext& context, const LayerWeights& layer, const at::Tensor& hidden, const InputObserver& on_input,
-                        const OutputObserver& on_output);
+                        const OutputObserver& on_output, bool inputs_only = false);
 
 // x * weight / sqrt(mean(x^2) + epsilon) over the last dimension, in float32. `weight` is float32.
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon);

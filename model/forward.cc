@@ -146,14 +146,22 @@ at::Tensor ForwardPass::embed(std::span<const std::int32_t> ids) const {
 }
 
 at::Tensor ForwardPass::run_layer(const LayerWeights& layer, const at::Tensor& hidden, const InputObserver& observer) const {
+  return walk_layer(layer, hidden, observer, false);
+}
+
+void ForwardPass::observe_layer(const LayerWeights& layer, const at::Tensor& hidden, const InputObserver& observer) const {
+  walk_layer(layer, hidden, observer, true);
+}
+
+at::Tensor ForwardPass::walk_layer(const LayerWeights& layer, const at::Tensor& hidden, const InputObserver& observer, bool inputs_only) const {
   use_single_threaded_torch();
   const at::NoGradGuard no_grad;
   const LayerConfig& sizes = model_.config.layers.at(static_cast<std::size_t>(layer.index));
   const LayerContext context{model_.config, sizes, type_, rope_->table(sizes.head_dim, hidden.size(0))};
-  if (!own_kernels(layer.index)) return decode_layer(context, layer, hidden, observer, {});
+  if (!own_kernels(layer.index)) return decode_layer(context, layer, hidden, observer, {}, inputs_only);
   LayerWeights current = layer;
   prepare(current);
-  return current.packed->run(context, hidden.contiguous(), observer);
+  return current.packed->run(context, hidden.contiguous(), observer, inputs_only);
 }
 
 at::Tensor ForwardPass::logits(const at::Tensor& hidden) const {

@@ -68,6 +68,8 @@ class ForwardPass {
   at::Tensor embed(std::span<const std::int32_t> ids) const;
   // The next hidden states, [tokens, hidden] float32; positions are 0 … tokens-1.
   at::Tensor run_layer(const LayerWeights& layer, const at::Tensor& hidden, const InputObserver& observer = {}) const;
+  // The same, for its inputs alone: stops when the observer has seen the last one, a product short of the end.
+  void observe_layer(const LayerWeights& layer, const at::Tensor& hidden, const InputObserver& observer) const;
 
   // Negative log-likelihoods in nats, one for each position p in [first, tokens-1): of ids[p + 1] given
   // ids[0 … p]. Computed in blocks: no logits tensor larger than a block of positions exists.
@@ -83,6 +85,7 @@ class ForwardPass {
   at::Tensor backward_layer(const LayerWeights& layer, const at::Tensor& hidden, const at::Tensor& gradient, const GradientObserver& output_gradient) const;
 
  private:
+  at::Tensor walk_layer(const LayerWeights& layer, const at::Tensor& hidden, const InputObserver& observer, bool inputs_only) const;
   const Model& model_;
   ComputeType type_;
   bool own_kernels(std::int64_t layer) const;

@@ -138,6 +138,21 @@ TEST(Forward, ObserverSeesTheInputsOfEverySiteInOrder) {
   EXPECT_EQ(widths, (std::vector<std::int64_t>{37, 60, 37, 53}));
 }
 
+TEST(Forward, ObservingALayerShowsWhatRunningItShows) {
+  for (const ComputeType type : {ComputeType::Float32, ComputeType::BFloat16}) {
+    const SmallModel small = small_model(configs()[5], DType::BF16);
+    const ForwardPass pass(small.model, type);
+    const LayerWeights layer = pass.load_layer(0);
+    const at::Tensor hidden = pass.embed(random_ids(40, 131, 1));
+    std::vector<at::Tensor> run, observed;
+    pass.run_layer(layer, hidden, [&](InputSite, const at::Tensor& input) { run.push_back(input.clone()); });
+    pass.observe_layer(layer, hidden, [&](InputSite, const at::Tensor& input) { observed.push_back(input.clone()); });
+    ASSERT_EQ(run.size(), kInputSites.size());
+    ASSERT_EQ(observed.size(), run.size());
+    for (std::size_t i = 0; i < run.size(); ++i) EXPECT_TRUE(observed[i].equal(run[i])) << i;
+  }
+}
+
 TEST(Forward, ReplacedWeightsAreUsed) {
   SmallModel small = small_model(configs()[5], DType::BF16);
   for (const ComputeType type : {ComputeType::Float32, ComputeType::BFloat16}) {

@@ -135,7 +135,7 @@ void declare(CLI::App& app, Options& options) {
   CompressOptions& method = options.compress;
   app.add_option("model", options.model, "model to compress: .miq, GGUF or Hugging Face folder")->required();
   app.add_option("calibration", options.calibration, "text to calibrate on: a file, NAME=PATH, or a name found in --data-dir")->required();
-  app.add_option("-o,--output,--save", options.output, "container to write");
+  app.add_option("-o,--output", options.output, "container to write");
   app.add_option("--data-dir", options.data_dir, "folder with the texts of wikitext2, ptb, c4 and others");
   app.add_option("--dataset", options.datasets, "where a text is: NAME=PATH");
 

@@ -8,9 +8,9 @@
 #include <set>
 
 #include "miq/base/error.h"
+#include "miq/converters/assemble.h"
 #include "miq/formats/mapped_file.h"
 #include "miq/formats/safetensors.h"
-#include "miq/model/architecture.h"
 
 namespace miq {
 namespace {
@@ -60,62 +60,35 @@ std::map<std::string, Tensor> read_shards(const fs::path& folder, const std::str
   return tensors;
 }
 
-bool same_elements(const Tensor& a, const Tensor& b) {
-  return a.dtype == b.dtype && a.shape == b.shape && std::ranges::equal(decode(a, "").bytes(), decode(b, "").bytes());
-}
-
-// A tied head may be stored all the same, or in place of the embedding (safetensors' save_model keeps one of
-// two shared tensors): once is enough, but two must really be the same.
-void drop_tied_head(Model& model, const std::string& path) {
-  const Architecture& row = architecture(model.config.architecture);
-  const auto rule = [&](Part part) {
-    return std::string(std::ranges::find_if(row.globals, [&](const GlobalTensorRule& r) { return r.part == part; })->name);
-  };
-  const auto head = model.tensors.find(rule(Part::Head));
-  if (head == model.tensors.end()) return;
-  if (!model.config.tied_head) return;
-  const auto embedding = model.tensors.find(rule(Part::Embedding));
-  if (embedding == model.tensors.end()) {
-    model.tensors.emplace(rule(Part::Embedding), head->second);
-  } else if (!same_elements(head->second, embedding->second)) {
-    throw FormatError(path, "the config ties the head to the embedding, but '" + head->first + "' differs from it", "Set tie_word_embeddings to false in a copy of config.json to use the stored head");
-  }
-  model.tensors.erase(head);
-}
-
 }  // namespace
 
 bool is_hugging_face_folder(const std::string& path) { return fs::is_directory(path) && fs::exists(fs::path(path) / "config.json"); }
 
 Model open_hugging_face_folder(const std::string& path) {
   const fs::path folder(path);
-  Model model;
-  model.name = fs::weakly_canonical(folder).filename().string();
+  CheckpointParts parts;
+  parts.where = path;
+  parts.name = fs::weakly_canonical(folder).filename().string();
   for (std::string_view name : model_file_names()) {
     const fs::path file = folder / name;
-    if (fs::is_regular_file(file)) model.files[std::string(name)] = Blob(read_text_file(file.string()));
+    if (fs::is_regular_file(file)) parts.files[std::string(name)] = Blob(read_text_file(file.string()));
   }
-  const std::string config_path = (folder / "config.json").string();
-  model.config = config_from_hugging_face(parse_json(read_text_file(config_path), config_path), config_path);
-  model.tokenizer = load_tokenizer(model.files, path);
+  parts.config_where = (folder / "config.json").string();
+  parts.config = parse_json(read_text_file(parts.config_where), parts.config_where);
+  config_from_hugging_face(parts.config, parts.config_where);  // refuses before anything large is mapped
 
   const std::string index = (folder / "model.safetensors.index.json").string(), single = (folder / "model.safetensors").string();
   if (fs::exists(index)) {
-    model.tensors = read_shards(folder, index);
+    parts.tensors = read_shards(folder, index);
   } else if (fs::exists(single)) {
-    take_tensors(open_safetensors(single), model.tensors);
+    take_tensors(open_safetensors(single), parts.tensors);
   } else if (fs::exists(folder / "pytorch_model.bin") || fs::exists(folder / "pytorch_model.bin.index.json")) {
     throw FormatError(path, "the weights are Python pickles (pytorch_model.bin), which this version does not read", "Give the safetensors version of the checkpoint");
   } else {
     throw FormatError(path, "no weights found: neither model.safetensors nor model.safetensors.index.json is there", "Download the checkpoint again, whole");
   }
-  const Architecture& row = architecture(model.config.architecture);
-  std::erase_if(model.tensors, [&](const auto& entry) {
-    return std::ranges::any_of(row.ignored, [&](std::string_view suffix) { return entry.first.ends_with(suffix); });
-  });
-  drop_tied_head(model, path);
-  model.source = {{"format", "hugging_face"}};
-  return model;
+  parts.source = {{"format", "hugging_face"}};
+  return assemble_model(std::move(parts));
 }
 
 }  // namespace miq

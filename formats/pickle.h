@@ -27,7 +27,7 @@ using NodeId = std::uint32_t;
 inline constexpr NodeId kNoNode = 0xffffffff;  // reads as None everywhere
 
 enum class NodeKind : std::uint8_t {
-  None, Bool, Int, BigInt, Float, String, Bytes, Tuple, List, Dict, Set,
+  None, Bool, Int, BigInt, Float, String, Binary, Tuple, List, Dict, Set,
   Global,      // module.name, as GLOBAL and STACK_GLOBAL give it
   Call,        // callee(*args): REDUCE
   New,         // class.__new__(class, *args, **kwargs): NEWOBJ, NEWOBJ_EX
@@ -57,7 +57,7 @@ class PickleTree {
   bool boolean(NodeId node) const;
   std::int64_t integer(NodeId node) const;
   double real(NodeId node) const;             // Float; BigInt rounded
-  std::string_view text(NodeId node) const;   // String (bytes as stored: UTF-8 is not checked), Bytes; BigInt's bytes
+  std::string_view text(NodeId node) const;   // String (bytes as stored: UTF-8 is not checked), Binary; BigInt's bytes
   std::span<const NodeId> items(NodeId node) const;  // of Tuple, List, Set; what was appended or added to a Call or New
   std::span<const std::pair<NodeId, NodeId>> pairs(NodeId node) const;  // (key, value) of Dict; SETITEMS on Call, New
   const PickleGlobal* global(NodeId node) const;     // null unless a Global

@@ -23,7 +23,7 @@ std::optional<std::string_view> as_string(const PickleTree& tree, NodeId node);
 std::optional<std::int64_t> as_int(const PickleTree& tree, NodeId node);    // Int (no Bool, no BigInt)
 std::optional<double> as_double(const PickleTree& tree, NodeId node);       // Float, Int, BigInt
 std::optional<bool> as_bool(const PickleTree& tree, NodeId node);
-// Bytes; also the forms of protocol 2 (_codecs.encode(text, "latin1"), bytes()) and bytearrays.
+// Binary; also the forms of protocol 2 (_codecs.encode(text, "latin1"), bytes()) and bytearrays.
 std::optional<std::string> as_bytes(const PickleTree& tree, NodeId node);
 bool is_none(const PickleTree& tree, NodeId node);  // also true for kNoNode
 
@@ -63,7 +63,7 @@ NodeId attribute(const PickleTree& tree, NodeId node, std::string_view name);  /
 
 // A node as JSON: None, bools, numbers, texts (bytes that are no UTF-8 become U+FFFD), lists, tuples and sets as arrays,
 // dicts as objects (keys that are no strings as their JSON text), torch dtypes as "torch.float16"; objects as
-// {"__class__": NAME, ATTRIBUTE: …}; Bytes, other globals and opaque things as {"__opaque__": what}. NaN and infinities
+// {"__class__": NAME, ATTRIBUTE: …}; Binary, other globals and opaque things as {"__opaque__": what}. NaN and infinities
 // become null. What lies deeper than `max_depth`, beyond `max_values` values or `max_text` bytes of text in all, or on a
 // cycle is replaced by {"__omitted__": why}: shared nodes cannot make the result explode. Does not throw on account of data.
 struct PickleJsonLimits {

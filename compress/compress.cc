@@ -112,8 +112,8 @@ class Driver {
     std::vector<MatrixJob> jobs;
     std::vector<std::string> names;
     std::int64_t weights = 0;
-    for (const LayerTensorRule& rule : table.layer) {
-      if (!rule.linear || rule.site != site) continue;
+    for (const LayerTensor& rule : layer_tensors(result_.model.config, layer)) {
+      if (!rule.linear() || rule.site() != site) continue;
       names.push_back(layer_tensor_name(table, layer, rule.name));
       MatrixJob& job = jobs.emplace_back();
       job.rule = rule.name;

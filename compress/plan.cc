@@ -147,16 +147,15 @@ std::vector<LayerCosts> walk_back(const ForwardPass& dense, const Calibration& c
     gradients[unit] = dense.loss_gradient(states.back()[unit], calibration.windows[unit]);
   });
   states.pop_back();
-  const Architecture& table = architecture(dense.model().config.architecture);
   std::vector<LayerCosts> costs(plan.size());
   for (std::int64_t l = dense.layers() - 1; l >= 0; --l) {
     const auto layer = static_cast<std::size_t>(l);
     costs[layer] = walk_layer_back(dense, dense.load_layer(l), states.back(), gradients, pool);
     states.pop_back();
-    for (const LayerTensorRule& rule : table.layer) {
-      if (!rule.linear) continue;
+    for (const LayerTensor& rule : layer_tensors(dense.model().config, l)) {
+      if (!rule.linear()) continue;
       MatrixCosts& matrix = costs[layer][std::string(rule.name)];
-      const SitePlan& site = plan[layer].sites[static_cast<std::size_t>(rule.site)];
+      const SitePlan& site = plan[layer].sites[static_cast<std::size_t>(rule.site())];
       std::string name;
       const Tensor& tensor = matrix_tensor(dense.model(), l, rule.name, name);
       const at::Tensor w = to_torch(tensor, name, at::kFloat);
@@ -171,10 +170,9 @@ std::vector<LayerCosts> walk_back(const ForwardPass& dense, const Calibration& c
 // Visits all matrices in a fixed order: layer by layer, rule by rule.
 template <typename Visit>
 void for_each_matrix(const ForwardPass& dense, const Visit& visit) {
-  const Architecture& table = architecture(dense.model().config.architecture);
   for (std::int64_t l = 0; l < dense.layers(); ++l) {
-    for (const LayerTensorRule& rule : table.layer) {
-      if (rule.linear) visit(static_cast<std::size_t>(l), rule);
+    for (const LayerTensor& rule : layer_tensors(dense.model().config, l)) {
+      if (rule.linear()) visit(static_cast<std::size_t>(l), rule);
     }
   }
 }
@@ -183,7 +181,7 @@ void for_each_matrix(const ForwardPass& dense, const Visit& visit) {
 std::vector<std::vector<double>> plan_zeros(const ForwardPass& dense, const Recipe& recipe, std::vector<LayerPlan>& plan,
                                             std::vector<LayerCosts>& costs, ThreadPool& pool) {
   std::vector<ScoreHistogram> histograms;
-  for_each_matrix(dense, [&](std::size_t l, const LayerTensorRule& rule) {
+  for_each_matrix(dense, [&](std::size_t l, const LayerTensor& rule) {
     histograms.push_back(std::move(costs[l].find(rule.name)->second.scores));
   });
   SparsityOptions options;
@@ -196,9 +194,9 @@ std::vector<std::vector<double>> plan_zeros(const ForwardPass& dense, const Reci
   SparsityPlan zeros = plan_sparsity(histograms, options);
   std::vector<std::vector<double>> kept;
   std::size_t item = 0;
-  for_each_matrix(dense, [&](std::size_t l, const LayerTensorRule& rule) {
+  for_each_matrix(dense, [&](std::size_t l, const LayerTensor& rule) {
     MatrixPlan& matrix = plan[l].matrices[std::string(rule.name)];
-    const SitePlan& site = plan[l].sites[static_cast<std::size_t>(rule.site)];
+    const SitePlan& site = plan[l].sites[static_cast<std::size_t>(rule.site())];
     matrix.pruned_of_group = std::move(zeros.pruned[item++]);
     std::string name;
     const Tensor& tensor = matrix_tensor(dense.model(), static_cast<std::int64_t>(l), rule.name, name);
@@ -212,9 +210,9 @@ void plan_bits(const ForwardPass& dense, const Recipe& recipe, std::vector<Layer
                const std::vector<std::vector<double>>& kept_share) {
   std::vector<double> losses, kept;
   std::size_t item = 0;
-  for_each_matrix(dense, [&](std::size_t l, const LayerTensorRule& rule) {
+  for_each_matrix(dense, [&](std::size_t l, const LayerTensor& rule) {
     MatrixPlan& matrix = plan[l].matrices[std::string(rule.name)];
-    const SitePlan& site = plan[l].sites[static_cast<std::size_t>(rule.site)];
+    const SitePlan& site = plan[l].sites[static_cast<std::size_t>(rule.site())];
     const MatrixCosts& cost = costs[l].find(rule.name)->second;
     const std::span<const double> share = kept_share.empty() ? std::span<const double>{} : std::span<const double>(kept_share[item]);
     ++item;
@@ -239,9 +237,9 @@ void plan_bits(const ForwardPass& dense, const Recipe& recipe, std::vector<Layer
   });
   const std::vector<std::uint8_t> bits = allocate_global(losses, kept, *recipe.target, recipe.levels);
   auto next = bits.begin();
-  for_each_matrix(dense, [&](std::size_t l, const LayerTensorRule& rule) {
+  for_each_matrix(dense, [&](std::size_t l, const LayerTensor& rule) {
     MatrixPlan& matrix = plan[l].matrices[std::string(rule.name)];
-    const std::int64_t groups = plan[l].sites[static_cast<std::size_t>(rule.site)].channels.groups();
+    const std::int64_t groups = plan[l].sites[static_cast<std::size_t>(rule.site())].channels.groups();
     matrix.bits_of_group.assign(next, next + groups);
     next += groups;
   });
@@ -257,7 +255,7 @@ std::vector<LayerPlan> make_plan(const ForwardPass& dense, const Calibration& ca
   std::vector<std::vector<double>> kept;
   if (recipe.sparsity > 0) kept = plan_zeros(dense, recipe, plan, costs, pool);
   if (recipe.quantize) plan_bits(dense, recipe, plan, costs, kept);
-  for_each_matrix(dense, [&](std::size_t l, const LayerTensorRule& rule) {
+  for_each_matrix(dense, [&](std::size_t l, const LayerTensor& rule) {
     const std::vector<double>& f = costs[l].find(rule.name)->second.sensitivity;
     plan[l].matrices[std::string(rule.name)].row_weights.assign(f.begin(), f.end());
   });

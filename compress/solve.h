@@ -20,7 +20,7 @@
 namespace miq {
 
 struct MatrixJob {
-  std::string_view rule;             // "self_attn.q_proj.weight"
+  std::string rule;                  // "self_attn.q_proj.weight"
   at::Tensor weights;                // [rows, n] float32
   const MatrixPlan* plan = nullptr;  // Layout::Groups
 };

@@ -9,6 +9,8 @@ namespace {
 
 constexpr const Architecture* kArchitectures[] = {&kLlama};
 
+constexpr std::string_view kExpert = "{}";
+
 }  // namespace
 
 std::span<const Architecture* const> architectures() { return kArchitectures; }
@@ -35,11 +37,16 @@ std::string_view input_site_name(InputSite site) {
 std::string_view part_name(Part part) {
   switch (part) {
     case Part::Embedding: return "embedding";
+    case Part::PositionEmbedding: return "position_embedding";
     case Part::Attention: return "attention";
+    case Part::QueryKeyNorm: return "query_key_norm";
     case Part::Mlp: return "mlp";
+    case Part::Router: return "router";
     case Part::InputNorm: return "input_norm";
     case Part::PostAttentionNorm: return "post_attention_norm";
+    case Part::Rotation: return "rotation";
     case Part::FinalNorm: return "final_norm";
+    case Part::Projection: return "projection";
     case Part::Head: return "head";
   }
   return "";
@@ -49,23 +56,72 @@ std::string layer_tensor_name(const Architecture& row, std::int64_t layer, std::
   return std::string(row.layer_prefix) + std::to_string(layer) + "." + std::string(name);
 }
 
-std::string_view short_linear_name(std::string_view name) {
+std::string short_linear_name(std::string_view name) {
   if (name.ends_with(".weight")) name.remove_suffix(7);
+  const auto experts = name.find("experts.");
+  if (experts != std::string_view::npos) return std::string(name.substr(experts));
   const auto dot = name.rfind('.');
-  return dot == std::string_view::npos ? name : name.substr(dot + 1);
+  return std::string(dot == std::string_view::npos ? name : name.substr(dot + 1));
+}
+
+std::string expert_name(std::string_view name, std::int64_t expert) {
+  std::string written(name);
+  const auto place = written.find(kExpert);
+  if (place != std::string::npos) written.replace(place, kExpert.size(), std::to_string(expert));
+  return written;
+}
+
+std::string_view rule_name(const Architecture& row, Role role, bool bias) {
+  for (const LayerTensorRule& rule : row.layer) {
+    if (rule.role == role && rule.bias == bias) return rule.name;
+  }
+  return {};
+}
+
+std::string_view global_name(const Architecture& row, Role role, bool bias) {
+  for (const GlobalTensorRule& rule : row.globals) {
+    if (rule.role == role && rule.bias == bias) return rule.name;
+  }
+  return {};
+}
+
+std::vector<LayerTensor> layer_tensors(const Config& config, std::int64_t layer) {
+  const LayerConfig& sizes = config.layers.at(static_cast<std::size_t>(layer));
+  std::vector<LayerTensor> tensors;
+  if (sizes.identity) return tensors;
+  const std::span<const LayerTensorRule> rules = architecture(config.architecture).layer;
+  const auto add = [&](const LayerTensorRule& rule, std::int64_t expert) {
+    if (rule.present && !rule.present(config, sizes)) return;
+    tensors.push_back({expert < 0 ? std::string(rule.name) : expert_name(rule.name, expert), &rule, rule.shape(config, sizes), expert});
+  };
+  for (std::size_t i = 0; i < rules.size();) {
+    std::size_t end = i;
+    while (end < rules.size() && rules[end].name.find(kExpert) != std::string_view::npos) ++end;
+    if (end == i) {
+      add(rules[i++], -1);
+      continue;
+    }
+    // A run of expert rules: one expert after the other, as files have them.
+    for (std::int64_t expert = 0; expert < sizes.experts; ++expert) {
+      for (std::size_t rule = i; rule < end; ++rule) add(rules[rule], expert);
+    }
+    i = end;
+  }
+  return tensors;
 }
 
 std::vector<ExpectedTensor> expected_tensors(const Config& config) {
   const Architecture& row = architecture(config.architecture);
   std::vector<ExpectedTensor> expected;
   for (const GlobalTensorRule& rule : row.globals) {
-    if (rule.part == Part::Head && config.tied_head) continue;
-    expected.push_back({std::string(rule.name), rule.shape(config), rule.part, -1, false});
+    if (rule.role == Role::Head && !rule.bias && config.tied_head) continue;
+    if (rule.present && !rule.present(config)) continue;
+    expected.push_back({std::string(rule.name), rule.shape(config), rule.role, rule.bias, rule.part, -1, false});
   }
-  for (std::size_t layer = 0; layer < config.layers.size(); ++layer) {
-    for (const LayerTensorRule& rule : row.layer) {
-      expected.push_back({layer_tensor_name(row, static_cast<std::int64_t>(layer), rule.name), rule.shape(config, config.layers[layer]),
-                          rule.part, static_cast<std::int64_t>(layer), rule.linear});
+  for (std::int64_t layer = 0; layer < static_cast<std::int64_t>(config.layers.size()); ++layer) {
+    for (LayerTensor& tensor : layer_tensors(config, layer)) {
+      expected.push_back({layer_tensor_name(row, layer, tensor.name), std::move(tensor.shape), tensor.rule->role, tensor.rule->bias,
+                          tensor.rule->part, layer, tensor.rule->linear});
     }
   }
   return expected;

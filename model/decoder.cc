@@ -1,32 +1,35 @@
-// The pre-norm decoder of Llama: attention with rotary positions and grouped key/value heads, then a
-// gated MLP, each added to a float32 residual stream. Products are in the compute type; norms, rotary
-// embedding and softmax statistics are in float32 (scaled_dot_product_attention keeps its running
-// maximum and sum in float32 for bfloat16 inputs).
+// Attention, then an MLP or a mixture of experts, each added to a float32 residual stream that is normalised
+// before (or, in one old OPT, after) each. Products are in the compute type; norms, rotary embedding,
+// routing and softmax statistics are in float32 (scaled_dot_product_attention keeps its running maximum
+// and sum in float32 for bfloat16 inputs). In a sliced model the stream itself passes through a rotation
+// on its way around each block (Ashkboos et al. 2024, arXiv:2401.15024, figure 4).
 #include "miq/model/decoder.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/gelu.h>
 #include <ATen/ops/linear.h>
+#include <ATen/ops/relu.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
+#include <ATen/ops/sigmoid.h>
 #include <ATen/ops/silu.h>
+#include <ATen/ops/softmax.h>
+#include <ATen/ops/zeros_like.h>
 
 #include "miq/base/error.h"
 
 namespace miq {
 namespace {
 
-const at::Tensor& weight(const LayerWeights& layer, std::string_view name) {
-  const auto found = layer.tensors.find(name);
-  if (found == layer.tensors.end()) throw Error("layer " + std::to_string(layer.index) + " has no tensor '" + std::string(name) + "'");
-  return found->second;
-}
+// [tokens, heads * head_dim] -> [heads, tokens, head_dim]
+at::Tensor split_heads(const at::Tensor& x, std::int64_t head_dim) { return x.view({x.size(0), -1, head_dim}).transpose(0, 1); }
 
-// [tokens, heads * head_dim] -> [heads, tokens, head_dim], rotated, in the type of `x`.
-at::Tensor rotate(const at::Tensor& x, std::int64_t head_dim, const RopeTable& rope) {
-  const at::Tensor heads = x.view({x.size(0), -1, head_dim}).transpose(0, 1).to(at::kFloat);
-  const std::int64_t half = head_dim / 2;
+// Heads [heads, tokens, head_dim] in float32, rotated.
+at::Tensor rotate(const at::Tensor& heads, const RopeTable& rope) {
+  const std::int64_t half = heads.size(2) / 2;
   const at::Tensor low = heads.narrow(2, 0, half), high = heads.narrow(2, half, half);
-  return at::cat({low * rope.cosines - high * rope.sines, high * rope.cosines + low * rope.sines}, 2).to(x.scalar_type());
+  return at::cat({low * rope.cosines - high * rope.sines, high * rope.cosines + low * rope.sines}, 2);
 }
 
 // Key or value heads [kv_heads, tokens, head_dim], each repeated for the query heads that share it.
@@ -36,47 +39,151 @@ at::Tensor repeat_heads(const at::Tensor& x, std::int64_t heads) {
   return x.unsqueeze(1).expand({x.size(0), times, x.size(1), x.size(2)}).reshape({heads, x.size(1), x.size(2)});
 }
 
-at::Tensor attention(const LayerContext& context, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-  const LayerConfig& sizes = context.sizes;
-  const std::int64_t tokens = q.size(0);
-  const at::Tensor queries = rotate(q, sizes.head_dim, context.rope);
-  const at::Tensor keys = repeat_heads(rotate(k, sizes.head_dim, context.rope), sizes.heads);
-  const at::Tensor values = repeat_heads(v.view({tokens, sizes.kv_heads, sizes.head_dim}).transpose(0, 1), sizes.heads);
-  const at::Tensor mixed = at::scaled_dot_product_attention(queries.unsqueeze(0), keys.unsqueeze(0), values.unsqueeze(0), {}, 0.0, true);
-  return mixed.squeeze(0).transpose(0, 1).reshape({tokens, sizes.heads * sizes.head_dim});
+// Which keys each query sees: its own and the window - 1 before it.
+at::Tensor window_mask(std::int64_t tokens, std::int64_t window) {
+  const at::Tensor position = at::arange(tokens, at::kLong);
+  const at::Tensor distance = position.unsqueeze(1) - position.unsqueeze(0);
+  return (distance >= 0).logical_and(distance < window);
 }
+
+class LayerRun {
+ public:
+  LayerRun(const LayerContext& context, const LayerWeights& layer, const InputObserver& on_input, const OutputObserver& on_output)
+      : context_(context), layer_(layer), rules_(architecture(context.config.architecture)), on_input_(on_input), on_output_(on_output) {}
+
+  at::Tensor run(const at::Tensor& hidden, bool inputs_only) const {
+    const bool first = context_.config.norm_first;
+    at::Tensor x = input(InputSite::Attention, first ? norm(Role::InputNorm, hidden) : hidden);
+    at::Tensor middle = carried(Role::AttentionRotation, hidden) + linear(Role::AttentionOutput, input(InputSite::AttentionOutput, attention(x)));
+    if (!first) middle = norm(Role::InputNorm, middle);
+    x = input(InputSite::Mlp, first ? norm(Role::MlpNorm, middle) : middle);
+    if (context_.sizes.experts > 0) return carried(Role::MlpRotation, middle) + experts(x);
+    x = input(InputSite::MlpOutput, mlp(Role::Gate, Role::Up, x));
+    if (inputs_only) return middle;
+    const at::Tensor output = carried(Role::MlpRotation, middle) + linear(Role::Down, x);
+    return first ? output : norm(Role::MlpNorm, output);
+  }
+
+ private:
+  at::Tensor input(InputSite site, at::Tensor x) const {
+    x = x.to(scalar_type(context_.type));
+    if (on_input_) on_input_(site, x);
+    return x;
+  }
+
+  at::Tensor norm(Role role, const at::Tensor& x) const { return normalise(layer_norm(context_.config, layer_, role), x); }
+
+  // The residual stream on its way around a block.
+  at::Tensor carried(Role rotation, const at::Tensor& x) const {
+    if (!context_.config.sliced) return x;
+    const at::Tensor& q = layer_.tensor(rule_name(rules_, rotation));
+    return x.to(q.scalar_type()).matmul(q).to(at::kFloat);
+  }
+
+  at::Tensor linear(Role role, const at::Tensor& x, std::int64_t expert = -1) const {
+    const std::string name = expert_name(rule_name(rules_, role), expert);
+    const std::string_view bias = rule_name(rules_, role, true);
+    const auto found = bias.empty() ? layer_.tensors.end() : layer_.tensors.find(bias);
+    at::Tensor output = at::linear(x, layer_.tensor(name));
+    if (found != layer_.tensors.end()) output = (output.to(at::kFloat) + found->second).to(output.scalar_type());
+    if (on_output_) on_output_(name, output);
+    return output;
+  }
+
+  // Heads of a query or key: normalised where the model does, rotated, in the compute type.
+  at::Tensor positioned(const at::Tensor& x, Role norm_role) const {
+    at::Tensor heads = split_heads(x, context_.sizes.head_dim).to(at::kFloat);
+    if (context_.config.query_key_norm) heads = norm(norm_role, heads);
+    if (context_.config.positions == Positions::Rotary) heads = rotate(heads, context_.rope);
+    return heads.to(x.scalar_type());
+  }
+
+  at::Tensor attention(const at::Tensor& x) const {
+    const LayerConfig& sizes = context_.sizes;
+    at::Tensor q, k, v;
+    if (!rule_name(rules_, Role::QueryKeyValue).empty()) {
+      const at::Tensor qkv = linear(Role::QueryKeyValue, x);
+      const std::int64_t query = sizes.heads * sizes.head_dim, key = sizes.kv_heads * sizes.head_dim;
+      q = qkv.narrow(1, 0, query).contiguous();
+      k = qkv.narrow(1, query, key).contiguous();
+      v = qkv.narrow(1, query + key, key).contiguous();
+    } else {
+      q = linear(Role::Query, x);
+      k = linear(Role::Key, x);
+      v = linear(Role::Value, x);
+    }
+    const std::int64_t tokens = x.size(0);
+    const at::Tensor queries = positioned(q, Role::QueryNorm);
+    const at::Tensor keys = repeat_heads(positioned(k, Role::KeyNorm), sizes.heads);
+    const at::Tensor values = repeat_heads(split_heads(v, sizes.head_dim), sizes.heads);
+    const bool windowed = sizes.window > 0 && sizes.window < tokens;
+    const at::Tensor mixed = at::scaled_dot_product_attention(queries.unsqueeze(0), keys.unsqueeze(0), values.unsqueeze(0),
+                                                              windowed ? std::optional(window_mask(tokens, sizes.window)) : std::nullopt, 0.0, !windowed);
+    return mixed.squeeze(0).transpose(0, 1).reshape({tokens, sizes.heads * sizes.head_dim});
+  }
+
+  at::Tensor activate(const at::Tensor& x) const {
+    switch (context_.config.activation) {
+      case Activation::Silu: return at::silu(x.to(at::kFloat));
+      case Activation::Relu: return at::relu(x.to(at::kFloat));
+      case Activation::Gelu: return at::gelu(x.to(at::kFloat));
+      case Activation::GeluTanh: return at::gelu(x.to(at::kFloat), "tanh");
+    }
+    throw Error("unknown activation");
+  }
+
+  // What the last matrix of an MLP reads, float32.
+  at::Tensor mlp(Role gate, Role up, const at::Tensor& x, std::int64_t expert = -1) const {
+    if (!context_.config.gated_mlp) return activate(linear(up, x, expert));
+    const at::Tensor gated = linear(gate, x, expert);
+    return activate(gated) * linear(up, x, expert);
+  }
+
+  // Every token goes through the experts with its largest router probabilities, and through the shared one.
+  at::Tensor experts(const at::Tensor& x) const {
+    const at::ScalarType type = scalar_type(context_.type);
+    const at::Tensor probabilities = at::softmax(linear(Role::Router, x).to(at::kFloat), 1);
+    auto [weights, chosen] = probabilities.topk(context_.config.experts_per_token, 1);
+    if (context_.config.normalise_experts) weights = weights / weights.sum(1, true);
+    at::Tensor output = at::zeros_like(x, at::TensorOptions(at::kFloat));
+    for (std::int64_t expert = 0; expert < context_.sizes.experts; ++expert) {
+      const at::Tensor routed = (chosen == expert).nonzero();  // [pairs, 2]: token, place among its chosen
+      if (routed.size(0) == 0) continue;
+      const at::Tensor tokens = routed.select(1, 0);
+      const at::Tensor middle = mlp(Role::ExpertGate, Role::ExpertUp, x.index_select(0, tokens), expert).to(type);
+      const at::Tensor weight = weights.index({tokens, routed.select(1, 1)}).unsqueeze(1);
+      output = output.index_add(0, tokens, linear(Role::ExpertDown, middle, expert).to(at::kFloat) * weight);
+    }
+    if (context_.sizes.shared_width > 0) {
+      const at::Tensor shared = linear(Role::SharedDown, mlp(Role::SharedGate, Role::SharedUp, x).to(type)).to(at::kFloat);
+      output = output + at::sigmoid(linear(Role::SharedRouter, x).to(at::kFloat)) * shared;
+    }
+    return output;
+  }
+
+  const LayerContext& context_;
+  const LayerWeights& layer_;
+  const Architecture& rules_;
+  const InputObserver& on_input_;
+  const OutputObserver& on_output_;
+};
 
 }  // namespace
 
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon) {
-  return x * (x.square().mean(-1, true) + epsilon).rsqrt() * weight;
+Norm layer_norm(const Config& config, const LayerWeights& layer, Role role) {
+  // Norms within attention heads are RMS norms in every architecture that has them.
+  const bool head = role == Role::QueryNorm || role == Role::KeyNorm;
+  Norm norm{head ? NormKind::Rms : config.norm, config.norm_epsilon, config.hidden, {}, {}};
+  if (norm.kind == NormKind::FusedRms) return norm;
+  const Architecture& rules = architecture(config.architecture);
+  norm.weight = layer.tensor(rule_name(rules, role));
+  if (const std::string_view bias = rule_name(rules, role, true); norm.kind == NormKind::Layer && !bias.empty()) norm.bias = layer.tensor(bias);
+  return norm;
 }
 
 at::Tensor decode_layer(const LayerContext& context, const LayerWeights& layer, const at::Tensor& hidden, const InputObserver& on_input,
                         const OutputObserver& on_output, bool inputs_only) {
-  const at::ScalarType type = scalar_type(context.type);
-  const auto input = [&](InputSite site, at::Tensor x) {
-    x = x.to(type);
-    if (on_input) on_input(site, x);
-    return x;
-  };
-  const auto linear = [&](std::string_view name, const at::Tensor& x) {
-    at::Tensor output = at::linear(x, weight(layer, name));
-    if (on_output) on_output(name, output);
-    return output;
-  };
-  const double epsilon = context.config.norm_epsilon;
-
-  at::Tensor x = input(InputSite::Attention, rms_norm(hidden, weight(layer, "input_layernorm.weight"), epsilon));
-  const at::Tensor q = linear("self_attn.q_proj.weight", x), k = linear("self_attn.k_proj.weight", x);
-  const at::Tensor v = linear("self_attn.v_proj.weight", x);
-  x = input(InputSite::AttentionOutput, attention(context, q, k, v));
-  const at::Tensor middle = hidden + linear("self_attn.o_proj.weight", x);
-
-  x = input(InputSite::Mlp, rms_norm(middle, weight(layer, "post_attention_layernorm.weight"), epsilon));
-  const at::Tensor gate = linear("mlp.gate_proj.weight", x), up = linear("mlp.up_proj.weight", x);
-  x = input(InputSite::MlpOutput, at::silu(gate.to(at::kFloat)) * up);
-  return inputs_only ? middle : middle + linear("mlp.down_proj.weight", x);
+  return LayerRun(context, layer, on_input, on_output).run(hidden, inputs_only);
 }
 
 }  // namespace miq

@@ -1,5 +1,6 @@
-// One decoder layer in plain LibTorch operations: the form that autograd differentiates. The forward
-// pass of evaluation (fast_decoder.h) computes the same with its own kernels.
+// One decoder layer in plain LibTorch operations, for every architecture: what differs between them stands
+// in Config and in the roles of the architecture's tensors. Autograd differentiates this form; where our own
+// kernels exist (bf16_layer.h) they compute the same.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -8,6 +9,7 @@
 #include <string_view>
 
 #include "miq/model/forward.h"
+#include "miq/model/norm.h"
 #include "miq/model/rope.h"
 
 namespace miq {
@@ -17,19 +19,19 @@ struct LayerContext {
   const Config& config;
   const LayerConfig& sizes;
   ComputeType type;
-  RopeTable rope;
+  RopeTable rope;  // empty where positions are learned
 };
 
-// Called with the name and the output [tokens, out] of every linear.
-using OutputObserver = std::function<void(std::string_view rule_name, const at::Tensor& output)>;
+// Called with the name and the output [tokens, out] of every linear, its bias added.
+using OutputObserver = std::function<void(std::string_view name, const at::Tensor& output)>;
 
-// hidden [tokens, hidden] float32 -> the same. Obeys the calling thread's grad mode. `inputs_only` leaves the last
-// product out; the result then has no meaning.
+// hidden [tokens, width before] float32 -> [tokens, width after]. Obeys the calling thread's grad mode. `inputs_only` leaves
+// the last product out; the result then has no meaning.
 at::Tensor decode_layer(const LayerContext& context, const LayerWeights& layer, const at::Tensor& hidden, const InputObserver& on_input,
                         const OutputObserver& on_output, bool inputs_only = false);
 
-// x * weight / sqrt(mean(x^2) + epsilon) over the last dimension, in float32. `weight` is float32.
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon);
+// The norm with this role of a layer.
+Norm layer_norm(const Config& config, const LayerWeights& layer, Role role);
 
 inline at::ScalarType scalar_type(ComputeType type) { return type == ComputeType::Float32 ? at::kFloat : at::kBFloat16; }
 

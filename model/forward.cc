@@ -55,13 +55,14 @@ const Tensor& stored(const Model& model, const std::string& name) {
   return found->second;
 }
 
-at::Tensor global(const Model& model, Part part, at::ScalarType type) {
+// A tensor of the whole model by its role; undefined where this model has none.
+at::Tensor global(const Model& model, Role role, bool bias, at::ScalarType type) {
   for (const GlobalTensorRule& rule : architecture(model.config.architecture).globals) {
-    if (rule.part != part) continue;
+    if (rule.role != role || rule.bias != bias || (rule.present && !rule.present(model.config))) continue;
     const std::string name(rule.name);
     return to_torch(stored(model, name), name, type);
   }
-  throw Error("architecture '" + model.config.architecture + "' has no " + std::string(part_name(part)));
+  return {};
 }
 
 }  // namespace
@@ -95,12 +96,25 @@ at::Tensor to_torch(const Tensor& tensor, std::string_view name, at::ScalarType 
 ForwardPass::ForwardPass(const Model& model, ComputeType type, Kernels kernels) : model_(model), type_(type), kernels_(kernels) {
   use_single_threaded_torch();
   rope_ = std::make_unique<RopeTables>(model.config.rope_theta, model.config.rope_scaling);
-  embedding_ = global(model, Part::Embedding, scalar_type(type));
-  head_ = model.config.tied_head ? embedding_ : global(model, Part::Head, scalar_type(type));
-  final_norm_ = global(model, Part::FinalNorm, at::kFloat);
-  if (kernels == Kernels::Best && type == ComputeType::BFloat16 && have_bf16_kernels() && model.config.hidden % 2 == 0) {
+  const Config& config = model.config;
+  embedding_ = global(model, Role::Embedding, false, scalar_type(type));
+  head_ = config.tied_head ? embedding_ : global(model, Role::Head, false, scalar_type(type));
+  head_bias_ = global(model, Role::Head, true, at::kFloat);
+  positions_ = global(model, Role::Positions, false, at::kFloat);
+  embedding_projection_ = global(model, Role::EmbeddingProjection, false, scalar_type(type));
+  output_projection_ = global(model, Role::OutputProjection, false, scalar_type(type));
+  final_norm_ = {config.norm, config.norm_epsilon, config.hidden, global(model, Role::FinalNorm, false, at::kFloat),
+                 global(model, Role::FinalNorm, true, at::kFloat)};
+  const bool plain_head = config.norm == NormKind::Rms && config.final_norm && !head_bias_.defined() && !output_projection_.defined();
+  if (kernels == Kernels::Best && type == ComputeType::BFloat16 && have_bf16_kernels() && plain_head && config.hidden % 2 == 0) {
     packed_head_ = std::make_unique<PackedBf16>(pack_head(head_));
   }
+}
+
+const at::Tensor& LayerWeights::tensor(std::string_view name) const {
+  const auto found = tensors.find(name);
+  if (found == tensors.end()) throw Error("layer " + std::to_string(index) + " has no tensor '" + std::string(name) + "'");
+  return found->second;
 }
 
 ForwardPass::~ForwardPass() = default;
@@ -110,9 +124,9 @@ LayerWeights ForwardPass::load_layer(std::int64_t index) const {
   const Architecture& rules = architecture(model_.config.architecture);
   LayerWeights layer;
   layer.index = index;
-  for (const LayerTensorRule& rule : rules.layer) {
-    const std::string name = layer_tensor_name(rules, index, rule.name);
-    layer.tensors.emplace(rule.name, to_torch(stored(model_, name), name, rule.linear ? scalar_type(type_) : at::kFloat));
+  for (const LayerTensor& tensor : layer_tensors(model_.config, index)) {
+    const std::string name = layer_tensor_name(rules, index, tensor.name);
+    layer.tensors.emplace(tensor.name, to_torch(stored(model_, name), name, tensor.linear() ? scalar_type(type_) : at::kFloat));
   }
   prepare(layer);
   return layer;
@@ -142,7 +156,16 @@ at::Tensor ForwardPass::embed(std::span<const std::int32_t> ids) const {
     }
     *out++ = id;
   }
-  return embedding_.index_select(0, index).to(at::kFloat);
+  at::Tensor hidden = embedding_.index_select(0, index);
+  if (embedding_projection_.defined()) hidden = at::linear(hidden, embedding_projection_);
+  hidden = hidden.to(at::kFloat);
+  if (!positions_.defined()) return hidden;
+  const auto tokens = static_cast<std::int64_t>(ids.size());
+  if (tokens > positions_.size(0) - model_.config.position_offset) {
+    throw Error("a window of " + std::to_string(tokens) + " tokens is longer than the model's " +
+                std::to_string(positions_.size(0) - model_.config.position_offset) + " learned positions; use a shorter one (--seqlen)");
+  }
+  return hidden + positions_.narrow(0, model_.config.position_offset, tokens);
 }
 
 at::Tensor ForwardPass::run_layer(const LayerWeights& layer, const at::Tensor& hidden, const InputObserver& observer) const {
@@ -157,7 +180,8 @@ at::Tensor ForwardPass::walk_layer(const LayerWeights& layer, const at::Tensor& 
   use_single_threaded_torch();
   const at::NoGradGuard no_grad;
   const LayerConfig& sizes = model_.config.layers.at(static_cast<std::size_t>(layer.index));
-  const LayerContext context{model_.config, sizes, type_, rope_->table(sizes.head_dim, hidden.size(0))};
+  if (sizes.identity) return hidden;
+  const LayerContext context = layer_context(sizes, hidden.size(0));
   if (!own_kernels(layer.index)) return decode_layer(context, layer, hidden, observer, {}, inputs_only);
   LayerWeights current = layer;
   prepare(current);
@@ -167,8 +191,17 @@ at::Tensor ForwardPass::walk_layer(const LayerWeights& layer, const at::Tensor& 
 at::Tensor ForwardPass::logits(const at::Tensor& hidden) const {
   use_single_threaded_torch();
   const at::NoGradGuard no_grad;
-  const at::Tensor x = rms_norm(hidden, final_norm_, model_.config.norm_epsilon).to(scalar_type(type_));
-  return at::linear(x, head_).to(at::kFloat);
+  const at::Tensor z = at::linear(head_input(hidden), head_).to(at::kFloat);
+  return head_bias_.defined() ? z + head_bias_ : z;
+}
+
+at::Tensor ForwardPass::head_input(const at::Tensor& hidden) const {
+  const at::Tensor x = (model_.config.final_norm ? normalise(final_norm_, hidden) : hidden).to(scalar_type(type_));
+  return output_projection_.defined() ? at::linear(x, output_projection_) : x;
+}
+
+LayerContext ForwardPass::layer_context(const LayerConfig& sizes, std::int64_t tokens) const {
+  return {model_.config, sizes, type_, model_.config.positions == Positions::Rotary ? rope_->table(sizes.head_dim, tokens) : RopeTable{}};
 }
 
 std::vector<float> ForwardPass::losses(const at::Tensor& hidden, std::span<const std::int32_t> ids, std::int64_t first) const {
@@ -179,7 +212,7 @@ std::vector<float> ForwardPass::losses(const at::Tensor& hidden, std::span<const
   if (packed_head_) {
     use_single_threaded_torch();
     const auto targets = ids.subspan(static_cast<std::size_t>(first + 1));
-    return bf16_losses(*packed_head_, final_norm_, model_.config.norm_epsilon, hidden.contiguous(), first, targets);
+    return bf16_losses(*packed_head_, final_norm_.weight, model_.config.norm_epsilon, hidden.contiguous(), first, targets);
   }
   std::vector<float> result;
   for (std::int64_t begin = first; begin < tokens - 1; begin += kLossBlock) {
@@ -201,7 +234,7 @@ at::Tensor ForwardPass::loss_gradient(const at::Tensor& hidden, std::span<const 
   const at::NoGradGuard no_grad;
   const auto tokens = static_cast<std::int64_t>(ids.size());
   if (hidden.size(0) != tokens) throw Error("loss_gradient: hidden states and ids differ in number");
-  at::Tensor result = at::zeros(hidden.sizes());
+  at::Tensor result = at::zeros(hidden.sizes());  // the last position predicts nothing
   for (std::int64_t begin = 0; begin < tokens - 1; begin += kLossBlock) {
     const std::int64_t count = std::min(kLossBlock, tokens - 1 - begin);
     const at::Tensor x = hidden.narrow(0, begin, count);
@@ -212,10 +245,10 @@ at::Tensor ForwardPass::loss_gradient(const at::Tensor& hidden, std::span<const 
       if (target < 0 || target >= difference.size(1)) throw Error("token id " + std::to_string(target) + " lies outside the vocabulary");
       row[target] -= 1;
     }
-    // Through the head, then through y = x r w with r = (mean(x^2) + epsilon)^(-1/2).
-    const at::Tensor g = difference.to(head_.scalar_type()).matmul(head_).to(at::kFloat) * final_norm_;
-    const at::Tensor r = (x.square().mean(1, true) + model_.config.norm_epsilon).rsqrt();
-    result.narrow(0, begin, count).copy_(g * r - x * r.pow(3) * (g * x).mean(1, true));
+    at::Tensor g = difference.to(head_.scalar_type()).matmul(head_);
+    if (output_projection_.defined()) g = g.matmul(output_projection_);
+    g = g.to(at::kFloat);
+    result.narrow(0, begin, count).copy_(model_.config.final_norm ? normalise_backward(final_norm_, x, g) : g);
   }
   return result;
 }
@@ -225,7 +258,8 @@ at::Tensor ForwardPass::backward_layer(const LayerWeights& layer, const at::Tens
   use_single_threaded_torch();
   const c10::AutoGradMode with_grad(true);
   const LayerConfig& sizes = model_.config.layers.at(static_cast<std::size_t>(layer.index));
-  const LayerContext context{model_.config, sizes, type_, rope_->table(sizes.head_dim, hidden.size(0))};
+  if (sizes.identity) return gradient;
+  const LayerContext context = layer_context(sizes, hidden.size(0));
   const at::Tensor input = hidden.detach().requires_grad_(true);
   std::vector<std::string> names;
   std::vector<at::Tensor> wanted{input};

@@ -18,6 +18,7 @@
 
 #include "miq/model/architecture.h"
 #include "miq/model/model.h"
+#include "miq/model/norm.h"
 
 namespace miq {
 
@@ -27,6 +28,7 @@ enum class ComputeType { Float32, BFloat16 };
 std::string_view compute_type_name(ComputeType type);  // "float32", "bfloat16"
 
 class Bf16Layer;
+struct LayerContext;
 class PackedBf16;
 class RopeTables;
 
@@ -43,6 +45,8 @@ struct LayerWeights {
   std::int64_t index = 0;
   std::map<std::string, at::Tensor, std::less<>> tensors;
   std::shared_ptr<const Bf16Layer> packed;  // the linears as the kernels want them; may be null
+
+  const at::Tensor& tensor(std::string_view name) const;  // throws Error naming the layer and the tensor
 };
 
 // Sees the input [tokens, in] (compute type) of every linear of a layer, once per site, in forward order.
@@ -64,9 +68,10 @@ class ForwardPass {
   // Packs the layer's linears anew where the kernels want that and they have changed.
   void prepare(LayerWeights& layer) const;
 
-  // [tokens, hidden] float32. Throws Error on an id outside the embedding.
+  // [tokens, hidden] float32. Throws Error on an id outside the embedding, and on more tokens than a table
+  // of learned positions has rows.
   at::Tensor embed(std::span<const std::int32_t> ids) const;
-  // The next hidden states, [tokens, hidden] float32; positions are 0 … tokens-1.
+  // The next hidden states, [tokens, width] float32; positions are 0 … tokens-1.
   at::Tensor run_layer(const LayerWeights& layer, const at::Tensor& hidden, const InputObserver& observer = {}) const;
   // The same, for its inputs alone: stops when the observer has seen the last one, a product short of the end.
   void observe_layer(const LayerWeights& layer, const at::Tensor& hidden, const InputObserver& observer) const;
@@ -92,7 +97,13 @@ class ForwardPass {
 
   Kernels kernels_;
   std::unique_ptr<RopeTables> rope_;
-  at::Tensor embedding_, head_, final_norm_;
+  LayerContext layer_context(const LayerConfig& sizes, std::int64_t tokens) const;
+  // The final norm and projection of hidden states, in the compute type: what the head reads.
+  at::Tensor head_input(const at::Tensor& hidden) const;
+
+  at::Tensor embedding_, head_, head_bias_;
+  at::Tensor positions_, embedding_projection_, output_projection_;  // undefined where the model has none
+  Norm final_norm_;
   std::unique_ptr<PackedBf16> packed_head_;  // null: LibTorch's kernels
 };
 

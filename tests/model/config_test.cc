@@ -73,7 +73,7 @@ TEST(Config, RefusalsNameTheKeyAndTheValue) {
       {{{"head_dim", 15}}, "odd"},
       {{{"rms_norm_eps", 0}}, "'rms_norm_eps' is 0"},
       {{{"hidden_act", "gelu"}}, "activation 'gelu'"},
-      {{{"attention_bias", true}}, "'attention_bias'"},
+      {{{"attention_bias", 1}}, "'attention_bias' is 1, expected true or false"},
       {{{"rope_scaling", {{"type", "yarn"}, {"factor", 2.0}}}}, "'yarn' is not supported"},
       {{{"sliding_window", 4096}}, "'sliding_window' is set to 4096"},
       {{{"partial_rotary_factor", 0.5}}, "'partial_rotary_factor'"},

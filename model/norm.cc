@@ -1,0 +1,33 @@
+// With r = 1 / sqrt(mean(x^2) + epsilon) and g the gradient times the weight, d loss / d x of the RMS norm is
+// g r - x r^3 mean(g x); the layer norm's is that of the RMS norm of x - mean(x), with its own mean taken out.
+#include "miq/model/norm.h"
+
+#include <ATen/TensorOperators.h>
+
+namespace miq {
+namespace {
+
+at::Tensor mean_of(const Norm& norm, const at::Tensor& x) {
+  return norm.kind == NormKind::FusedRms ? x.sum(-1, true) / static_cast<double>(norm.mean_width) : x.mean(-1, true);
+}
+
+at::Tensor inverse_deviation(const Norm& norm, const at::Tensor& x) { return (mean_of(norm, x.square()) + norm.epsilon).rsqrt(); }
+
+at::Tensor centred(const Norm& norm, const at::Tensor& x) { return norm.kind == NormKind::Layer ? x - x.mean(-1, true) : x; }
+
+}  // namespace
+
+at::Tensor normalise(const Norm& norm, const at::Tensor& x) {
+  const at::Tensor c = centred(norm, x);
+  at::Tensor y = c * inverse_deviation(norm, c);
+  if (norm.weight.defined()) y = y * norm.weight;
+  return norm.bias.defined() ? y + norm.bias : y;
+}
+
+at::Tensor normalise_backward(const Norm& norm, const at::Tensor& x, const at::Tensor& gradient) {
+  const at::Tensor c = centred(norm, x), r = inverse_deviation(norm, c);
+  const at::Tensor g = norm.weight.defined() ? gradient * norm.weight : gradient;
+  return centred(norm, g * r - c * r.pow(3) * mean_of(norm, g * c));
+}
+
+}  // namespace miq

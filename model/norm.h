@@ -1,0 +1,23 @@
+// The normalisations of the residual stream (NormKind in config.h), forward and backward, in float32.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "miq/model/config.h"
+
+namespace miq {
+
+// `weight` and `bias` are float32 [width], or undefined where the kind has none.
+struct Norm {
+  NormKind kind = NormKind::Rms;
+  double epsilon = 1e-5;
+  std::int64_t mean_width = 0;  // FusedRms: what the sum of squares is divided by
+  at::Tensor weight, bias;
+};
+
+// x [tokens, width] float32 -> the same.
+at::Tensor normalise(const Norm& norm, const at::Tensor& x);
+// d loss / d x, given d loss / d normalise(x).
+at::Tensor normalise_backward(const Norm& norm, const at::Tensor& x, const at::Tensor& gradient);
+
+}  // namespace miq

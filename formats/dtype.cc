@@ -84,6 +84,14 @@ float f16_to_f32(std::uint16_t bits) {
 
 float bf16_to_f32(std::uint16_t bits) { return std::bit_cast<float>(std::uint32_t{bits} << 16); }
 
+float f8e4m3_to_f32(std::uint8_t bits) {
+  const std::uint32_t sign = std::uint32_t{bits & 0x80u} << 24;
+  const std::uint32_t exponent = (bits >> 3) & 0xf, fraction = bits & 7;
+  if (exponent == 0) return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(static_cast<float>(fraction) * 0x1p-9f));
+  if (exponent == 0xf && fraction == 7) return std::bit_cast<float>(sign | 0x7fc00000u);
+  return std::bit_cast<float>(sign | ((exponent + 127 - 7) << 23) | (fraction << 20));
+}
+
 std::uint16_t f32_to_f16(float value) {
   const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
   const auto sign = static_cast<std::uint16_t>((bits >> 16) & 0x8000);

@@ -26,6 +26,7 @@ std::optional<std::uint64_t> tensor_bytes(DType dtype, std::span<const std::int6
 // Exact widening, and rounding to nearest even (overflow becomes infinity, as IEEE 754 has it).
 float f16_to_f32(std::uint16_t bits);
 float bf16_to_f32(std::uint16_t bits);
+float f8e4m3_to_f32(std::uint8_t bits);  // OCP FP8 E4M3: no infinities, 0x7F and 0xFF are NaN, largest 448
 std::uint16_t f32_to_f16(float value);
 std::uint16_t f32_to_bf16(float value);
 

@@ -56,21 +56,26 @@ void validate(const Model& model) {
   check_id(model, "end-of-text", model.config.eos_id);
 }
 
-std::string weights_digest(const Model& model, ThreadPool& pool) {
-  std::vector<std::pair<std::string_view, const Tensor*>> tensors;
-  for (const auto& [name, tensor] : model.tensors) tensors.emplace_back(name, &tensor);
-  std::vector<std::string> digests(tensors.size());
-  pool.for_each(static_cast<std::int64_t>(tensors.size()), [&](std::int64_t i) {
-    digests[static_cast<std::size_t>(i)] = digest_of(decode(*tensors[static_cast<std::size_t>(i)].second, tensors[static_cast<std::size_t>(i)].first).bytes());
-  });
+std::string weights_digest(const std::map<std::string, Tensor>& tensors, const std::map<std::string, std::string>& digests) {
   Digest digest;
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    digest.add(tensors[i].first);
-    digest.add(dtype_name(tensors[i].second->dtype));
-    digest.add(shape_text(tensors[i].second->shape));
-    digest.add(std::string_view(digests[i]));
+  for (const auto& [name, tensor] : tensors) {
+    digest.add(name);
+    digest.add(dtype_name(tensor.dtype));
+    digest.add(shape_text(tensor.shape));
+    digest.add(std::string_view(digests.at(name)));
   }
   return digest.hex();
+}
+
+std::string weights_digest(const Model& model, ThreadPool& pool) {
+  std::map<std::string, std::string> digests;
+  std::vector<std::pair<const Tensor*, std::pair<const std::string, std::string>*>> jobs;
+  for (const auto& [name, tensor] : model.tensors) jobs.emplace_back(&tensor, &*digests.emplace(name, std::string()).first);
+  pool.for_each(static_cast<std::int64_t>(jobs.size()), [&](std::int64_t i) {
+    const auto& [tensor, entry] = jobs[static_cast<std::size_t>(i)];
+    entry->second = digest_of(decode(*tensor, entry->first).bytes());
+  });
+  return weights_digest(model.tensors, digests);
 }
 
 }  // namespace miq

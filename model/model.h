@@ -36,6 +36,8 @@ void validate(const Model& model);
 // XXH3-128 over all tensors in name order: name, dtype, shape and decoded bytes. The same weights have
 // the same digest in every format and encoding.
 std::string weights_digest(const Model& model, ThreadPool& pool);
+// The same where digest_of() each tensor's decoded bytes is known already; `digests` has every tensor's name.
+std::string weights_digest(const std::map<std::string, Tensor>& tensors, const std::map<std::string, std::string>& digests);
 
 // The .miq container (formats/spec/miq.md): Model <-> bytes, without loss.
 void save_model(const Model& model, const std::string& path);

@@ -8,6 +8,7 @@
 #include "miq/converters/gguf_model.h"
 #include "miq/converters/hugging_face.h"
 #include "miq/converters/miq_model.h"
+#include "miq/converters/sidecar.h"
 
 namespace miq {
 namespace {
@@ -37,17 +38,25 @@ std::string guess(const std::string& path) {
 
 std::span<const SourceKind> source_kinds() { return kKinds; }
 
-Model open_model(const std::string& path) {
+OpenedCheckpoint open_checkpoint(const std::string& path) {
   if (!std::filesystem::exists(path)) throw FormatError(path, "no such file or folder");
   for (const SourceKind& kind : kKinds) {
     if (!kind.recognises(path)) continue;
-    Model model = kind.open(path);
-    validate(model);
-    return model;
+    OpenedCheckpoint opened{kind.open(path), &kind, false, {}};
+    validate(opened.model);
+    if (std::filesystem::is_directory(path)) {
+      ThreadPool pool;
+      Restored restored = restore_from_sidecar(opened.model, path, pool);
+      opened.restored = restored.done;
+      if (!restored.note.empty()) opened.notes.push_back(std::move(restored.note));
+    }
+    return opened;
   }
   std::string known;
   for (const SourceKind& kind : kKinds) known += (known.empty() ? "" : "; ") + std::string(kind.description);
   throw FormatError(path, "not a checkpoint that miq reads: it looks like " + guess(path), "Read are: " + known);
 }
+
+Model open_model(const std::string& path) { return open_checkpoint(path).model; }
 
 }  // namespace miq

@@ -4,6 +4,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "miq/model/model.h"
 
@@ -19,7 +20,18 @@ struct SourceKind {
 };
 std::span<const SourceKind> source_kinds();
 
-// A validated model. Throws Error: what the path holds instead, the kinds supported, what to do.
-Model open_model(const std::string& path);
+// A validated model and how it was found.
+struct OpenedCheckpoint {
+  Model model;
+  const SourceKind* kind = nullptr;
+  // A folder of ours brought back what its sidecar says (sidecar.h): the tensors' encodings are those of the
+  // container that it was made from and should stay as they are.
+  bool restored = false;
+  std::vector<std::string> notes;  // for the user, a sentence each
+};
+
+// Throws Error: what the path holds instead, the kinds supported, what to do.
+OpenedCheckpoint open_checkpoint(const std::string& path);
+Model open_model(const std::string& path);  // the model of it
 
 }  // namespace miq

@@ -35,11 +35,16 @@ void check_same(const Item& item, const Tensor& encoded) {
   }
 }
 
-// A lattice is taken unless a bit mask is smaller (a matrix of almost only zeros): it decodes faster than zstd.
-// Tensors that came in another encoding than dense stay in it where no lattice is smaller.
+// Automatically, a linear becomes a lattice or a bit mask before it becomes zstd, which may be smaller but takes
+// longer to decode at every use; a bit mask only where it is smaller than the lattice too (a matrix of almost
+// only zeros). Tensors that came in another encoding than dense stay in it where no lattice is smaller.
 void encode_item(Item& item) {
   const bool found = item.lattice.packed.has_value();
-  Tensor best = item.before.encoding == Encoding::Dense ? encode_best(item.before, !found) : item.before;
+  Tensor best = item.before;
+  if (item.before.encoding == Encoding::Dense) {
+    if (item.searched) best = encode_best(item.before, false);
+    if (best.encoding == Encoding::Dense && !found) best = encode_best(item.before, true);
+  }
   if (found && item.lattice.packed->stored_bytes() < best.stored_bytes()) best = std::move(*item.lattice.packed);
   item.lattice.packed.reset();
   if (best.encoding == item.before.encoding) return;
@@ -85,6 +90,7 @@ Json item_json(const Item& item) {
 }
 
 void count(Json& totals, std::uint64_t before, std::uint64_t after) {
+  if (totals.is_null()) totals = Json::object();
   totals["tensors"] = totals.value("tensors", 0) + 1;
   totals["bytes_before"] = totals.value("bytes_before", std::uint64_t{0}) + before;
   totals["bytes_after"] = totals.value("bytes_after", std::uint64_t{0}) + after;

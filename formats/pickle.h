@@ -4,8 +4,9 @@
 // Read: protocols 2 to 5 (pickletools.py), and from protocols 0 and 1 only GLOBAL, POP and POP_MARK. Refused with the
 // offset: the text op-codes of protocols 0 and 1, DUP, EXT*, out-of-band buffers, unknown op-codes; a missing, second
 // or misplaced PROTO; frames that nest or that an op-code crosses; lengths beyond the bytes left; integers beyond 16
-// bytes; a stack that underflows or is not one value at STOP; memo entries that were never put; items or state given
-// to what cannot have any; a string key given twice in one dict; bytes behind STOP (see read_pickles).
+// bytes; names of globals beyond 512 bytes; a stack that underflows or is not one value at STOP; memo entries that were
+// never put; items or state given to what cannot have any, state given twice; a string key (of up to 256 bytes) given
+// twice in one dict; bytes behind STOP (see read_pickle_prefix).
 //
 // Cost: at most 64 bytes of memory for each byte of input, one pass, no recursion. Texts are views into the input.
 // Nodes may be shared and cycles are legal (memo with APPEND, SETITEM or BUILD): a walk needs a visited set or a bound.
@@ -37,12 +38,12 @@ enum class NodeKind : std::uint8_t {
 // One distinct global that a stream names. Names of Python 2 and of old torch are given in their present form
 // (__builtin__ -> builtins, copy_reg -> copyreg, torch.tensor -> torch._tensor).
 struct PickleGlobal {
-  std::string module, name;
+  std::string_view module, name;   // valid as long as the tree
   std::uint64_t first_offset = 0;  // in the file
   std::uint64_t named = 0;         // times that the stream names it
   std::uint64_t called = 0;        // times as the callee of REDUCE
   std::uint64_t instantiated = 0;  // times as the class of NEWOBJ and NEWOBJ_EX
-  std::string full_name() const { return module + "." + name; }
+  std::string full_name() const { return std::string(module) + "." + std::string(name); }
 };
 
 class PickleTree {
@@ -81,15 +82,13 @@ class PickleTree {
       std::int64_t integer = 0;
       double real;
       const char* text;
-      std::uint64_t range;
     };
     std::uint64_t offset = 0;
   };
-  // What only some nodes have.
+  // What only some nodes have: ranges of links_ and pairs_.
   struct Extra {
     NodeId state = kNoNode;
-    std::uint32_t items = 0, pairs = 0;  // counts
-    std::uint64_t first_item = 0, first_pair = 0;
+    std::uint32_t items = 0, first_item = 0, pairs = 0, first_pair = 0;
   };
   static constexpr unsigned kBlockBits = 10;
   const Node& at(NodeId node) const { return blocks_[node >> kBlockBits][node & ((1u << kBlockBits) - 1)]; }

@@ -60,9 +60,10 @@ class TorchFile {
   // Checks the CRC-32 of every record (zip; the other kinds have none). Throws FormatError.
   void verify() const;
 
+  struct Parts;  // torch_parts.h; of this room only
+
  private:
   friend class TorchFileReader;
-  struct Parts;
   std::shared_ptr<const Parts> parts_;  // copies share it
 };
 

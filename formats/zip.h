@@ -2,7 +2,8 @@
 // descriptors, padding in the local headers. Nothing is unpacked to disk and nothing is decompressed.
 // Facts: PKWARE's APPNOTE 6.3.9; caffe2/serialize/inline_container.cc.
 //
-// Refused, with the entry's name and offset: compressed or encrypted entries, archives in several parts, names given
+// Compressed entries are listed, and refused when their content is asked for. Refused at once, with the entry's name and
+// offset: encrypted entries, archives in several parts, names given
 // twice, absolute names or names with "..", a backslash or a control character, local headers that contradict the
 // central directory, entries that overlap each other or the directory or leave the file, zip64 records that contradict
 // the fields beside them, a directory of another size or count than stated, bytes behind the archive.
@@ -21,8 +22,9 @@ struct ZipEntry {
   std::string_view name;           // a view into the file
   std::uint64_t header = 0;        // offset of the local header
   std::uint64_t begin = 0;         // offset of the content
-  std::uint64_t size = 0;
-  std::uint32_t crc = 0;           // CRC-32 of the content as the central directory states it
+  std::uint64_t size = 0;          // of the content in the file: before it is decompressed
+  std::uint32_t crc = 0;           // CRC-32 of the content by the directory; 0: not stated
+  std::uint16_t method = 0;        // 0: stored
 };
 
 class ZipFile {
@@ -32,8 +34,9 @@ class ZipFile {
 
   const std::vector<ZipEntry>& entries() const { return entries_; }  // in the order of the central directory
   const ZipEntry* find(std::string_view entry_name) const;           // null when there is none
-  Blob content(const ZipEntry& entry) const { return file_.slice(entry.begin, entry.size); }
-  // Throws FormatError when the content's CRC-32 is not the stated one. Reads all of the content.
+  Blob content(const ZipEntry& entry) const;                         // throws FormatError for a compressed entry
+  // Throws FormatError when the content's CRC-32 is not the stated one. Reads all of the content. Passes what states 0:
+  // torch.save writes that where the user turned checksums off.
   void verify(const ZipEntry& entry) const;
   const std::string& name() const { return name_; }
 

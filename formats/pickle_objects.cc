@@ -170,6 +170,12 @@ NodeId type_of(const PickleTree& tree, NodeId node) {
 }
 
 std::optional<PickledType> describe_type(const PickleTree& tree, NodeId type) {
+  if (tree.kind(type) == NodeKind::Persistent) {
+    // ("module", class, source file, source text): how legacy files of torch refer to the classes of modules.
+    const auto id = tree.items(tree.persistent_id(type));
+    if (id.size() < 2 || as_string(tree, id[0]) != "module") return std::nullopt;
+    type = id[1];
+  }
   PickledType result;
   if (const PickleGlobal* global = tree.global(type)) {
     result.module = global->module;

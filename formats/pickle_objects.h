@@ -49,7 +49,7 @@ struct PickledType {
   NodeId body = kNoNode;      // of a class by value: its dict
   std::string full_name() const { return module.empty() ? name : module + "." + name; }
 };
-// Nothing for nodes that are neither a Global nor a class by value.
+// Nothing for nodes that are neither a Global, nor a class by value, nor a legacy torch file's reference to a module's class.
 std::optional<PickledType> describe_type(const PickleTree& tree, NodeId type);
 // "module.name" of the node's class (for a class by value: its __module__ and name); empty when it has none.
 std::string class_of(const PickleTree& tree, NodeId node);

@@ -205,7 +205,11 @@ void PickleReader::push_long(std::string_view bytes) {
 // The top `count` values become a tuple.
 void PickleReader::push_tuple(std::size_t count) {
   need(count);
-  if (count == 0) return push(shared(NodeKind::Tuple, empty_));
+  if (count == 0) {
+    push(shared(NodeKind::Tuple, empty_));
+    node(empty_).a = node(empty_).b = 0;
+    return;
+  }
   const std::size_t first = tree_.links_.size();
   if (first + count >= kNoNode) fail("holds more than four thousand million items");
   tree_.links_.insert(tree_.links_.end(), stack_.end() - static_cast<std::ptrdiff_t>(count), stack_.end());

@@ -3,11 +3,12 @@
 
 #include "miq/base/error.h"
 #include "miq/model/architecture_llama.h"
+#include "miq/model/architecture_opt.h"
 
 namespace miq {
 namespace {
 
-constexpr const Architecture* kArchitectures[] = {&kLlama};
+constexpr const Architecture* kArchitectures[] = {&kLlama, &kOpt};
 
 constexpr std::string_view kExpert = "{}";
 

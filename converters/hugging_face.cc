@@ -60,6 +60,14 @@ std::map<std::string, Tensor> read_shards(const fs::path& folder, const std::str
   return tensors;
 }
 
+// The hub's cache keeps a model at models--ORG--NAME/snapshots/COMMIT: COMMIT is no name for people.
+std::string name_of(const fs::path& folder) {
+  const fs::path whole = fs::weakly_canonical(folder);
+  const std::string repository = whole.parent_path().parent_path().filename().string();
+  if (whole.parent_path().filename() != "snapshots" || !repository.starts_with("models--")) return whole.filename().string();
+  return repository.substr(repository.rfind("--") + 2);
+}
+
 }  // namespace
 
 bool is_hugging_face_folder(const std::string& path) { return fs::is_directory(path) && fs::exists(fs::path(path) / "config.json"); }
@@ -68,7 +76,7 @@ Model open_hugging_face_folder(const std::string& path) {
   const fs::path folder(path);
   CheckpointParts parts;
   parts.where = path;
-  parts.name = fs::weakly_canonical(folder).filename().string();
+  parts.name = name_of(folder);
   for (std::string_view name : model_file_names()) {
     const fs::path file = folder / name;
     if (fs::is_regular_file(file)) parts.files[std::string(name)] = Blob(read_text_file(file.string()));

@@ -1,5 +1,5 @@
 // A model as a folder that transformers' AutoModelForCausalLM.from_pretrained loads: config.json, the
-// tokenizer's files, weights as floats in safetensors; and sidecar.miq for what such a folder cannot say.
+// tokenizer's files, weights as floats in safetensors; and miq.sidecar for what such a folder cannot say.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// What a Hugging Face folder cannot say about a model of ours, in one file beside its weights: sidecar.miq.
+// What a Hugging Face folder cannot say about a model of ours, in one file beside its weights: miq.sidecar.
 //
 // The folder's weights are floats, whole and readable by everyone; method, statistics, calibration, source,
 // and how each tensor was encoded would be lost. The sidecar is a container (formats/container.h) whose
@@ -23,7 +23,7 @@
 
 namespace miq {
 
-inline constexpr std::string_view kSidecarName = "sidecar.miq";
+inline constexpr std::string_view kSidecarName = "miq.sidecar";
 
 // `digest` is that of the folder's weights; `generated` names files of the folder that are not the model's.
 void write_sidecar(const std::string& folder, const Model& model, const std::string& digest, const std::set<std::string>& generated);

@@ -216,7 +216,7 @@ TEST_F(HuggingFaceWriter, ASidecarIsBelievedOnlyForItsOwnWeights) {
 
   fs::remove_all(out());
   write(model);
-  fs::resize_file(out() + "/sidecar.miq", 100);
+  fs::resize_file(out() + "/miq.sidecar", 100);
   opened = open_checkpoint(out());
   EXPECT_FALSE(opened.restored);
   EXPECT_EQ(opened.model.source["format"], "hugging_face");
@@ -235,12 +235,12 @@ TEST_F(HuggingFaceWriter, ASidecarIsBelievedOnlyForItsOwnWeights) {
 TEST_F(HuggingFaceWriter, ASidecarThatDecodesToOtherValuesIsNotBelieved) {
   const Model model = sample();
   write(model);
-  Container forged = read_container(out() + "/sidecar.miq");
+  Container forged = read_container(out() + "/miq.sidecar");
   Tensor& q = forged.tensors.at("model.layers.0.self_attn.q_proj.weight");
   PackedMatrix matrix = unpack(q, "q");
   matrix.scales[0] *= 2;
   q = pack(matrix);
-  write_container(out() + "/sidecar.miq", forged);
+  write_container(out() + "/miq.sidecar", forged);
   const OpenedCheckpoint opened = open_checkpoint(out());
   EXPECT_FALSE(opened.restored);
   EXPECT_NE(opened.notes.at(0).find("decodes to other values"), std::string::npos) << opened.notes.at(0);
@@ -263,7 +263,7 @@ TEST_F(HuggingFaceWriter, ReplacesOnlyModels) {
   options.shard_bytes = 6000;
   write(model, options);  // one of ours
   EXPECT_FALSE(fs::exists(out() + "/model.safetensors"));
-  fs::remove(out() + "/sidecar.miq");
+  fs::remove(out() + "/miq.sidecar");
   EXPECT_NE(refusal(model).find("would be lost"), std::string::npos);
   options.force = true;
   write(model, options);

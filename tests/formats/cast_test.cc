@@ -52,7 +52,7 @@ TEST(Cast, NarrowTypesWidenExactlyAndComeBack) {
     for (std::size_t i = 0; i < all.size(); ++i) {
       EXPECT_EQ(std::bit_cast<std::uint32_t>(values[i]),
                 std::bit_cast<std::uint32_t>(dtype == DType::F16 ? f16_to_f32(all[i]) : bf16_to_f32(all[i])));
-      if (!std::isnan(values[i])) EXPECT_EQ(back[i], all[i]);
+      if (!std::isnan(values[i])) { EXPECT_EQ(back[i], all[i]); }
     }
   }
 }

@@ -134,7 +134,7 @@ void declare(CLI::App& app, Options& options) {
   app.add_option("--to", options.to, "miq: a container; hf: a folder that transformers loads")->check(CLI::IsMember({"miq", "hf"}))->capture_default_str();
   app.add_option("--name", options.name, "name of the model in reports (default: the source's own)");
   app.add_option("--dtype", options.dtype, "type of the weights: keep, or rounded to F32, F16, BF16")
-      ->check(CLI::IsMember({"keep", "F32", "F16", "BF16"}, CLI::ignore_case))
+      ->transform(CLI::IsMember({"keep", "F32", "F16", "BF16"}, CLI::ignore_case))
       ->capture_default_str();
   app.add_option("--encode", options.encode,
                  "with --to miq: auto: quantized matrices as codes, the rest in the fewest bytes; "

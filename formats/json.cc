@@ -145,6 +145,8 @@ void JsonEvents::run(std::string_view text) {
     fail("not valid JSON: a zero byte", "The file may be damaged: fetch it again");
   }
   position_ = 0;
+  // The parser skips a byte order mark, which RFC 8259 forbids and other readers of these files refuse.
+  if (text.starts_with("\xEF\xBB\xBF")) fail("not valid JSON: it begins with a byte order mark", "Save the file as UTF-8 without one");
   const CountingIterator first(text.data(), &position_);
   const CountingIterator last(text.data() + text.size(), &position_);
   if (!Json::sax_parse(first, last, this)) fail("not valid JSON");

@@ -246,12 +246,16 @@ Lattice search(const FloatMatrix& matrix, ThreadPool& pool) {
     if (run >= matrix.cols || (matrix.cols + run - 1) / run > 65536) continue;
     if (auto lattice = attempt(share_by_runs(matrix.cols, run), ignored)) return std::move(*lattice);
   }
-  if (const auto sharing = share_by_width(matrix, pool)) {
+  std::string nearly;
+  for (const int way : {0, 1}) {
+    const auto sharing = way == 0 ? share_by_width(matrix, pool) : share_by_ratios(matrix);
+    if (!sharing) continue;
     if (auto lattice = attempt(*sharing, ignored)) return std::move(*lattice);
-    return no_lattice("its columns lie nearly on lattices of several widths, but row " + std::to_string(ignored.row) + " not to the last bit");
+    nearly = "its columns lie nearly on several lattices, but those of row " + std::to_string(ignored.row) + " not to the last bit";
   }
+  if (!nearly.empty()) return no_lattice(nearly);
   return no_lattice(refusal_text(by_row) + "; nor do runs of " + std::to_string(kSmallestRun) + " to " + std::to_string(kLargestRun) +
-                    " columns, or widths mixed by column");
+                    " columns, or groups of columns anywhere");
 }
 
 }  // namespace

@@ -3,11 +3,14 @@
 //
 //   w = round_to_dtype(round_to_float32(scale * (code - zero)))       as packed_matrix.h has it
 //
-// Found: one lattice for each row; one for each row and run of 16, 32, … 1024 input channels; and mixed widths
-// per input channel, the channels of a width lying anywhere, where each row's widths divide one range
-// (scale_b = range / (2^b - 1), SparseGPT's min-max rule). Widths 2, 3, 4, 6 and 8; a lattice of 5 or 7
-// bits is stored with 6 or 8. Pruned zeros and zeros on the lattice cannot be told apart, so a mask is used
-// exactly where it makes the result smaller.
+// Found: one lattice for each row; one for each row and run of 16, 32, … 1024 input channels; and groups of input
+// channels that lie anywhere, with widths and scales of their own: either the widths of a row divide one range
+// (scale_b = range / (2^b - 1), SparseGPT's min-max rule), or the groups' scales are unrelated. Widths 2, 3,
+// 4, 6 and 8; a lattice of 5 or 7 bits is stored with 6 or 8. Pruned zeros and zeros on the lattice cannot be
+// told apart, so a mask is used exactly where it makes the result smaller.
+//
+// Not found: lattices with an offset that is no multiple of the scale (GGUF's Q4_1: d * q + m), which the formula
+// above cannot state; mixed widths of one range after a cast to BF16.
 //
 // What cannot be known: which float32 scale the other tool had. Any scale of an interval may give the same
 // elements, above all after a cast to F16 or BF16; `proven_scales` counts the intervals of one number.

@@ -36,5 +36,9 @@ ColumnSharing share_by_runs(std::int64_t cols, std::int64_t group_size);
 // row allows none, or when all columns have one width. Then nothing is promised beyond "nearly on": roundings are
 // the caller's to check. A matrix that is not of this kind costs a look at its first rows.
 std::optional<ColumnSharing> share_by_width(const FloatMatrix& matrix, ThreadPool& pool);
+// Columns by scale, where groups of at least 4 columns lying anywhere have scales of their own in every row that have
+// nothing to do with each other (lattice_ratios.cc). F32, and F16 where all groups have at most 4 bits; promises as
+// little as share_by_width.
+std::optional<ColumnSharing> share_by_ratios(const FloatMatrix& matrix);
 
 }  // namespace miq

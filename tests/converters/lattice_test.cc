@@ -189,6 +189,61 @@ TEST(Lattice, WidthsMixedByColumn) {
   }
 }
 
+// Every group of columns has its own minimum and maximum in each row, as scripts leave them that quantize group by group.
+TEST(Lattice, GroupsAnywhereWithScalesOfTheirOwn) {
+  std::mt19937 random(12);
+  ThreadPool pool(2);
+  for (const DType dtype : {DType::F32, DType::F16}) {
+    for (const double sparsity : {0.0, 0.5}) {
+      const std::vector<int> bits = dtype == DType::F32 ? std::vector<int>{3, 8, 4, 4, 6} : std::vector<int>{3, 4, 4, 2};
+      std::vector<std::vector<float>> parts;
+      std::vector<std::size_t> group_of_column(40 * bits.size());
+      for (std::size_t c = 0; c < group_of_column.size(); ++c) group_of_column[c] = c % bits.size();
+      std::shuffle(group_of_column.begin(), group_of_column.end(), random);
+      LatticeRecipe recipe;
+      recipe.rows = 400;
+      recipe.cols = 40;
+      recipe.sparsity = sparsity;
+      for (const int b : bits) {
+        recipe.bits_of_column.assign(40, b);
+        parts.push_back(fake_quantized(recipe, random));
+      }
+      const auto cols = static_cast<std::int64_t>(group_of_column.size());
+      std::vector<float> values;
+      for (std::int64_t r = 0; r < recipe.rows; ++r) {
+        std::vector<std::size_t> next(bits.size());
+        for (const std::size_t g : group_of_column) values.push_back(parts[g][static_cast<std::size_t>(r) * 40 + next[g]++]);
+      }
+      const Tensor source = matrix_of(values, recipe.rows, cols, dtype);
+      const Lattice lattice = find_lattice(source, "w", pool);
+      SCOPED_TRACE(std::string(dtype_name(dtype)) + ", zeros " + std::to_string(sparsity));
+      expect_exact(source, lattice);
+      if (!lattice.packed) continue;
+      EXPECT_EQ(lattice.kind, "mixed");
+      EXPECT_EQ(lattice.bits_of_group.size(), bits.size());
+      const PackedMatrix m = unpack(*lattice.packed, "w");
+      for (std::size_t c = 0; c < m.group_of_column.size(); ++c)
+        EXPECT_EQ(m.bits_of_group[m.group_of_column[c]], bits[group_of_column[c]]) << "column " << c << ", " << dtype_name(dtype);
+    }
+  }
+}
+
+// Scales that are float16 numbers, as block formats and our own methods have them, are stored as such.
+TEST(Lattice, HalfScalesAreFound) {
+  std::mt19937 random(13);
+  ThreadPool pool(1);
+  std::vector<float> values;
+  for (int set = 0; set < 64 * 4; ++set) {
+    const float scale = f16_to_f32(static_cast<std::uint16_t>(0x1800 + random() % 0x1000));
+    for (int i = 0; i < 32; ++i) values.push_back(scale * static_cast<float>(static_cast<int>(random() % 16) - 8));
+  }
+  const Tensor source = matrix_of(values, 64, 128, DType::F32);
+  const Lattice lattice = find_lattice(source, "w", pool);
+  expect_exact(source, lattice);
+  EXPECT_EQ(lattice.group_size, 32);
+  EXPECT_EQ(lattice.scale_dtype, DType::F16);
+}
+
 TEST(Lattice, OddRows) {
   ThreadPool pool(1);
   std::mt19937 random(7);

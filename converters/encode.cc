@@ -4,6 +4,7 @@
 #include "miq/converters/encode.h"
 
 #include <algorithm>
+#include <functional>
 #include <set>
 
 #include "miq/base/error.h"
@@ -48,7 +49,7 @@ void encode_item(Item& item) {
   if (found && item.lattice.packed->stored_bytes() < best.stored_bytes()) best = std::move(*item.lattice.packed);
   item.lattice.packed.reset();
   if (best.encoding == item.before.encoding) return;
-  check_same(item, best);
+  if (best.encoding != Encoding::Packed) check_same(item, best);  // find_lattice() has compared its own
   *item.tensor = std::move(best);
 }
 
@@ -162,6 +163,32 @@ std::vector<Item> list_tensors(Model& model) {
   return items;
 }
 
+using Step = std::function<void(const char* stage, double work)>;
+
+// Small matrices side by side, large ones alone with all threads over their rows: the working memory is a few
+// bytes for each weight of kTogether, or of one matrix.
+void search_lattices(std::vector<Item>& items, ThreadPool& pool, const Step& step) {
+  constexpr std::int64_t kTogether = 1 << 24;
+  std::vector<Item*> linears;
+  for (Item& item : items) {
+    item.searched = item.linear && item.before.encoding != Encoding::Packed;
+    if (item.searched) linears.push_back(&item);
+  }
+  for (std::size_t begin = 0, end = 0; begin < linears.size(); begin = end) {
+    std::int64_t weights = 0;
+    while (end < linears.size() && (end == begin || weights + linears[end]->before.elements() <= kTogether)) weights += linears[end++]->before.elements();
+    if (end - begin == 1) {
+      linears[begin]->lattice = find_lattice(linears[begin]->before, *linears[begin]->name, pool);
+    } else {
+      pool.for_each(static_cast<std::int64_t>(end - begin), [&](std::int64_t i) {
+        Item& item = *linears[begin + static_cast<std::size_t>(i)];
+        item.lattice = find_lattice(item.before, *item.name, pool);
+      });
+    }
+    step("searching lattices", static_cast<double>(weights));
+  }
+}
+
 }  // namespace
 
 EncodePolicy encode_policy(std::string_view name) {
@@ -176,18 +203,11 @@ Json encode_model(Model& model, EncodePolicy policy, ThreadPool& pool, const Pro
   if (policy == EncodePolicy::Dense) return report_json(items, policy);
   double total = 0, done = 0;
   for (const Item& item : items) total += static_cast<double>(item.before.elements()) * (item.linear ? 2 : 1);
-  const auto step = [&](const char* stage, double work) {
+  const Step step = [&](const char* stage, double work) {
     done += work;
     if (progress) progress({stage, done, std::max(total, 1.0)});
   };
-  if (policy == EncodePolicy::Auto) {
-    for (Item& item : items) {
-      if (!item.linear || item.before.encoding == Encoding::Packed) continue;
-      item.lattice = find_lattice(item.before, *item.name, pool);
-      item.searched = true;
-      step("searching lattices", static_cast<double>(item.before.elements()));
-    }
-  }
+  if (policy == EncodePolicy::Auto) search_lattices(items, pool, step);
   // A few units at a time, so that progress can be told from this thread.
   const std::size_t batch = static_cast<std::size_t>(pool.threads()) * 4;
   for (std::size_t begin = 0; begin < items.size(); begin += batch) {

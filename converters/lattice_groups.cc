@@ -116,6 +116,13 @@ class RowWidths {
   std::vector<std::uint8_t> widths_, allowed_;
 };
 
+// f16_to_f32() without branches, so that rows are read by vectors. Moving the exponent by a product widens
+// subnormal numbers too; infinity and NaN get the exponent that the product does not reach.
+inline std::uint32_t widened_f16(std::uint32_t half) {
+  const std::uint32_t scaled = std::bit_cast<std::uint32_t>(std::bit_cast<float>((half & 0x7FFFu) << 13) * 0x1p112f);
+  return scaled | (half & 0x8000u) << 16 | ((half & 0x7C00u) == 0x7C00u ? 0x7F800000u : 0u);
+}
+
 }  // namespace
 
 void FloatMatrix::read_row(std::int64_t r, std::span<std::uint32_t> out) const {
@@ -127,7 +134,7 @@ void FloatMatrix::read_row(std::int64_t r, std::span<std::uint32_t> out) const {
   for (std::size_t i = 0; i < out.size(); ++i) {
     std::uint16_t half;
     std::memcpy(&half, from + i * 2, 2);
-    out[i] = dtype == DType::BF16 ? static_cast<std::uint32_t>(half) << 16 : std::bit_cast<std::uint32_t>(f16_to_f32(half));
+    out[i] = dtype == DType::BF16 ? static_cast<std::uint32_t>(half) << 16 : widened_f16(half);
   }
 }
 

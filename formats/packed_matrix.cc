@@ -2,6 +2,7 @@
 // layout is that of spec/miq.md: codes, zero points and mask bits in storage order, lowest bit first.
 #include "miq/formats/packed_matrix.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -17,25 +18,32 @@ namespace {
 
 class BitWriter {
  public:
-  void put(std::uint32_t value, int bits) {
+  void put(std::uint32_t value, int bits) {  // bits <= 16
     word_ |= static_cast<std::uint64_t>(value) << used_;
     used_ += bits;
-    while (used_ >= 8) {
-      bytes_.push_back(static_cast<std::uint8_t>(word_));
-      word_ >>= 8;
-      used_ -= 8;
-    }
+    if (used_ >= 48) store(6);
   }
   void align() {
-    if (used_ > 0) put(0, 8 - used_);
+    if (used_ % 8 > 0) used_ += 8 - used_ % 8;
+    store(used_ / 8);
   }
   Blob take() {
     align();
+    bytes_.resize(size_);
     return Blob(std::move(bytes_));
   }
 
  private:
+  void store(int bytes) {
+    if (size_ + 8 > bytes_.size()) bytes_.resize(std::max<std::size_t>(64, bytes_.size() * 2));
+    for (int i = 0; i < 8; ++i) bytes_[size_ + static_cast<std::size_t>(i)] = static_cast<std::uint8_t>(word_ >> (8 * i));
+    size_ += static_cast<std::size_t>(bytes);
+    word_ >>= 8 * bytes;
+    used_ -= 8 * bytes;
+  }
+
   std::vector<std::uint8_t> bytes_;
+  std::size_t size_ = 0;
   std::uint64_t word_ = 0;
   int used_ = 0;
 };

@@ -7,6 +7,7 @@
 #include <bit>
 #include <limits>
 
+#include "miq/converters/lattice_groups.h"
 #include "miq/converters/lattice_scale.h"
 #include "tests/converters/lattice_inputs.h"
 #include "tests/reference/lattice_reference.h"
@@ -54,6 +55,20 @@ TEST(LatticeScale, NumbersRoundingToAreExactlyThose) {
       ASSERT_NE(reference::rounded(std::bit_cast<float>(range.low - 1), dtype), bits);
       ASSERT_NE(reference::rounded(std::bit_cast<float>(range.high + 1), dtype), bits);
     }
+  }
+}
+
+TEST(LatticeScale, RowsAreReadAsTheyWiden) {
+  std::vector<std::uint8_t> bytes(65536 * 2);
+  for (std::uint32_t half = 0; half < 65536; ++half) {
+    bytes[half * 2] = static_cast<std::uint8_t>(half);
+    bytes[half * 2 + 1] = static_cast<std::uint8_t>(half >> 8);
+  }
+  std::vector<std::uint32_t> row(65536);
+  FloatMatrix{bytes, DType::F16, 1, 65536}.read_row(0, row);
+  for (std::uint32_t half = 0; half < 65536; ++half) {
+    const float value = f16_to_f32(static_cast<std::uint16_t>(half));
+    ASSERT_TRUE(std::isnan(value) ? std::isnan(std::bit_cast<float>(row[half])) : row[half] == std::bit_cast<std::uint32_t>(value)) << half;
   }
 }
 

@@ -14,11 +14,6 @@
 namespace miq {
 namespace {
 
-const GlobalTensorRule* rule_of(const Architecture& row, Part part) {
-  const auto rule = std::ranges::find_if(row.globals, [&](const GlobalTensorRule& r) { return r.part == part; });
-  return rule == row.globals.end() ? nullptr : &*rule;
-}
-
 void rename_all(std::map<std::string, Tensor>& tensors, const auto& new_name) {
   std::map<std::string, Tensor> renamed;
   for (auto& [name, tensor] : tensors) renamed.emplace(new_name(name), std::move(tensor));
@@ -34,14 +29,15 @@ void take_wrappers_off(std::map<std::string, Tensor>& tensors) {
 }
 
 void put_base_prefix_on(const Architecture& row, std::map<std::string, Tensor>& tensors) {
-  const GlobalTensorRule* embedding = rule_of(row, Part::Embedding);
-  const GlobalTensorRule* head = rule_of(row, Part::Head);
-  if (!embedding) return;
-  const std::string_view prefix = embedding->name.substr(0, embedding->name.find('.') + 1);
-  const bool bare = !prefix.empty() && tensors.contains(std::string(embedding->name.substr(prefix.size()))) &&
+  const std::string_view embedding = global_name(row, Role::Embedding);
+  const std::string_view prefix = embedding.substr(0, embedding.find('.') + 1);
+  const bool bare = !prefix.empty() && tensors.contains(std::string(embedding.substr(prefix.size()))) &&
                     std::ranges::none_of(tensors, [&](const auto& entry) { return entry.first.starts_with(prefix); });
   if (!bare) return;
-  rename_all(tensors, [&](const std::string& name) { return head && name == head->name ? name : std::string(prefix) + name; });
+  rename_all(tensors, [&](const std::string& name) {
+    const bool of_head = name == global_name(row, Role::Head) || name == global_name(row, Role::Head, true);
+    return of_head ? name : std::string(prefix) + name;
+  });
 }
 
 bool same_elements(const Tensor& a, const Tensor& b) {
@@ -52,11 +48,10 @@ bool same_elements(const Tensor& a, const Tensor& b) {
 // two shared tensors): once is enough, but two must really be the same.
 void drop_tied_head(Model& model, const std::string& where) {
   const Architecture& row = architecture(model.config.architecture);
-  const GlobalTensorRule* head_rule = rule_of(row, Part::Head);
-  if (!model.config.tied_head || !head_rule) return;
-  const auto head = model.tensors.find(std::string(head_rule->name));
+  if (!model.config.tied_head) return;
+  const auto head = model.tensors.find(std::string(global_name(row, Role::Head)));
   if (head == model.tensors.end()) return;
-  const std::string embedding_name(rule_of(row, Part::Embedding)->name);
+  const std::string embedding_name(global_name(row, Role::Embedding));
   const auto embedding = model.tensors.find(embedding_name);
   if (embedding == model.tensors.end()) {
     model.tensors.emplace(embedding_name, head->second);
@@ -66,14 +61,12 @@ void drop_tied_head(Model& model, const std::string& where) {
   model.tensors.erase(head);
 }
 
-// Rows of a layer's linear, or 0 where the source has no such matrix.
-std::int64_t rows_of(const Model& model, const Architecture& row, std::int64_t layer, std::initializer_list<std::string_view> short_names) {
-  for (const LayerTensorRule& rule : row.layer) {
-    if (!rule.linear || std::ranges::find(short_names, short_linear_name(rule.name)) == short_names.end()) continue;
-    const auto found = model.tensors.find(layer_tensor_name(row, layer, rule.name));
-    if (found != model.tensors.end() && found->second.shape.size() == 2) return found->second.shape[0];
-  }
-  return 0;
+// Rows of the layer's tensor with this role (of its first expert, where there are experts); 0 where there is none.
+std::int64_t rows_of(const Model& model, const Architecture& row, std::int64_t layer, Role role) {
+  const std::string_view name = rule_name(row, role);
+  if (name.empty()) return 0;
+  const auto found = model.tensors.find(layer_tensor_name(row, layer, expert_name(name, 0)));
+  return found == model.tensors.end() || found->second.shape.size() != 2 ? 0 : found->second.shape[0];
 }
 
 void set_sizes_from_tensors(Model& model, const std::string& where) {
@@ -81,21 +74,18 @@ void set_sizes_from_tensors(Model& model, const std::string& where) {
   for (std::size_t i = 0; i < model.config.layers.size(); ++i) {
     LayerConfig& layer = model.config.layers[i];
     const auto number = static_cast<std::int64_t>(i);
-    const auto heads = [&](std::initializer_list<std::string_view> names, const char* what) {
-      const std::int64_t rows = rows_of(model, row, number, names);
+    const auto set_heads = [&](std::int64_t& heads, Role role, const char* what) {
+      const std::int64_t rows = rows_of(model, row, number, role);
       if (rows % layer.head_dim != 0) {
         throw FormatError(where, "layer " + std::to_string(i) + ": the " + what + " projection has " + std::to_string(rows) +
                                      " rows, no multiple of the head dimension " + std::to_string(layer.head_dim));
       }
-      return rows / layer.head_dim;
+      if (rows > 0) heads = rows / layer.head_dim;
     };
-    if (const std::int64_t count = heads({"q_proj"}, "query")) layer.heads = count;
-    if (const std::int64_t count = heads({"k_proj"}, "key")) layer.kv_heads = count;
-    if (const std::int64_t rows = rows_of(model, row, number, {"up_proj", "fc1"})) layer.mlp_width = rows;
-    if (layer.heads % layer.kv_heads != 0) {
-      throw FormatError(where, "layer " + std::to_string(i) + " has " + std::to_string(layer.heads) + " query heads, no multiple of its " + std::to_string(layer.kv_heads) +
-                                   " key/value heads");
-    }
+    set_heads(layer.heads, Role::Query, "query");
+    set_heads(layer.kv_heads, Role::Key, "key");
+    if (const std::int64_t rows = rows_of(model, row, number, layer.experts > 0 ? Role::ExpertUp : Role::Up)) layer.mlp_width = rows;
+    check_layer(model.config, layer, where + " (layer " + std::to_string(i) + ")");
   }
 }
 

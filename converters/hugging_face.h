@@ -1,6 +1,7 @@
-// Hugging Face model folders: config.json, tokenizer files, safetensors in one file or in shards.
+// Hugging Face model folders: config.json, tokenizer files, weights in one file or in shards (weight_files.h).
 #pragma once
 
+#include <map>
 #include <string>
 
 #include "miq/model/model.h"
@@ -9,9 +10,11 @@ namespace miq {
 
 bool is_hugging_face_folder(const std::string& path);
 
-// Tensors stay in the mapped files. Throws FormatError; with shards, the index and the files are checked
-// both ways: every name in exactly the shard that the index names, every shard's tensor in the index,
-// shard names plain base names inside the folder.
+// The small files of a model's folder (model_file_names()). Where there is only vocab.json with merges.txt, the
+// tokenizer.json that they amount to is among them (byte_level_json.h).
+std::map<std::string, Blob> read_model_files(const std::string& path);
+
+// Tensors stay in the mapped files. Throws FormatError.
 Model open_hugging_face_folder(const std::string& path);
 
 }  // namespace miq

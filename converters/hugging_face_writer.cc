@@ -9,13 +9,14 @@
 #include <set>
 
 #include "miq/base/error.h"
+#include "miq/converters/byte_level_json.h"
 #include "miq/converters/sidecar.h"
 #include "miq/formats/atomic_file.h"
 #include "miq/formats/atomic_folder.h"
 #include "miq/formats/cast.h"
 #include "miq/formats/digest.h"
 #include "miq/formats/safetensors_writer.h"
-#include "miq/model/architecture.h"
+#include "miq/model/gguf_tokenizer.h"
 
 namespace miq {
 namespace {
@@ -153,43 +154,27 @@ Model as_written(const Model& model, const Plan& plan, const ConfigFile& config)
   return written;
 }
 
-}  // namespace
-
-Json hugging_face_config(const Config& config) {
-  const Architecture& row = architecture(config.architecture);
-  const LayerConfig& layer = config.layers.front();
-  for (std::size_t i = 1; i < config.layers.size(); ++i) {
-    if (config.layers[i] == layer) continue;
-    throw Error("layer " + std::to_string(i) + " differs in size from layer 0, which no config.json can say: transformers would not load such a folder. "
-                "Keep the model as a .miq container");
+// transformers does not read a GGUF's metadata: where it amounts to a tokenizer.json, that goes in too.
+void write_tokenizer(const Model& model, const std::function<void(const std::string&, std::string_view)>& write, std::set<std::string>& generated,
+                     std::vector<std::string>& notes) {
+  if (model.files.contains("tokenizer.json") || model.files.contains("tokenizer.model")) return;
+  const auto gguf = model.files.find(std::string(kGgufTokenizerFile));
+  if (gguf == model.files.end()) {
+    notes.push_back("the model has no tokenizer");
+    return;
   }
-  Json json{{"model_type", row.model_types.front()},
-            {"architectures", {"LlamaForCausalLM"}},
-            {"vocab_size", config.vocabulary},
-            {"hidden_size", config.hidden},
-            {"intermediate_size", layer.mlp_width},
-            {"num_hidden_layers", config.layers.size()},
-            {"num_attention_heads", layer.heads},
-            {"num_key_value_heads", layer.kv_heads},
-            {"head_dim", layer.head_dim},
-            {"max_position_embeddings", config.max_positions},
-            {"rms_norm_eps", config.norm_epsilon},
-            {"hidden_act", "silu"},
-            {"rope_theta", config.rope_theta},
-            {"tie_word_embeddings", config.tied_head}};
-  if (config.rope_scaling.kind == RopeScaling::Kind::Linear) {
-    json["rope_scaling"] = {{"rope_type", "linear"}, {"factor", config.rope_scaling.factor}};
-  } else if (config.rope_scaling.kind == RopeScaling::Kind::Llama3) {
-    json["rope_scaling"] = {{"rope_type", "llama3"},
-                            {"factor", config.rope_scaling.factor},
-                            {"low_freq_factor", config.rope_scaling.low_frequency_factor},
-                            {"high_freq_factor", config.rope_scaling.high_frequency_factor},
-                            {"original_max_position_embeddings", config.rope_scaling.original_max_positions}};
+  const std::string made = tokenizer_json_from_gguf(gguf->second.text(), model.name + " (" + gguf->first + ")");
+  if (made.empty()) {
+    notes.push_back("the tokenizer is in " + gguf->first + ", which miq reads and transformers does not: add the original tokenizer's files for it");
+    return;
   }
-  if (config.bos_id) json["bos_token_id"] = *config.bos_id;
-  if (config.eos_id) json["eos_token_id"] = *config.eos_id;
-  return json;
+  write("tokenizer.json", made);
+  write("tokenizer_config.json", "{\"tokenizer_class\": \"PreTrainedTokenizerFast\"}\n");
+  generated.insert({"tokenizer.json", "tokenizer_config.json"});
+  notes.push_back("tokenizer.json is generated from the GGUF's metadata");
 }
+
+}  // namespace
 
 void check_hugging_face_folder(const Model& model, const std::string& path, const HuggingFaceOptions& options) {
   config_file(model, options.dtype);
@@ -218,11 +203,7 @@ HuggingFaceExport write_hugging_face_folder(const Model& model, const std::strin
     generated.insert("config.json");
     result.notes.push_back(model.files.contains("config.json") ? "config.json is generated: the model's own describes another one" : "config.json is generated: the model came without one");
   }
-  const bool known_to_transformers = model.files.contains("tokenizer.json") || model.files.contains("tokenizer.model");
-  if (!known_to_transformers) {
-    result.notes.push_back(model.tokenizer ? "the tokenizer is in tokenizer.gguf.json, which miq reads and transformers does not: add the original tokenizer's files"
-                                           : "the model has no tokenizer");
-  }
+  write_tokenizer(model, write, generated, result.notes);
   const Model written = as_written(model, plan, config);
   const std::string digest = weights_digest(written.tensors, write_weights(plan, folder.temporary(), pool, progress));
   write_sidecar(folder.temporary(), written, digest, generated);

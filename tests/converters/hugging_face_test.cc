@@ -191,7 +191,7 @@ TEST_F(HuggingFaceFolder, SaysWhatIsThereInsteadOfWeights) {
   fs::remove(folder_ / "model.safetensors");
   expect_refused("no weights found");
   write_text(folder_ / "pytorch_model.bin", "PK");
-  expect_refused("Python pickles");
+  expect_refused("pytorch_model.bin");
 }
 
 TEST(OpenModel, SaysWhatAFileLooksLike) {

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdio>
 #include <exception>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -35,10 +36,11 @@ void measure(const std::string& path, const std::string& policy, ThreadPool& poo
   std::printf("\n%s --encode %s  (%.2f s)\n%s", path.c_str(), policy.c_str(), seconds, encode_text(report).c_str());
   std::printf("all tensors %.2f %% of the source's bytes; decoder linears %.2f %% of two bytes a weight, %.3f bits a weight\n",
               100 * summary.at("bytes_after").get<double>() / summary.at("bytes_before").get<double>(), 100 * stored / (2 * weights), 8 * stored / weights);
-  std::string reason;
+  std::map<std::string, int> reasons;
   for (const Json& tensor : report.at("tensors")) {
-    if (tensor.contains("no_lattice") && tensor["no_lattice"] != reason) std::printf("  %s: %s\n", tensor["name"].get<std::string>().c_str(), (reason = tensor["no_lattice"]).c_str());
+    if (tensor.contains("no_lattice")) ++reasons[tensor["no_lattice"].get<std::string>()];
   }
+  for (const auto& [reason, tensors] : reasons) std::printf("  no lattice in %d: %s\n", tensors, reason.c_str());
 }
 
 }  // namespace

@@ -157,12 +157,33 @@ void describe_quantization(const Evidence& evidence, Json& result) {
     return text;
   };
   result["quantization"] = {{"matrices", evidence.with_lattice}, {"of", evidence.matrices.size()}, {"bits", joined(bits)}, {"sharing", joined(sharing)}};
-  result["evidence"].push_back("the weights of " + std::to_string(evidence.with_lattice) + " of " + std::to_string(evidence.matrices.size()) +
+  const bool whole = std::ranges::all_of(evidence.matrices, [](const WeightStatistics& s) { return s.lattice_rows == s.rows; });
+  result["evidence"].push_back(std::string(whole ? "" : "as far as the first rows show, ") + "the weights of " + std::to_string(evidence.with_lattice) + " of " + std::to_string(evidence.matrices.size()) +
                                " matrices lie on lattices of " + joined(bits) + " bits, to the last bit");
 }
 
+// Weights decoded from blocks of codes that have an offset beside their scale lie on no lattice through zero, but
+// each block still has few values.
+std::int64_t block_values(const Evidence& evidence) {
+  std::int64_t most = 0;
+  for (const WeightStatistics& s : evidence.matrices) {
+    if (s.lattice || s.palette_max == 0 || s.palette_max > WeightStatistics::kPalette / 2 || s.palette_filled < 0.75) return 0;
+    most = std::max(most, s.palette_max);
+  }
+  return most;
+}
+
+void describe_blocks(std::int64_t values, Json& result) {
+  const std::string run = std::to_string(WeightStatistics::kPalette);
+  result["blocks"] = {{"columns", WeightStatistics::kPalette}, {"values", values}};
+  result["evidence"].push_back("no run of " + run + " input channels holds more than " + std::to_string(values) +
+                               " different values, which lie on no lattice through zero: decoded from blocks with a scale and an offset, such as GGUF's "
+                               "Q4_1. Packed codes have no offset, so such weights are not stored as codes");
+  result["guess"] = result["guess"].get<std::string>() + "; decoded from blocks of " + run + " with at most " + std::to_string(values) + " values each, such as GGUF's Q4_1";
+}
+
 std::string guess_text(const Json& result, const Evidence& evidence) {
-  static const std::map<std::string, std::string> kNames{{"dense", "dense: neither pruned nor quantized, as far as the weights show"},
+  static const std::map<std::string, std::string> kNames{{"dense", "dense: not pruned, and on no lattice"},
                                                          {"sparsegpt", "SparseGPT-like"},
                                                          {"wanda", "Wanda-like"},
                                                          {"magnitude", "magnitude pruning"},
@@ -292,6 +313,7 @@ Json recognise(const Model& model, ThreadPool& pool, const std::string& path) {
   }
   result["method"] = evidence.sparse() ? pruning_method(evidence, result) : evidence.quantized() ? "quantized" : "dense";
   result["guess"] = guess_text(result, evidence);
+  if (const std::int64_t values = block_values(evidence)) describe_blocks(values, result);
   if (const std::string structure = structure_of(model.config); !structure.empty()) {
     result["structure"] = structure;
     result["guess"] = structure + "; " + result["guess"].get<std::string>();

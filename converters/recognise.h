@@ -24,6 +24,7 @@ namespace miq {
 //    "sparsity": share of zeros, "pruned": estimated share of zeros that rounding alone does not explain,
 //    "n_m": {"n", "m"},
 //    "quantization": {"matrices", "of", "bits": "4" or "3+4+6+8", "sharing": "row" | "groups of 32" | "mixed"},
+//    "blocks": {"columns", "values"},   few values in each run: decoded from blocks with an offset, such as GGUF's Q4_1
 //    "structure": "what structured pruning did",
 //    "claim": "what names or files say of a quantization",
 //    "evidence": [text, …], "warnings": [text, …]}
@@ -31,7 +32,8 @@ namespace miq {
 // Warnings name checkpoints that were meant to be quantized and are not: zeros but no lattice, as the earlier
 // enhanced and MI scripts leave them (docs/methods.md). `path` is where the model was opened, or empty: a
 // folder's small .json files are searched for the number of bits they claim; nothing else is read from it.
-// Does not change the model. Deterministic. Costs a pass over the linears, and more where there are lattices.
+// Does not change the model. Deterministic. Costs a pass over the linears, and a search for lattices in the
+// first million weights of each.
 Json recognise(const Model& model, ThreadPool& pool, const std::string& path = {});
 
 }  // namespace miq

@@ -14,7 +14,9 @@
 namespace miq {
 namespace {
 
-constexpr std::int64_t kSampled = 1 << 18;
+constexpr std::int64_t kSampled = 1 << 18;      // magnitudes
+constexpr std::int64_t kSearched = 1 << 20;     // weights in which a lattice is searched for
+constexpr std::int64_t kPaletteRows = 64;
 
 void count_row(std::span<const std::uint32_t> row, WeightStatistics& s, std::vector<std::int64_t>& block_zeros) {
   std::int64_t zeros = 0;
@@ -38,6 +40,18 @@ void count_row(std::span<const std::uint32_t> row, WeightStatistics& s, std::vec
   }
 }
 
+// Different values in runs of kPalette columns.
+void count_palettes(std::span<const std::uint32_t> row, WeightStatistics& s, std::int64_t& runs) {
+  constexpr auto run = static_cast<std::size_t>(WeightStatistics::kPalette);
+  std::array<std::uint32_t, run> values;
+  for (std::size_t c = 0; c + run <= row.size(); c += run, ++runs) {
+    std::copy_n(row.begin() + static_cast<std::ptrdiff_t>(c), run, values.begin());
+    s.palette_filled += static_cast<double>(std::ranges::count_if(values, [](std::uint32_t bits) { return (bits & 0x7FFFFFFFu) != 0; }));
+    std::ranges::sort(values);
+    s.palette_max = std::max<std::int64_t>(s.palette_max, std::ranges::unique(values).begin() - values.begin());
+  }
+}
+
 WeightStatistics count(const FloatMatrix& matrix) {
   WeightStatistics s;
   s.rows = matrix.rows;
@@ -47,10 +61,12 @@ WeightStatistics count(const FloatMatrix& matrix) {
   std::vector<std::uint32_t> row(static_cast<std::size_t>(matrix.cols)), magnitudes;
   std::uint32_t smallest = 0x7F800000u;
   const std::int64_t stride = std::max<std::int64_t>(1, matrix.rows * matrix.cols / kSampled);
+  std::int64_t palettes = 0;
   std::int64_t next = 0;  // steps of the sample carry on from row to row
   for (std::int64_t r = 0; r < matrix.rows; ++r) {
     matrix.read_row(r, row);
     count_row(row, s, block_zeros);
+    if (r < kPaletteRows) count_palettes(row, s, palettes);
     for (std::uint32_t& bits : row) bits &= 0x7FFFFFFFu;
     for (const std::uint32_t bits : row) smallest = bits != 0 ? std::min(smallest, bits) : smallest;
     for (; next < matrix.cols; next += stride) {
@@ -63,6 +79,7 @@ WeightStatistics count(const FloatMatrix& matrix) {
     s.block_zeros_min = std::ranges::min(block_zeros);
     s.block_zeros_max = std::ranges::max(block_zeros);
   }
+  if (palettes > 0) s.palette_filled /= static_cast<double>(palettes * WeightStatistics::kPalette);
   if (!magnitudes.empty()) {
     const auto quantile = magnitudes.begin() + static_cast<std::ptrdiff_t>(magnitudes.size() / 100);
     std::nth_element(magnitudes.begin(), quantile, magnitudes.end());
@@ -111,9 +128,14 @@ std::optional<WeightStatistics> weight_statistics(const Tensor& tensor, const st
   const Blob data = decode(tensor, name, &pool);
   WeightStatistics s = count({data.bytes(), tensor.dtype, tensor.shape[0], tensor.shape[1]});
   s.pruned = static_cast<double>(s.zeros) / static_cast<double>(s.rows * s.cols);
+  s.lattice_rows = s.rows;
   if (tensor.encoding == Encoding::Packed) {
     describe_lattice(tensor, name, packed_sharing(tensor, name), s);
-  } else if (const Lattice lattice = find_lattice(tensor, name, pool); lattice.packed) {
+    return s;
+  }
+  s.lattice_rows = std::min(s.rows, std::max<std::int64_t>(64, kSearched / s.cols));
+  const Tensor part = dense_tensor(tensor.dtype, {s.lattice_rows, s.cols}, data.slice(0, data.size() / static_cast<std::size_t>(s.rows) * static_cast<std::size_t>(s.lattice_rows)));
+  if (const Lattice lattice = find_lattice(part, name, pool); lattice.packed) {
     describe_lattice(*lattice.packed, name, lattice.kind == "groups" ? "groups of " + std::to_string(lattice.group_size) : lattice.kind, s);
   }
   return s;

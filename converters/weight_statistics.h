@@ -24,8 +24,15 @@ struct WeightStatistics {
   // The smallest magnitude that is not zero over the 1 % quantile of those magnitudes: near 1 at an edge.
   double edge = 0;
 
-  // Where the weights lie on a lattice.
+  // Runs of kPalette columns in the first rows: the most different values in one, and the mean share of weights
+  // that are not zero. 0 where no run was looked at.
+  static constexpr std::int64_t kPalette = 32;
+  std::int64_t palette_max = 0;
+  double palette_filled = 0;
+
+  // Where the weights lie on a lattice; of a large matrix that is not packed, only this many rows are searched.
   bool lattice = false;
+  std::int64_t lattice_rows = 0;
   std::string bits;     // "4", "3+4+6+8"
   std::string sharing;  // "row", "groups of 32", "mixed"
   double pruned = 0;    // share of weights that are zero though rounding does not explain it: an estimate on a lattice

@@ -136,6 +136,21 @@ TEST(Recognise, MadeModels) {
             "wanda");
 }
 
+TEST(Recognise, BlocksWithAnOffsetAreNamed) {
+  std::mt19937 random(7);
+  ThreadPool pool(2);
+  const Model model = random_model([&](auto& values, auto, auto) {  // GGUF's Q4_1: y = d * q + m
+    for (std::size_t i = 0; i < values.size(); i += 32) {
+      const float d = f16_to_f32(static_cast<std::uint16_t>(0x2000 + random() % 0x400)), m = f16_to_f32(static_cast<std::uint16_t>(0xAC00 + random() % 0x400));
+      for (std::size_t j = i; j < i + 32; ++j) values[j] = d * static_cast<float>(random() % 16) + m;
+    }
+  });
+  const Json result = recognise(model, pool);
+  EXPECT_EQ(result.at("method"), "dense");
+  EXPECT_EQ(result.at("blocks"), (Json{{"columns", 32}, {"values", 16}}));
+  EXPECT_NE(result.at("guess").get<std::string>().find("Q4_1"), std::string::npos);
+}
+
 TEST(Recognise, OddModels) {
   ThreadPool pool(2);
   EXPECT_EQ(recognise(random_model([](auto& values, auto, auto) { std::ranges::fill(values, 0.0f); }), pool).at("sparsity"), 1.0);

@@ -103,7 +103,8 @@ void apply_stated_layers(Model& model, const CheckpointParts& parts) {
 Model assemble_model(CheckpointParts parts) {
   Model model;
   model.name = std::move(parts.name);
-  model.config = config_from_hugging_face(parts.config, parts.config_where);
+  model.config = config_from_hugging_face(parts.config, parts.config_where, &model.warnings);
+  const bool read_as_llama = !model.warnings.empty();
   model.files = std::move(parts.files);
   model.tokenizer = load_tokenizer(model.files, parts.where);
   model.tensors = std::move(parts.tensors);
@@ -118,7 +119,12 @@ Model assemble_model(CheckpointParts parts) {
   drop_tied_head(model, parts.where);
   if (parts.sizes_from_tensors) set_sizes_from_tensors(model, parts.where);
   apply_stated_layers(model, parts);
-  validate(model);
+  try {
+    validate(model);
+  } catch (const Error& error) {
+    if (!read_as_llama) throw;
+    throw Error("The model type '" + parts.config.value("model_type", "") + "' is not known, and its tensors are not llama's: " + error.what());
+  }
   return model;
 }
 

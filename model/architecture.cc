@@ -3,12 +3,19 @@
 
 #include "miq/base/error.h"
 #include "miq/model/architecture_llama.h"
+#include "miq/model/architecture_mistral.h"
+#include "miq/model/architecture_mixtral.h"
 #include "miq/model/architecture_opt.h"
+#include "miq/model/architecture_qwen.h"
+#include "miq/model/architecture_qwen2.h"
+#include "miq/model/architecture_qwen2_moe.h"
+#include "miq/model/architecture_qwen3.h"
+#include "miq/model/architecture_qwen3_moe.h"
 
 namespace miq {
 namespace {
 
-constexpr const Architecture* kArchitectures[] = {&kLlama, &kOpt};
+constexpr const Architecture* kArchitectures[] = {&kLlama, &kMistral, &kMixtral, &kOpt, &kQwen, &kQwen2, &kQwen2Moe, &kQwen3, &kQwen3Moe};
 
 constexpr std::string_view kExpert = "{}";
 
@@ -59,8 +66,9 @@ std::string layer_tensor_name(const Architecture& row, std::int64_t layer, std::
 
 std::string short_linear_name(std::string_view name) {
   if (name.ends_with(".weight")) name.remove_suffix(7);
-  const auto experts = name.find("experts.");
-  if (experts != std::string_view::npos) return std::string(name.substr(experts));
+  for (const std::string_view kin : {"experts.", "shared_expert."}) {
+    if (const auto place = name.find(kin); place != std::string_view::npos) return std::string(name.substr(place));
+  }
   const auto dot = name.rfind('.');
   return std::string(dot == std::string_view::npos ? name : name.substr(dot + 1));
 }

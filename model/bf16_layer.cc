@@ -54,7 +54,7 @@ std::int64_t version(const at::Tensor& tensor) { return tensor.is_inference() ? 
 
 bool Bf16Layer::supports(const Config& config, const LayerConfig& sizes) {
   const bool plain = config.norm == NormKind::Rms && config.norm_first && config.activation == Activation::Silu && config.gated_mlp &&
-                     !config.query_bias && !config.output_bias && !config.mlp_bias && !config.query_key_norm && !config.sliced &&
+                     !config.query_bias && !config.output_bias && !config.mlp_bias && !config.query_key_norm && !config.sliced && config.log_scaled_from == 0 &&
                      config.positions == Positions::Rotary && sizes.experts == 0 && sizes.window == 0 && !sizes.identity &&
                      rule_name(architecture(config.architecture), Role::QueryKeyValue).empty();
   return have_bf16_kernels() && plain && config.hidden % 2 == 0 && sizes.head_dim % 2 == 0 && sizes.mlp_width % 2 == 0;

@@ -20,7 +20,8 @@ constexpr Name<Activation> kActivations[] = {
     {Activation::Silu, "silu"}, {Activation::Relu, "relu"}, {Activation::Gelu, "gelu"}, {Activation::GeluTanh, "gelu_tanh"}};
 constexpr Name<Positions> kPositions[] = {{Positions::Rotary, "rotary"}, {Positions::Learned, "learned"}};
 constexpr Name<RopeScaling::Kind> kScalings[] = {
-    {RopeScaling::Kind::None, "none"}, {RopeScaling::Kind::Linear, "linear"}, {RopeScaling::Kind::Llama3, "llama3"}};
+    {RopeScaling::Kind::None, "none"}, {RopeScaling::Kind::Linear, "linear"}, {RopeScaling::Kind::Llama3, "llama3"},
+    {RopeScaling::Kind::Dynamic, "dynamic"}, {RopeScaling::Kind::Yarn, "yarn"}, {RopeScaling::Kind::QwenDynamic, "qwen_dynamic"}};
 
 template <typename Kind, std::size_t N>
 const char* name_of(const Name<Kind> (&names)[N], Kind kind) {
@@ -45,22 +46,33 @@ RopeScaling rope_scaling_from_json(const ConfigFields& fields) {
   RopeScaling scaling;
   scaling.kind = kind_of(kScalings, fields, "kind");
   if (scaling.kind == RopeScaling::Kind::None) return scaling;
-  scaling.factor = fields.positive("factor");
+  if (scaling.kind != RopeScaling::Kind::QwenDynamic) scaling.factor = fields.positive("factor");
+  if (scaling.kind != RopeScaling::Kind::Linear) scaling.original_max_positions = fields.size("original_max_positions");
   if (scaling.kind == RopeScaling::Kind::Llama3) {
     scaling.low_frequency_factor = fields.positive("low_frequency_factor");
     scaling.high_frequency_factor = fields.positive("high_frequency_factor");
-    scaling.original_max_positions = fields.size("original_max_positions");
+  } else if (scaling.kind == RopeScaling::Kind::Yarn) {
+    scaling.attention_factor = fields.positive("attention_factor");
+    scaling.beta_fast = fields.positive("beta_fast");
+    scaling.beta_slow = fields.positive("beta_slow");
+    scaling.truncate = fields.flag("truncate");
   }
   return scaling;
 }
 
 Json rope_scaling_to_json(const RopeScaling& scaling) {
   Json json{{"kind", name_of(kScalings, scaling.kind)}};
-  if (scaling.kind != RopeScaling::Kind::None) json["factor"] = scaling.factor;
+  if (scaling.kind == RopeScaling::Kind::None) return json;
+  if (scaling.kind != RopeScaling::Kind::QwenDynamic) json["factor"] = scaling.factor;
+  if (scaling.kind != RopeScaling::Kind::Linear) json["original_max_positions"] = scaling.original_max_positions;
   if (scaling.kind == RopeScaling::Kind::Llama3) {
     json["low_frequency_factor"] = scaling.low_frequency_factor;
     json["high_frequency_factor"] = scaling.high_frequency_factor;
-    json["original_max_positions"] = scaling.original_max_positions;
+  } else if (scaling.kind == RopeScaling::Kind::Yarn) {
+    json["attention_factor"] = scaling.attention_factor;
+    json["beta_fast"] = scaling.beta_fast;
+    json["beta_slow"] = scaling.beta_slow;
+    json["truncate"] = scaling.truncate;
   }
   return json;
 }
@@ -146,6 +158,7 @@ Json Config::to_json() const {
             {"position_offset", position_offset},
             {"rope_theta", rope_theta},
             {"rope_scaling", rope_scaling_to_json(rope_scaling)},
+            {"log_scaled_from", log_scaled_from},
             {"experts_per_token", experts_per_token},
             {"normalise_experts", normalise_experts},
             {"embedding", embedding},
@@ -181,6 +194,7 @@ Config Config::from_json(const Json& json, const std::string& name) {
   config.position_offset = fields.size_or("position_offset", 0, 0);
   config.rope_theta = fields.positive("rope_theta");
   config.rope_scaling = rope_scaling_from_json(ConfigFields(fields.at("rope_scaling"), name));
+  config.log_scaled_from = fields.size_or("log_scaled_from", 0, 0);
   config.experts_per_token = fields.size_or("experts_per_token", 0, 0);
   config.normalise_experts = fields.flag_or("normalise_experts", true);
   config.embedding = fields.size_or("embedding", 0, 0);

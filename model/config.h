@@ -18,12 +18,15 @@ enum class NormKind { Rms, Layer, FusedRms };
 enum class Activation { Silu, Relu, Gelu, GeluTanh };
 enum class Positions { Rotary, Learned };
 
+// How rotary positions go beyond what the model was first trained with (transformers modeling_rope_utils.py;
+// QwenDynamic: modeling_qwen.py, whose base grows in steps). Dynamic kinds depend on the length of the text.
 struct RopeScaling {
-  enum class Kind { None, Linear, Llama3 } kind = Kind::None;
-  double factor = 1;
-  // Llama3 only (transformers modeling_rope_utils.py):
-  double low_frequency_factor = 1, high_frequency_factor = 4;
-  std::int64_t original_max_positions = 0;
+  enum class Kind { None, Linear, Llama3, Dynamic, Yarn, QwenDynamic } kind = Kind::None;
+  double factor = 1;                                            // all but QwenDynamic
+  double low_frequency_factor = 1, high_frequency_factor = 4;   // Llama3
+  std::int64_t original_max_positions = 0;                      // all but Linear
+  double attention_factor = 1, beta_fast = 32, beta_slow = 1;   // Yarn; cosines and sines are multiplied by the first
+  bool truncate = true;                                         // Yarn: its range of dimensions is made of whole ones
 };
 
 struct LayerConfig {
@@ -59,6 +62,7 @@ struct Config {
   std::int64_t position_offset = 0;  // Learned: row of position 0; the table has max_positions + offset rows
   double rope_theta = 10000;
   RopeScaling rope_scaling;
+  std::int64_t log_scaled_from = 0;  // queries of later positions p are multiplied by log(p + 1) / log(this); 0: none
   std::int64_t experts_per_token = 0;
   bool normalise_experts = true;  // the chosen experts' weights sum to one
   std::int64_t embedding = 0;     // width of the embedding where a projection joins it to the residual stream; 0: none
@@ -84,7 +88,8 @@ inline constexpr std::int64_t kMostLayers = 100'000;
 void check_layer(const Config& config, const LayerConfig& layer, const std::string& name);
 
 // From a Hugging Face config.json. Throws FormatError: an unknown architecture is named together with
-// those supported; a key that changes the mathematics and is not understood is refused by name.
-Config config_from_hugging_face(const Json& json, const std::string& name);
+// those supported; a key that changes the mathematics and is not understood is refused by name. A model type
+// that nobody knows is read as llama's where its keys allow it, with a warning: the tensors must then fit.
+Config config_from_hugging_face(const Json& json, const std::string& name, std::vector<std::string>* warnings = nullptr);
 
 }  // namespace miq

@@ -35,10 +35,20 @@ class ConfigFields {
   const std::string& name_;
 };
 
+// config_decoder.cc has what follows.
+
 // The fields that Llama and its kin share: rms_norm_eps, hidden_act (SiLU only), rope_theta, rope_scaling
 // or rope_parameters, and equal layers of num_attention_heads, num_key_value_heads, head_dim and intermediate_size.
 void read_rotary_decoder(const ConfigFields& fields, Config& config);
 // num_hidden_layers copies of `layer`, checked: heads a multiple of kv_heads, an even head_dim where positions rotate.
 void set_layers(const ConfigFields& fields, const char* count_key, const LayerConfig& layer, Config& config);
+
+// layer_types, where the file has it: each layer's attention, full or within `window` (0: the model has none).
+void read_layer_types(const ConfigFields& fields, std::int64_t window, Config& config);
+// Qwen's windows: in the layers from max_window_layers on if use_sliding_window says so, or by layer_types.
+void read_late_windows(const ConfigFields& fields, Config& config);
+// Qwen's mixtures: num_experts, num_experts_per_tok, norm_topk_prob, moe_intermediate_size, and which layers
+// have them: every decoder_sparse_step-th, without mlp_only_layers. `shared_width`: as in LayerConfig.
+void read_expert_layers(const ConfigFields& fields, std::int64_t shared_width, Config& config);
 
 }  // namespace miq

@@ -84,7 +84,8 @@ class LayerRun {
     const std::string name = expert_name(rule_name(rules_, role), expert);
     const std::string_view bias = rule_name(rules_, role, true);
     const auto found = bias.empty() ? layer_.tensors.end() : layer_.tensors.find(bias);
-    at::Tensor output = at::linear(x, layer_.tensor(name));
+    const at::Tensor& weight = layer_.tensor(name);
+    at::Tensor output = at::linear(x.to(weight.scalar_type()), weight);  // routers are float32
     if (found != layer_.tensors.end()) output = (output.to(at::kFloat) + found->second).to(output.scalar_type());
     if (on_output_) on_output_(name, output);
     return output;
@@ -95,6 +96,7 @@ class LayerRun {
     at::Tensor heads = split_heads(x, context_.sizes.head_dim).to(at::kFloat);
     if (context_.config.query_key_norm) heads = norm(norm_role, heads);
     if (context_.config.positions == Positions::Rotary) heads = rotate(heads, context_.rope);
+    if (norm_role == Role::QueryNorm && context_.rope.query_factors.defined()) heads = heads * context_.rope.query_factors;
     return heads.to(x.scalar_type());
   }
 

@@ -95,7 +95,7 @@ at::Tensor to_torch(const Tensor& tensor, std::string_view name, at::ScalarType 
 
 ForwardPass::ForwardPass(const Model& model, ComputeType type, Kernels kernels) : model_(model), type_(type), kernels_(kernels) {
   use_single_threaded_torch();
-  rope_ = std::make_unique<RopeTables>(model.config.rope_theta, model.config.rope_scaling);
+  rope_ = std::make_unique<RopeTables>(model.config);
   const Config& config = model.config;
   embedding_ = global(model, Role::Embedding, false, scalar_type(type));
   head_ = config.tied_head ? embedding_ : global(model, Role::Head, false, scalar_type(type));

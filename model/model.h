@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "miq/formats/tensor.h"
 #include "miq/model/config.h"
@@ -26,6 +27,9 @@ struct Model {
   //   calibration: {"text": digest, "windows", "seqlen", "sampling", "documents"}
   //   source:      {"format": "gguf", "digest": of the source model's tensors}
   Json method = Json::object(), statistics = Json::object(), calibration = Json::object(), source = Json::object();
+
+  // What whoever opened the model should know: whole sentences, shown on stderr by programs and stored nowhere.
+  std::vector<std::string> warnings;
 };
 
 // Every invariant: the tensors are exactly those that the architecture expects, with the expected

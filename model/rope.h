@@ -12,27 +12,30 @@
 
 namespace miq {
 
-// Inverse frequencies, [head_dim / 2]: theta^(-2i / head_dim) after the config's scaling. Rounded to
-// float32, as the original has them: angles are float32(inverse frequency) * float32(position).
-std::vector<float> rope_inverse_frequencies(std::int64_t head_dim, double theta, const RopeScaling& scaling);
+// Inverse frequencies, [head_dim / 2]: theta^(-2i / head_dim) after the config's scaling, for a text of
+// `tokens` (0: not longer than the model was trained with). Rounded to float32, as the original has them:
+// angles are float32(inverse frequency) * float32(position).
+std::vector<float> rope_inverse_frequencies(std::int64_t head_dim, double theta, const RopeScaling& scaling, std::int64_t tokens = 0);
 
 // Cosines and sines of the angles of positions 0 … tokens-1, both [tokens, head_dim / 2] float32.
 struct RopeTable {
   at::Tensor cosines, sines;
+  at::Tensor query_factors;  // [tokens, 1] float32, Config::log_scaled_from; undefined where none is different from 1
 };
 
-// Keeps the longest table asked for so far, per head size. Thread-safe.
+// Keeps the longest table asked for so far, per head size and base. Thread-safe.
 class RopeTables {
  public:
-  RopeTables(double theta, const RopeScaling& scaling) : theta_(theta), scaling_(scaling) {}
+  explicit RopeTables(const Config& config) : theta_(config.rope_theta), scaling_(config.rope_scaling), log_scaled_from_(config.log_scaled_from) {}
   // Views of the kept table; a table handed out stays valid.
   RopeTable table(std::int64_t head_dim, std::int64_t tokens);
 
  private:
   double theta_;
   RopeScaling scaling_;
+  std::int64_t log_scaled_from_;
   std::mutex mutex_;
-  std::map<std::int64_t, RopeTable> tables_;
+  std::map<std::pair<std::int64_t, double>, RopeTable> tables_;  // by head size and the base for the text's length
 };
 
 }  // namespace miq

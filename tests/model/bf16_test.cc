@@ -97,7 +97,7 @@ TEST_F(Bf16Kernels, AttentionMatchesTheReference) {
     const auto qkv = floats(static_cast<std::size_t>(sizes.tokens * stride), 1.5f);
     Config config;
     config.rope_theta = 1000;
-    RopeTables tables(config.rope_theta, config.rope_scaling);
+    RopeTables tables(config);
     const RopeTable rope = tables.table(sizes.head_dim, sizes.tokens);
     std::vector<Bf16> got(static_cast<std::size_t>(sizes.tokens * q_width));
     causal_attention_bf16(sizes, qkv.data(), qkv.data() + q_width, qkv.data() + q_width + kv_width, stride, rope.cosines.const_data_ptr<float>(),

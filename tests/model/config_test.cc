@@ -64,7 +64,10 @@ TEST(Config, ReadsTheRopeParametersOfNewerFiles) {
 
 TEST(Config, RefusalsNameTheKeyAndTheValue) {
   const std::vector<std::pair<Json, std::string>> cases{
-      {{{"model_type", "bloom"}}, "'bloom' is not supported; supported: llama"},
+      {{{"model_type", "bloom"}}, "'bloom' is not supported (ALiBi positions"},
+      {{{"model_type", "bloom"}}, "supported: llama"},
+      {{{"model_type", "gemma"}}, "under Llama's names"},
+      {{{"model_type", "nobodys"}, {"rms_norm_eps", nullptr}}, "'nobodys' is not known, and its config does not read as llama's"},
       {{{"hidden_size", -1}}, "'hidden_size' is -1"},
       {{{"hidden_size", 18446744073709551615u}}, "'hidden_size'"},
       {{{"hidden_size", "128"}}, "expected an integer"},
@@ -74,7 +77,9 @@ TEST(Config, RefusalsNameTheKeyAndTheValue) {
       {{{"rms_norm_eps", 0}}, "'rms_norm_eps' is 0"},
       {{{"hidden_act", "gelu"}}, "activation 'gelu'"},
       {{{"attention_bias", 1}}, "'attention_bias' is 1, expected true or false"},
-      {{{"rope_scaling", {{"type", "yarn"}, {"factor", 2.0}}}}, "'yarn' is not supported"},
+      {{{"rope_scaling", {{"type", "longrope"}, {"factor", 2.0}}}}, "'longrope' is not supported"},
+      {{{"rope_scaling", {{"type", "yarn"}, {"factor", 2.0}, {"surprise", 1}}}}, "'surprise'"},
+      {{{"layer_types", {"full_attention", "sliding_attention"}}}, "no sliding_window"},
       {{{"sliding_window", 4096}}, "'sliding_window' is set to 4096"},
       {{{"partial_rotary_factor", 0.5}}, "'partial_rotary_factor'"},
       {{{"final_logit_softcapping", 30.0}}, "'final_logit_softcapping'"},

@@ -37,7 +37,7 @@ constexpr LayerTensorRule kLayer[] = {
 };
 
 // Buffers that GPT-like modules stored beside their weights.
-constexpr std::string_view kIgnored[] = {"rotary_emb.inv_freq", "attn.masked_bias", "attn.bias", "attn.logn_tensor"};
+constexpr std::string_view kIgnored[] = {"rotary_emb.inv_freq", ".attn.masked_bias", ".attn.bias", ".attn.logn_tensor"};
 
 constexpr std::string_view kConfigKeys[] = {
     "layer_norm_epsilon", "kv_channels", "rotary_emb_base", "rotary_pct", "seq_length", "use_dynamic_ntk", "use_logn_attn", "no_bias",

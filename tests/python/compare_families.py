@@ -27,6 +27,8 @@ LIMIT = 1e-4
 TOKENS = 150
 SIZES = dict(vocab_size=101, hidden_size=36, intermediate_size=52, num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=2,
              max_position_embeddings=64, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2)
+OPT_SIZES = dict(vocab_size=101, hidden_size=36, ffn_dim=52, num_hidden_layers=2, num_attention_heads=6, max_position_embeddings=TOKENS, dropout=0.0,
+                 word_embed_proj_dim=36, bos_token_id=2, eos_token_id=2)
 EXPERTS = dict(num_experts=5, num_experts_per_tok=2, moe_intermediate_size=22)
 
 
@@ -58,13 +60,18 @@ CASES = {
                                          sliding_window=9, **EXPERTS)),
     "qwen3_moe": ("Qwen3Moe", dict(head_dim=8, norm_topk_prob=True, **EXPERTS)),
     "qwen3_moe-plain-layer": ("Qwen3Moe", dict(head_dim=8, mlp_only_layers=[0], use_sliding_window=True, sliding_window=13, **EXPERTS)),
+    "opt": ("OPT", {}),
+    "opt-350m": ("OPT", dict(do_layer_norm_before=False, word_embed_proj_dim=20)),
+    "opt-gelu": ("OPT", dict(activation_function="gelu", tie_word_embeddings=False)),
 }
 
 
 def random_model(kind, changes, seed):
     torch.manual_seed(seed)
-    config = getattr(transformers, kind + "Config")(**{**SIZES, **changes})
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    config = getattr(transformers, kind + "Config")(**{**(OPT_SIZES if kind == "OPT" else SIZES), **changes})
+    # The grouped products of experts want aligned sizes.
+    experts = dict(experts_implementation="eager") if kind.endswith("Moe") or kind == "Mixtral" else {}
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager", **experts).float().eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name and name.endswith("weight"):
@@ -102,6 +109,8 @@ def classic_config(folder):
     """config.json as transformers 4 wrote it."""
     path = folder / "config.json"
     config = json.loads(path.read_text())
+    if "rope_parameters" not in config:
+        return
     parameters = config.pop("rope_parameters")
     config["rope_theta"] = parameters.pop("rope_theta")
     kind = parameters.pop("rope_type")

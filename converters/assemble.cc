@@ -116,6 +116,7 @@ Model assemble_model(CheckpointParts parts) {
     return std::ranges::any_of(row.ignored, [&](std::string_view suffix) { return entry.first.ends_with(suffix); });
   });
   put_base_prefix_on(row, model.tensors);
+  if (parts.adjust) parts.adjust(model.config, model.tensors);
   drop_tied_head(model, parts.where);
   if (parts.sizes_from_tensors) set_sizes_from_tensors(model, parts.where);
   apply_stated_layers(model, parts);

@@ -2,6 +2,7 @@
 // names and the small files become one validated Model.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
 
@@ -24,11 +25,14 @@ struct CheckpointParts {
   bool sizes_from_tensors = false;
   // What the modules themselves say about a layer, by its number; stands above the config and the tensors.
   std::map<std::int64_t, LayerConfig> layers;
+  // Corrects the config by the tensors, under their final names, before the head is looked at; for kinds
+  // whose config is that of another model (slicegpt.h). May be null.
+  std::function<void(Config& config, const std::map<std::string, Tensor>& tensors)> adjust;
 };
 
 // In this order: the config is read; wrappers' prefixes ("module.") are taken off and the base model's own
-// ("model.") is put on where the source lacks it; the buffers that the architecture names as ignored go; a
-// tied head that is stored all the same goes (it must equal the embedding, or stand in its place); the
+// ("model.") is put on where the source lacks it; the buffers that the architecture names as ignored go;
+// `adjust`; a tied head that is stored all the same goes (it must equal the embedding, or stand in its place); the
 // layers' sizes are set; validate(). Throws Error naming `where`, the tensor and what to do.
 Model assemble_model(CheckpointParts parts);
 

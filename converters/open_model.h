@@ -10,13 +10,18 @@
 
 namespace miq {
 
+struct OpenOptions {
+  // For files that lack them: a folder with config.json and tokenizer (never weights). Empty: the file's own.
+  std::string base_model;
+};
+
 // A kind of source: one row in open_model.cc, one file pair.
 struct SourceKind {
   std::string_view name;         // "gguf"
   std::string_view description;  // "GGUF file of llama.cpp"
   // `path` exists. Reads a few bytes at most; never throws on odd content.
   bool (*recognises)(const std::string& path);
-  Model (*open)(const std::string& path);
+  Model (*open)(const std::string& path, const OpenOptions& options);
 };
 std::span<const SourceKind> source_kinds();
 
@@ -31,7 +36,7 @@ struct OpenedCheckpoint {
 };
 
 // Throws Error: what the path holds instead, the kinds supported, what to do.
-OpenedCheckpoint open_checkpoint(const std::string& path);
-Model open_model(const std::string& path);  // the model of it
+OpenedCheckpoint open_checkpoint(const std::string& path, const OpenOptions& options = {});
+Model open_model(const std::string& path, const OpenOptions& options = {});  // the model of it
 
 }  // namespace miq

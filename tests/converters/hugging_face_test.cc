@@ -197,7 +197,7 @@ TEST_F(HuggingFaceFolder, SaysWhatIsThereInsteadOfWeights) {
 TEST(OpenModel, SaysWhatAFileLooksLike) {
   const fs::path folder = fs::path(testing::TempDir()) / "miq_open_model";
   fs::create_directories(folder);
-  const std::vector<std::pair<std::string, std::string>> cases{{"", "empty"}, {"PK\3\4xxxx", "zip archive"}, {"\x80\2}q", "Python pickle"}, {"hello, world", "unknown kind"}, {"version https://git-lfs", "Git LFS pointer"}};
+  const std::vector<std::pair<std::string, std::string>> cases{{"", "empty"}, {"PK\3\4xxxx", "too short for a zip file"}, {"\x80\2}q", "is cut short"}, {"hello, world", "unknown kind"}, {"version https://git-lfs", "Git LFS pointer"}};
   for (const auto& [content, expected] : cases) {
     const std::string path = (folder / "file").string();
     write_text(path, content);

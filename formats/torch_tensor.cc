@@ -15,7 +15,6 @@
 namespace miq {
 namespace {
 
-constexpr std::string_view kSaveAgain = "Write the file again with torch.save";
 constexpr std::string_view kDistrust = "torch.save does not write this: do not trust the file";
 constexpr std::string_view kDense = "Save the model with plain dense tensors";
 constexpr int kMostWrappers = 8;

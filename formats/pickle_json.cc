@@ -135,7 +135,7 @@ class Walk {
     if (is_call_of(tree_, node, "_codecs", "encode") || is_call_of(tree_, node, "builtins", "bytes") || is_call_of(tree_, node, "builtins", "bytearray")) {
       return {{"__opaque__", "bytes"}};
     }
-    if (is_dict(tree_, node) && tree_.state(node) == kNoNode) {
+    if (is_dict(tree_, node)) {  // the state of an OrderedDict (a state dict's _metadata) is left out
       Json result = Json::object();
       put_pairs(result, dict_items(tree_, node), depth);
       return result;

@@ -214,6 +214,7 @@ void Reader::check_overlaps(std::vector<ZipEntry>& entries, std::uint64_t direct
   order.reserve(entries.size());
   for (const ZipEntry& entry : entries) order.push_back(&entry);
   std::sort(order.begin(), order.end(), [](const ZipEntry* a, const ZipEntry* b) { return a->header < b->header; });
+  if (!order.empty() && order[0]->header != 0) fail(0, "has something before its first entry", "Do not trust this file");
   for (std::size_t i = 0; i < order.size(); ++i) {
     const std::uint64_t end = order[i]->begin + order[i]->size;
     if (end > directory) fail(order[i]->header, "entry '" + printable(order[i]->name) + "' overlaps the directory", "Do not trust this file");

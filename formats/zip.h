@@ -6,7 +6,7 @@
 // offset: encrypted entries, archives in several parts, names given
 // twice, absolute names or names with "..", a backslash or a control character, local headers that contradict the
 // central directory, entries that overlap each other or the directory or leave the file, zip64 records that contradict
-// the fields beside them, a directory of another size or count than stated, bytes behind the archive.
+// the fields beside them, a directory of another size or count than stated, bytes before or behind the archive.
 #pragma once
 
 #include <cstdint>

@@ -140,6 +140,13 @@ TEST(PickleObjects, Json) {
             R"("list":[1,null,true,null],"size":[2]})");
 }
 
+TEST(PickleObjects, JsonOfAStateDict) {
+  Pickle p;
+  p.global("collections", "OrderedDict").op(')').op('R').str("a").num(1).op('s').op('}').str("_metadata").op('N').op('s').op('b');
+  const PickleTree tree = read(p.stop());
+  EXPECT_EQ(to_json(tree, tree.root()).dump(), R"({"a":1})");
+}
+
 TEST(PickleObjects, JsonStaysSmall) {
   const PickleTree cycle = read(Pickle().op(']').put(0).get(0).op('a').stop());
   EXPECT_EQ(to_json(cycle, cycle.root()).dump(), R"([{"__omitted__":"cycle"}])");

@@ -88,6 +88,12 @@ TEST(Zip, RefusesWrongEnds) {
   EXPECT_NE(refusal("PK\x03\x04").find("too short"), std::string::npos);
   EXPECT_NE(refusal("GGUF....").find("GGUF"), std::string::npos);
   EXPECT_NE(refusal("garbage in front" + two().make()).find("does not begin"), std::string::npos);
+  // A local entry in front that the directory does not know.
+  const std::string local = ZipMaker().add("a/zero", "hidden").make().substr(0, 30 + 6 + 6);
+  EXPECT_NE(refusal(local + changed([&](ZipMaker& maker) {
+                      maker.directory_move = static_cast<std::int64_t>(local.size());
+                      for (ZipPart& part : maker.parts) part.move = static_cast<std::int64_t>(local.size());
+                    })).find("before its first entry"), std::string::npos);
   expect_refused([](ZipMaker& maker) { maker.behind = "x"; }, "no zip directory at its end");
   expect_refused([](ZipMaker& maker) { maker.directory_move = 1; }, "does not end where its end record begins");
   expect_refused([](ZipMaker& maker) { maker.directory_grow = -1; }, "does not end where its end record begins");

@@ -6,11 +6,13 @@
 #include "miq/compress/calibration.h"
 #include "miq/compress/compress.h"
 #include "miq/compress/methods.h"
+#include "miq/converters/hugging_face_writer.h"
 #include "miq/converters/open_model.h"
 #include "miq/evaluate/perplexity.h"
 #include "miq/evaluate/texts.h"
 #include "miq/formats/atomic_file.h"
 #include "miq/formats/mapped_file.h"
+#include "miq/tools/checkpoint_path.h"
 #include "miq/tools/machine.h"
 #include "miq/tools/program.h"
 
@@ -18,7 +20,7 @@ namespace miq {
 namespace {
 
 struct Options {
-  std::string model, calibration, output, data_dir, dtype = "auto";
+  std::string model, calibration, output, save, data_dir, dtype = "auto";
   std::vector<std::string> datasets, eval;
   std::string documents, sampling = "random", bit_method, grouping, sparsity_allocation;
   std::optional<int> use_mi_grouping;
@@ -101,12 +103,15 @@ void evaluate(const Options& options, const Model& model, ComputeType compute, c
 
 ExitCode run(const Options& options, Session& session) {
   // Everything that can be refused without work is refused first.
-  if (options.output.empty() && options.eval.empty()) throw UsageError("give -o OUT.miq, or --eval NAME to only look at the result");
+  if (options.output.empty() && options.save.empty() && options.eval.empty()) {
+    throw UsageError("give -o OUT.miq, --save FOLDER, or --eval NAME to only look at the result");
+  }
   if (!options.output.empty()) AtomicFile{options.output};  // throws where it cannot be written; leaves nothing
   std::vector<Text> texts;
   for (const std::string& name : options.eval) texts.push_back(find_named_text(options, name));
   session.progress().start("reading");
-  const Model model = open_model(options.model);
+  const Model model = open_model(checkpoint_path(options.model));
+  if (!options.save.empty()) check_hugging_face_folder(model, options.save, {});
   const Recipe recipe = resolve(method_options(options), model.config);
   const Calibration calibration = read_calibration(options, model);
   const auto message = session.message_function();
@@ -116,6 +121,11 @@ ExitCode run(const Options& options, Session& session) {
   CompressResult result = compress(model, calibration, recipe, session.pool(), session.progress_function(), message);
   session.progress().clear();
   if (!options.output.empty()) save_model(result.model, options.output);
+  if (!options.save.empty()) {
+    session.progress().start("writing");
+    for (const std::string& note : write_hugging_face_folder(result.model, options.save, {}, session.pool(), session.progress_function()).notes) message(options.save + ": " + note);
+    session.progress().clear();
+  }
   session.print(result.summary + "\n");
   if (!texts.empty()) evaluate(options, result.model, recipe.compute, texts, session);
   if (result.fallbacks > 0) {
@@ -136,6 +146,7 @@ void declare(CLI::App& app, Options& options) {
   app.add_option("model", options.model, "model to compress: .miq, GGUF or Hugging Face folder")->required();
   app.add_option("calibration", options.calibration, "text to calibrate on: a file, NAME=PATH, or a name found in --data-dir")->required();
   app.add_option("-o,--output", options.output, "container to write");
+  app.add_option("--save", options.save, "also a folder that transformers loads, with the compressed weights as floats (convert-checkpoint --to hf)");
   app.add_option("--data-dir", options.data_dir, "folder with the texts of wikitext2, ptb, c4 and others");
   app.add_option("--dataset", options.datasets, "where a text is: NAME=PATH");
 

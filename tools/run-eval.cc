@@ -7,6 +7,7 @@
 #include "miq/converters/open_model.h"
 #include "miq/evaluate/metrics.h"
 #include "miq/formats/atomic_file.h"
+#include "miq/tools/checkpoint_path.h"
 #include "miq/tools/machine.h"
 #include "miq/tools/program.h"
 
@@ -33,10 +34,10 @@ Named named_model(const std::string& argument) {
   Named model{{}, argument};
   if (equals != std::string::npos && equals > 0 && !fs::exists(argument, ignored))
     model = {argument.substr(0, equals), argument.substr(equals + 1)};
-  if (!fs::exists(model.path, ignored))
-    throw Error(model.path + ": no such file or folder. Give a .miq file, a GGUF file or a Hugging Face folder");
+  const std::string given = model.path;
+  model.path = checkpoint_path(given);  // a name in the hub's cache becomes its folder
   if (model.name.empty()) {
-    fs::path path = fs::path(model.path).lexically_normal();
+    fs::path path = fs::path(given).lexically_normal();
     if (!path.has_filename()) path = path.parent_path();
     const std::string ending = path.extension().string();
     const bool known =

@@ -213,5 +213,108 @@ TEST_F(Commands, UnwritableOutputs) {
   expect_refused(run("run-eval dense.miq --metrics params --output absent/report.json"), 1, "absent");
 }
 
+TEST_F(Commands, FoldersForTransformersAndBack) {
+  make_dense();
+  ASSERT_EQ(convert("dense.miq -o out --to hf --shard-size 20KB").code, 0);
+  EXPECT_TRUE(fs::exists(work_ / "out" / "model.safetensors.index.json"));
+  const Outcome back = convert("out -o back.miq --json");
+  ASSERT_EQ(back.code, 0) << back.err;
+  EXPECT_EQ(Json::parse(back.out)["restored"], true);
+  EXPECT_EQ(slurp(work_ / "dense.miq"), slurp(work_ / "back.miq"));
+  EXPECT_EQ(slurp(work_ / "model" / "tokenizer.json"), slurp(work_ / "out" / "tokenizer.json"));
+  // Over one of ours, not over anything else.
+  EXPECT_EQ(convert("dense.miq -o out --to hf --dtype bf16").code, 0);
+  EXPECT_EQ(Json::parse(slurp(work_ / "out" / "config.json"))["torch_dtype"], "bfloat16");
+  write_text(work_ / "out" / "notes.txt", "mine");
+  const Outcome refused = convert("dense.miq -o out --to hf --force");
+  EXPECT_EQ(refused.code, 1);
+  EXPECT_NE(refused.err.find("'notes.txt'"), std::string::npos) << refused.err;
+  EXPECT_EQ(slurp(work_ / "out" / "notes.txt"), "mine");
+  EXPECT_EQ(convert("dense.miq -o x.miq --force").code, 2);
+  EXPECT_EQ(convert("dense.miq -o x.miq --to gguf").code, 2);
+}
+
+TEST_F(Commands, AForeignEndingIsAContainerAllTheSame) {
+  const Outcome outcome = convert("model -o model.bin");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.err.find("model.bin will be a .miq container"), std::string::npos) << outcome.err;
+  EXPECT_EQ(run("inspect-checkpoint model.bin --verify").code, 0);
+}
+
+TEST_F(Commands, CompressSavesTheFolderToo) {
+  make_dense();
+  const Outcome outcome = compress("--method sparsegpt --wbits 4 --sparsity 0.5 --save folder");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(run("inspect-checkpoint --diff out.miq folder").code, 0);
+  const Outcome inspected = run("inspect-checkpoint folder");
+  EXPECT_NE(inspected.out.find("method          sparsegpt, as recorded"), std::string::npos) << inspected.out;
+  write_text(work_ / "folder" / "mine.txt", "");
+  EXPECT_EQ(compress("--method rtn --wbits 4 --save folder").code, 1);
+}
+
+TEST_F(Commands, NamesOfTheHubsCache) {
+  const fs::path repository = work_ / "cache" / "models--org--tiny";
+  fs::create_directories(repository / "refs");
+  fs::create_directories(repository / "snapshots");
+  fs::copy(work_ / "model", repository / "snapshots" / "0123abcd");
+  write_text(repository / "refs" / "main", "0123abcd");
+  const auto with_cache = [&](const std::string& command) {
+    const std::string line = "cd '" + work_.string() + "' && HF_HUB_CACHE=cache '" MIQ_TOOLS_DIR "'/" + command + " >out.txt 2>err.txt </dev/null";
+    const int status = std::system(line.c_str());
+    return Outcome{WIFEXITED(status) ? WEXITSTATUS(status) : -1, slurp(work_ / "out.txt"), slurp(work_ / "err.txt")};
+  };
+  Outcome outcome = with_cache("convert-checkpoint org/tiny -o x.miq");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.out.find(", tiny, llama"), std::string::npos) << outcome.out;
+  outcome = with_cache("convert-checkpoint org/other -o y.miq");
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_NE(outcome.err.find("hf download org/other"), std::string::npos) << outcome.err;
+}
+
+TEST_F(Commands, InspectSaysWhatAModelIs) {
+  make_dense();
+  ASSERT_EQ(compress("--method sparsegpt --wbits 4 --sparsity 0.5").code, 0);
+  const Outcome text = run("inspect-checkpoint out.miq --verify --matrices");
+  ASSERT_EQ(text.code, 0) << text.err;
+  for (const char* words : {"family          llama", "sparsegpt, as recorded", "layers 0-1 (2 alike)", "head: tied", "every checksum is right"}) {
+    EXPECT_NE(text.out.find(words), std::string::npos) << words << "\n" << text.out;
+  }
+  const Json json = Json::parse(run("inspect-checkpoint out.miq --json").out);
+  EXPECT_EQ(json["schema"], "miq.inspect/1");
+  EXPECT_EQ(json["structure"]["layers"].size(), 1u);
+  EXPECT_EQ(json["structure"]["layers"][0]["to"], 1);
+  EXPECT_EQ(json["parameters"]["total"], 256 * 32 + 2 * (32 * 32 * 2 + 16 * 32 * 2 + 48 * 32 * 3 + 64) + 32);
+  EXPECT_TRUE(Json::parse(run("inspect-checkpoint model --json").out).contains("guess"));
+}
+
+TEST_F(Commands, InspectComparesTwo) {
+  make_dense();
+  ASSERT_EQ(compress("--method rtn --wbits 4").code, 0);
+  EXPECT_EQ(run("inspect-checkpoint --diff model dense.miq").code, 0);
+  const Outcome outcome = run("inspect-checkpoint --diff dense.miq out.miq --json");
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_EQ(outcome.err, "");
+  const Json json = Json::parse(outcome.out);
+  EXPECT_EQ(json["different"].size(), 14u);
+  EXPECT_GT(json["different"][0]["rms_relative"].get<double>(), 0.01);
+  EXPECT_LT(json["different"][0]["rms_relative"].get<double>(), 0.5);
+  EXPECT_EQ(run("inspect-checkpoint dense.miq out.miq").code, 2);
+  EXPECT_EQ(run("inspect-checkpoint --diff dense.miq").code, 2);
+}
+
+TEST_F(Commands, InspectListsFilesThatAreNoModel) {
+  const Outcome outcome = run("inspect-checkpoint model/model.safetensors");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.out.find("no model"), std::string::npos);
+  EXPECT_NE(outcome.out.find("model.norm.weight"), std::string::npos) << outcome.out;
+  // os.system("x") as protocol 2: named, marked, not called.
+  write_text(work_ / "bad.pkl", std::string("\x80\x02") + "cos\nsystem\nX\x01" + std::string(3, '\0') + "x\x85R.");
+  const Outcome pickle = run("inspect-checkpoint bad.pkl");
+  ASSERT_EQ(pickle.code, 0) << pickle.err;
+  EXPECT_NE(pickle.out.find("!! os.system  called 1 times"), std::string::npos) << pickle.out;
+  write_text(work_ / "bad.txt", "no checkpoint");
+  EXPECT_EQ(run("inspect-checkpoint bad.txt").code, 1);
+}
+
 }  // namespace
 }  // namespace miq

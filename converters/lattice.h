@@ -10,7 +10,7 @@
 // told apart, so a mask is used exactly where it makes the result smaller.
 //
 // Not found: lattices with an offset that is no multiple of the scale (GGUF's Q4_1: d * q + m), which the formula
-// above cannot state; mixed widths of one range after a cast to BF16.
+// above cannot state; groups with unrelated scales after a cast to F16 where one has more than 4 bits, or to BF16.
 //
 // What cannot be known: which float32 scale the other tool had. Any scale of an interval may give the same
 // elements, above all after a cast to F16 or BF16; `proven_scales` counts the intervals of one number.

@@ -47,7 +47,8 @@ Magnitude magnitude_of(std::uint32_t bits, DType dtype) {
   double error = 1.0 / (1 << 23);  // of a float32 scale and product
   if (dtype != DType::F32) {
     const FloatRange range = numbers_rounding_to(magnitude, dtype);
-    error += (static_cast<double>(range.high_value()) - static_cast<double>(range.low_value())) / (2 * value);
+    // Above a power of two the numbers lie twice as far apart as below it.
+    error += std::max(static_cast<double>(range.high_value()) - value, value - static_cast<double>(range.low_value())) / value;
   }
   return {value, error};
 }
@@ -100,7 +101,7 @@ class RowWidths {
 
   // Widths with a multiple within `error` (relative) of `position`, in steps of R / 5355.
   static std::uint8_t widths_near(double position, double error) {
-    const double tolerance = position * error;
+    const double tolerance = position * error * 1.01;  // errors multiply as well as add
     unsigned widths = 0;
     for (std::size_t w = 0; w < kWidths.size(); ++w) {
       const double unit = unit_of(w), nearest = std::max(1.0, std::nearbyint(position / unit)) * unit;

@@ -85,18 +85,20 @@ INSTANTIATE_TEST_SUITE_P(Examples, FakeQuantized,
                            return name;
                          });
 
-TEST(Encode, CastsOfAFakeQuantizedModelAreRecovered) {
+TEST(Encode, CastsOfFakeQuantizedModelsAreRecovered) {
   SKIP_WITHOUT("sparsegpt-50-4bit");
   for (const DType dtype : {DType::F16, DType::BF16}) {
-    Model model = open_checkpoint("sparsegpt-50-4bit");
-    cast(model, dtype);
-    const Json report = encode_exactly(model, EncodePolicy::Auto);
-    EXPECT_EQ(by_bits(report), (std::map<std::string, std::int64_t>{{"4", 14}})) << report.dump(1);
-    // A cast leaves room for several scales, and the report says so.
-    const Json& lattices = report.at("summary").at("lattices");
-    EXPECT_LT(lattices.at("proven_scales"), lattices.at("scales"));
-    EXPECT_NE(encode_text(report).find("not provable"), std::string::npos);
-    EXPECT_LE(linears_ratio(model, 2), 0.22);
+    for (const auto& [folder, bits, most] : {std::tuple{"sparsegpt-50-4bit", "4", 0.22}, {"sparsegpt-3bit", "3", 0.22}, {"mixed-bits", "3+4+6+8", 0.38}}) {
+      Model model = open_checkpoint(folder);
+      cast(model, dtype);
+      const Json report = encode_exactly(model, EncodePolicy::Auto);
+      EXPECT_EQ(by_bits(report), (std::map<std::string, std::int64_t>{{bits, 14}})) << report.dump(1);
+      // A cast leaves room for several scales, and the report says so.
+      const Json& lattices = report.at("summary").at("lattices");
+      EXPECT_LT(lattices.at("proven_scales"), lattices.at("scales"));
+      EXPECT_NE(encode_text(report).find("not provable"), std::string::npos);
+      EXPECT_LE(linears_ratio(model, 2), most) << folder;
+    }
   }
 }
 

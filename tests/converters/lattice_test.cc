@@ -185,7 +185,7 @@ TEST(Lattice, RunsOfColumns) {
 TEST(Lattice, WidthsMixedByColumn) {
   std::mt19937 random(6);
   ThreadPool pool(2);
-  for (const DType dtype : {DType::F32, DType::F16}) {
+  for (const DType dtype : kDTypes) {
     for (int trial = 0; trial < 6; ++trial) {
       LatticeRecipe recipe;
       recipe.rows = 96;

@@ -9,8 +9,10 @@ namespace miq {
 
 bool is_gguf(const std::string& path);
 
-// Every tensor is decoded to float32 in memory (4 bytes a weight); names and row order become Hugging
-// Face's: llama.cpp stores the rows of q and k for interleaved rotation.
+// Block-quantized tensors are decoded to float32 in memory (4 bytes a weight), F32, F16 and BF16 ones stay in
+// the mapped file; names and row order become Hugging Face's: llama.cpp stores the rows of q and k for
+// interleaved rotation. A file that is one part of several is opened together with the others, which must
+// lie beside it.
 // Throws FormatError for architectures and rope variants that are not supported, by name.
 Model open_gguf_model(const std::string& path);
 

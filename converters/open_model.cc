@@ -54,6 +54,7 @@ OpenedCheckpoint open_checkpoint(const std::string& path, const OpenOptions& opt
     if (!kind.recognises(path)) continue;
     OpenedCheckpoint opened{kind.open(path, options), &kind, false, {}};
     validate(opened.model);
+    opened.notes = opened.model.warnings;
     if (std::filesystem::is_directory(path)) {
       ThreadPool pool;
       Restored restored = restore_from_sidecar(opened.model, path, pool);

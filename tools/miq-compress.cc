@@ -111,6 +111,7 @@ ExitCode run(const Options& options, Session& session) {
   for (const std::string& name : options.eval) texts.push_back(find_named_text(options, name));
   session.progress().start("reading");
   const Model model = open_model(checkpoint_path(options.model));
+  for (const std::string& warning : model.warnings) session.warn(warning);
   if (!options.save.empty()) check_hugging_face_folder(model, options.save, {});
   const Recipe recipe = resolve(method_options(options), model.config);
   const Calibration calibration = read_calibration(options, model);

@@ -147,6 +147,7 @@ ExitCode evaluate(const Options& options, Session& session) {
     MemoryWatch memory;
     progress({"opening", 0, 1});
     const Model model = open_model(models[i].path);
+    for (const std::string& warning : model.warnings) session.warn(warning);
     if (!evaluation.texts.empty()) {
       const std::int64_t seqlen = window_length(protocol(options.protocol), model.config, options.seqlen);
       const std::string conditions = "windows of " + std::to_string(seqlen) + " tokens, protocol " + options.protocol + ", " + report.dtype;

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 try:
+    import gguf
     import numpy as np
     import torch
     import transformers
@@ -43,7 +44,7 @@ CASES = {
     "llama-biases": ("Llama", dict(attention_bias=True, mlp_bias=True)),
     "llama-linear": ("Llama", rope("linear", factor=2.5)),
     "llama-dynamic": ("Llama", rope("dynamic", factor=2.0)),
-    "llama-llama3": ("Llama", rope("llama3", 500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32)),
+    "llama-llama3": ("Llama", dict(head_dim=32, **rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64))),
     "llama-yarn": ("Llama", rope("yarn", factor=4.0, original_max_position_embeddings=32)),
     "llama-yarn-betas": ("Llama", dict(head_dim=32, **rope("yarn", factor=3.0, original_max_position_embeddings=48, beta_fast=16, beta_slow=2, attention_factor=0.9))),
     "mistral": ("Mistral", dict(sliding_window=7)),
@@ -148,6 +149,85 @@ def qwen1_folder(folder, model, **changes):
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
 
 
+GGUF_NAMES = [
+    ("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output"), ("model.layers", "blk"),
+    ("input_layernorm", "attn_norm"), ("post_attention_layernorm", "ffn_norm"), ("self_attn.q_norm", "attn_q_norm"), ("self_attn.k_norm", "attn_k_norm"),
+    ("self_attn.q_proj", "attn_q"), ("self_attn.k_proj", "attn_k"), ("self_attn.v_proj", "attn_v"), ("self_attn.o_proj", "attn_output"),
+    ("mlp.shared_expert.gate_proj", "ffn_gate_shexp"), ("mlp.shared_expert.up_proj", "ffn_up_shexp"), ("mlp.shared_expert.down_proj", "ffn_down_shexp"),
+    ("mlp.shared_expert_gate", "ffn_gate_inp_shexp"), ("block_sparse_moe.gate", "ffn_gate_inp"), ("mlp.gate_proj", "ffn_gate"), ("mlp.up_proj", "ffn_up"),
+    ("mlp.down_proj", "ffn_down"), ("mlp.gate.", "ffn_gate_inp."),
+]
+EXPERT_NAMES = [("w1", "ffn_gate_exps"), ("w3", "ffn_up_exps"), ("w2", "ffn_down_exps"), ("gate_proj", "ffn_gate_exps"), ("up_proj", "ffn_up_exps"),
+                ("down_proj", "ffn_down_exps")]
+
+
+def gguf_tensors(model, arch, folder):
+    """The tensors as convert_hf_to_gguf.py stores them: rows of q and k interleaved for llama, experts merged."""
+    config, out, experts = model.config, {}, {}
+    for name, value in load_file(folder / "model.safetensors").items():
+        array = value.numpy()
+        if ".experts." in name:
+            layer, expert, kind = name.split(".")[2], int(name.split(".")[5]), name.split(".")[6]
+            experts.setdefault(f"blk.{layer}.{dict(EXPERT_NAMES)[kind]}.weight", {})[expert] = array
+            continue
+        if arch == "llama" and (".q_proj." in name or ".k_proj." in name):
+            heads = config.num_attention_heads if ".q_proj." in name else config.num_key_value_heads
+            array = array.reshape(heads, 2, array.shape[0] // heads // 2, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
+        for old, new in GGUF_NAMES:
+            name = name.replace(old, new)
+        out[name] = np.ascontiguousarray(array[0] if "inp_shexp" in name else array)
+    for name, parts in experts.items():
+        out[name] = np.stack([parts[i] for i in range(len(parts))])
+    return out
+
+
+def write_gguf(model, folder, path, arch, parts=1):
+    c = model.config
+    tensors = gguf_tensors(model, arch, folder)
+    rope_settings = c.rope_parameters
+    head_dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+    if rope_settings["rope_type"] == "llama3":
+        inverse = model.model.rotary_emb.inv_freq.double()
+        plain = rope_settings["rope_theta"] ** (-torch.arange(0, head_dim, 2).double() / head_dim)
+        tensors["rope_freqs.weight"] = (plain / inverse).float().numpy()
+    names = sorted(tensors)
+    for part in range(parts):
+        writer = gguf.GGUFWriter(path if parts == 1 else str(path).replace(".gguf", f"-{part + 1:05d}-of-{parts:05d}.gguf"), arch)
+        if part == 0:
+            writer.add_context_length(c.max_position_embeddings)
+            writer.add_embedding_length(c.hidden_size)
+            writer.add_block_count(c.num_hidden_layers)
+            writer.add_feed_forward_length(c.intermediate_size)
+            writer.add_head_count(c.num_attention_heads)
+            writer.add_head_count_kv(c.num_key_value_heads)
+            writer.add_key_length(head_dim)
+            writer.add_layer_norm_rms_eps(c.rms_norm_eps)
+            writer.add_rope_freq_base(rope_settings["rope_theta"])
+            if rope_settings["rope_type"] in ("linear", "yarn"):
+                writer.add_rope_scaling_type(gguf.RopeScalingType(rope_settings["rope_type"]))
+                writer.add_rope_scaling_factor(rope_settings["factor"])
+            if rope_settings["rope_type"] == "yarn":
+                writer.add_rope_scaling_orig_ctx_len(rope_settings["original_max_position_embeddings"])
+            if hasattr(c, "num_experts_per_tok"):
+                writer.add_expert_count(getattr(c, "num_local_experts", None) or c.num_experts)
+                writer.add_expert_used_count(c.num_experts_per_tok)
+        if parts > 1:
+            writer.add_uint16("split.no", part)
+            writer.add_uint16("split.count", parts)
+            writer.add_int32("split.tensors.count", len(names))
+        for name in names[part::parts]:
+            writer.add_tensor(name, tensors[name])
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+
+# name in CASES: architecture of llama.cpp. Windows are not in these files.
+GGUF_CASES = {"llama": "llama", "llama-tied": "llama", "llama-linear": "llama", "llama-yarn": "llama", "llama-llama3": "llama", "mistral-no-window": "llama",
+              "mixtral": "llama", "qwen2": "qwen2", "qwen2-yarn": "qwen2", "qwen3": "qwen3", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe"}
+
+
 def compare_qwen1(comparison, folder, ids):
     plain = random_model("Qwen2", dict(num_key_value_heads=6), 77)
     qwen1_folder(folder / "qwen", plain)
@@ -188,6 +268,12 @@ def main():
             expected = their_logits(model, ids)
             model.save_pretrained(folder / name)
             comparison.check(name, folder / name, expected, ids)
+            if name in GGUF_CASES:
+                write_gguf(model, folder / name, folder / f"{name}.gguf", GGUF_CASES[name])
+                comparison.check(name + ", GGUF", folder / f"{name}.gguf", expected, ids)
+            if name == "llama":
+                write_gguf(model, folder / name, folder / "parts.gguf", "llama", 3)
+                comparison.check("llama, GGUF in parts", folder / "parts-00002-of-00003.gguf", expected, ids)
             classic_config(folder / name)
             comparison.check(name + ", classic config", folder / name, expected, ids)
         if not sys.argv[2:]:

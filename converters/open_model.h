@@ -32,7 +32,7 @@ struct OpenedCheckpoint {
   // A folder of ours brought back what its sidecar says (sidecar.h): the tensors' encodings are those of the
   // container that it was made from and should stay as they are.
   bool restored = false;
-  std::vector<std::string> notes;  // for the user, a sentence each
+  std::vector<std::string> notes;  // for the user, a sentence each; model.warnings among them
 };
 
 // Throws Error: what the path holds instead, the kinds supported, what to do.

@@ -35,7 +35,8 @@ void measure(const std::string& path, const std::string& policy, ThreadPool& poo
   const Json& summary = report.at("summary");
   std::printf("\n%s --encode %s  (%.2f s)\n%s", path.c_str(), policy.c_str(), seconds, encode_text(report).c_str());
   std::printf("all tensors %.2f %% of the source's bytes; decoder linears %.2f %% of two bytes a weight, %.3f bits a weight\n",
-              100 * summary.at("bytes_after").get<double>() / summary.at("bytes_before").get<double>(), 100 * stored / (2 * weights), 8 * stored / weights);
+              100 * summary.at("bytes_after").get<double>() / summary.at("bytes_before").get<double>(), 100 * stored / (2 * weights),
+              8 * stored / weights);
   std::map<std::string, int> reasons;
   for (const Json& tensor : report.at("tensors")) {
     if (tensor.contains("no_lattice")) ++reasons[tensor["no_lattice"].get<std::string>()];

@@ -62,15 +62,12 @@ std::string bits_text(const Lattice& lattice) {
 
 Json lattice_json(const Lattice& lattice) {
   std::map<std::string, std::int64_t> columns;
-  for (std::size_t g = 0; g < lattice.bits_of_group.size(); ++g) columns[std::to_string(lattice.bits_of_group[g])] += lattice.columns_of_group[g];
-  Json json{{"kind", lattice.kind},
-            {"bits", bits_text(lattice)},
-            {"columns_by_bits", columns},
-            {"masked", lattice.masked},
-            {"zeros", lattice.zeros},
-            {"scale_dtype", dtype_name(lattice.scale_dtype)},
-            {"scales", lattice.scales},
-            {"proven_scales", lattice.proven_scales}};
+  for (std::size_t g = 0; g < lattice.bits_of_group.size(); ++g)
+    columns[std::to_string(lattice.bits_of_group[g])] += lattice.columns_of_group[g];
+  Json json{{"kind", lattice.kind},       {"bits", bits_text(lattice)},
+            {"columns_by_bits", columns}, {"masked", lattice.masked},
+            {"zeros", lattice.zeros},     {"scale_dtype", dtype_name(lattice.scale_dtype)},
+            {"scales", lattice.scales},   {"proven_scales", lattice.proven_scales}};
   if (lattice.group_size > 0) json["group_size"] = lattice.group_size;
   return json;
 }
@@ -112,8 +109,9 @@ Json lattices_json(const std::vector<Item>& items) {
     by_bits[bits] = by_bits.value(bits, 0) + 1;
     kinds[kind] = kinds.value(kind, 0) + 1;
   }
-  Json json{{"found", found},   {"of", of},         {"tensors_by_bits", by_bits}, {"kinds", kinds},
-            {"scales", scales}, {"proven_scales", proven}, {"bytes_saved", saved}};
+  Json json{{"found", found},      {"of", of},         {"tensors_by_bits", by_bits},
+            {"kinds", kinds},      {"scales", scales}, {"proven_scales", proven},
+            {"bytes_saved", saved}};
   if (found > 0) json["note"] = kLatticeNote;
   return json;
 }
@@ -176,7 +174,8 @@ void search_lattices(std::vector<Item>& items, ThreadPool& pool, const Step& ste
   }
   for (std::size_t begin = 0, end = 0; begin < linears.size(); begin = end) {
     std::int64_t weights = 0;
-    while (end < linears.size() && (end == begin || weights + linears[end]->before.elements() <= kTogether)) weights += linears[end++]->before.elements();
+    while (end < linears.size() && (end == begin || weights + linears[end]->before.elements() <= kTogether))
+      weights += linears[end++]->before.elements();
     if (end - begin == 1) {
       linears[begin]->lattice = find_lattice(linears[begin]->before, *linears[begin]->name, pool);
     } else {
@@ -228,7 +227,8 @@ std::string encode_text(const Json& report) {
   const Json& summary = report["summary"];
   std::string text = "encoded: " + summary.at("bytes_before").dump() + " bytes of tensors in " + summary.at("bytes_after").dump();
   for (const auto& [encoding, totals] : summary.at("by_encoding").items()) {
-    text += "; " + encoding + " " + totals.at("tensors").dump() + " (" + totals.at("bytes_before").dump() + " -> " + totals.at("bytes_after").dump() + ")";
+    text += "; " + encoding + " " + totals.at("tensors").dump() + " (" + totals.at("bytes_before").dump() + " -> " +
+            totals.at("bytes_after").dump() + ")";
   }
   text += "\n";
   if (!summary.contains("lattices")) return text;

@@ -143,7 +143,8 @@ float half_within(const FloatRange& range) {
   std::uint16_t half = f32_to_f16(range.low_value());
   if (f16_to_f32(half) < range.low_value()) ++half;
   const float value = f16_to_f32(half);
-  return value >= range.low_value() && value <= range.high_value() && std::isfinite(value) ? value : std::numeric_limits<float>::quiet_NaN();
+  return value >= range.low_value() && value <= range.high_value() && std::isfinite(value) ? value
+                                                                                           : std::numeric_limits<float>::quiet_NaN();
 }
 
 // One scale from each range: halves where every range has one, else the middle of each.
@@ -156,13 +157,15 @@ void choose_scales(const Found& found, PackedMatrix& packed) {
   }
   for (std::size_t i = 0; i < found.scales.size(); ++i) {
     const FloatRange& range = found.scales[i];
-    if (packed.scale_dtype == DType::F32 && !found.empty[i]) packed.scales[i] = std::bit_cast<float>(range.low + (range.high - range.low) / 2);
+    if (packed.scale_dtype == DType::F32 && !found.empty[i])
+      packed.scales[i] = std::bit_cast<float>(range.low + (range.high - range.low) / 2);
     if (found.negative[i]) packed.scales[i] = -packed.scales[i];
   }
 }
 
 // Whether leaving the zeros' codes away pays for one bit a weight.
-bool mask_pays(const FloatMatrix& matrix, const ColumnSharing& sharing, const std::vector<std::uint8_t>& bits, const std::vector<std::uint64_t>& zeros) {
+bool mask_pays(const FloatMatrix& matrix, const ColumnSharing& sharing, const std::vector<std::uint8_t>& bits,
+               const std::vector<std::uint64_t>& zeros) {
   std::uint64_t without = 0, with = (static_cast<std::uint64_t>(matrix.rows * matrix.cols) + 7) / 8;
   for (std::size_t g = 0; g < bits.size(); ++g) {
     const std::uint64_t weights = sharing.columns[g].size() * static_cast<std::uint64_t>(matrix.rows);
@@ -183,7 +186,8 @@ Lattice assemble(const FloatMatrix& matrix, const ColumnSharing& sharing, Found 
   packed.group_of_column = sharing.group_of_column;
   const auto rows = static_cast<std::size_t>(matrix.rows);
   for (std::size_t g = 0; g < sharing.columns.size(); ++g) {
-    packed.bits_of_group.push_back(static_cast<std::uint8_t>(bits_for(*std::max_element(found.span.begin() + static_cast<std::ptrdiff_t>(g * rows), found.span.begin() + static_cast<std::ptrdiff_t>((g + 1) * rows)))));
+    packed.bits_of_group.push_back(static_cast<std::uint8_t>(bits_for(*std::max_element(
+        found.span.begin() + static_cast<std::ptrdiff_t>(g * rows), found.span.begin() + static_cast<std::ptrdiff_t>((g + 1) * rows)))));
     lattice.columns_of_group.push_back(static_cast<std::int64_t>(sharing.columns[g].size()));
   }
   choose_scales(found, packed);
@@ -217,9 +221,12 @@ Lattice assemble(const FloatMatrix& matrix, const ColumnSharing& sharing, Found 
 std::string refusal_text(const Refuted& refuted) {
   const std::string row = "row " + std::to_string(refuted.row);
   switch (refuted.why) {
-    case Refusal::TooMany: return row + " holds more than 255 different magnitudes";
-    case Refusal::NotFinite: return row + " holds NaN or infinity";
-    default: return row + " lies on no lattice of up to 256 levels";
+    case Refusal::TooMany:
+      return row + " holds more than 255 different magnitudes";
+    case Refusal::NotFinite:
+      return row + " holds NaN or infinity";
+    default:
+      return row + " lies on no lattice of up to 256 levels";
   }
 }
 

@@ -29,12 +29,12 @@ struct Lattice {
   std::optional<Tensor> packed;  // decodes to the source's bytes; verified
   std::string reason;            // where there is none: why, naming the first row that contradicts
 
-  std::string kind;              // "row", "groups", "mixed"
-  std::int64_t group_size = 0;   // "groups" only
+  std::string kind;             // "row", "groups", "mixed"
+  std::int64_t group_size = 0;  // "groups" only
   std::vector<std::uint8_t> bits_of_group;
   std::vector<std::int64_t> columns_of_group;
   bool masked = false;
-  std::uint64_t zeros = 0;       // elements that are +0.0 or -0.0
+  std::uint64_t zeros = 0;  // elements that are +0.0 or -0.0
   DType scale_dtype = DType::F32;
   std::uint64_t scales = 0;         // (row, group) pairs that hold an element other than zero
   std::uint64_t proven_scales = 0;  // of these, those for which exactly one float32 gives the elements

@@ -23,8 +23,8 @@ struct FloatMatrix {
 };
 
 struct ColumnSharing {
-  std::string kind;              // "row", "groups", "mixed"
-  std::int64_t group_size = 0;   // "groups" only
+  std::string kind;             // "row", "groups", "mixed"
+  std::int64_t group_size = 0;  // "groups" only
   std::vector<std::uint16_t> group_of_column;
   std::vector<std::vector<std::uint32_t>> columns;  // of each group, ascending
 };

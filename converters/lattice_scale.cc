@@ -67,7 +67,8 @@ void MagnitudeSet::clear() {
 bool MagnitudeSet::place(std::size_t i, FloatRange& scales, bool decide) {
   const FloatRange& products = products_[i];
   const double lowest = value_of(products.low) * (1 - kSlack) - kSmallest, highest = value_of(products.high) * (1 + kSlack) + kSmallest;
-  const double first = std::max(1.0, std::ceil(lowest / value_of(scales.high))), last = std::min(255.0, std::floor(highest / value_of(scales.low)));
+  const double first = std::max(1.0, std::ceil(lowest / value_of(scales.high))),
+               last = std::min(255.0, std::floor(highest / value_of(scales.low)));
   if (first > last) return false;
   if (last > first && !decide) {
     multiple_[i] = 0;
@@ -131,7 +132,9 @@ std::optional<MagnitudeSet::Fit> MagnitudeSet::fit(DType dtype) {
   std::iota(order_.begin(), order_.begin() + size_, std::uint16_t{0});
   std::sort(order_.begin(), order_.begin() + size_, [&](std::uint16_t a, std::uint16_t b) { return value_[a] < value_[b]; });
   // More steps for the smallest magnitude would put the largest ones more than 255 apart.
-  const auto lowest_of = [&](std::uint32_t magnitude) { return magnitude == 0 ? 0.0 : value_of(numbers_rounding_to(magnitude, dtype).low); };
+  const auto lowest_of = [&](std::uint32_t magnitude) {
+    return magnitude == 0 ? 0.0 : value_of(numbers_rounding_to(magnitude, dtype).low);
+  };
   const double smallest = value_of(products_[order_[0]].high), span = lowest_of(largest_positive_) + lowest_of(largest_negative_);
   const int most = static_cast<int>(std::clamp(255.0 * (1 + kSlack) * smallest / span + 1, 0.0, 255.0));
   for (int first = 1; first <= most; ++first) {

@@ -55,9 +55,9 @@ class MagnitudeSet {
   int size() const { return size_; }
 
   struct Fit {
-    FloatRange scales;              // every scale that gives all the weights with these multiples
-    int below = 0, above = 0;       // multiples run from -below to above, 0 included; below + above <= 255
-    double evidence = 0;            // bits: how unlikely weights that know of no lattice are to lie on this one
+    FloatRange scales;         // every scale that gives all the weights with these multiples
+    int below = 0, above = 0;  // multiples run from -below to above, 0 included; below + above <= 255
+    double evidence = 0;       // bits: how unlikely weights that know of no lattice are to lie on this one
   };
   // The coarsest lattice of at most 256 levels. Sets without a weight other than zero fit every scale: the
   // range 1..1 is returned. Nothing when there is no lattice.

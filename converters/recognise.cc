@@ -71,7 +71,8 @@ double runs_by_chance(const Evidence& evidence, std::size_t i, std::int64_t zero
   double fewer = 0, runs = 0;
   for (std::int64_t k = 0; k < zeros; ++k) {
     const auto d = static_cast<double>(k);
-    fewer += std::exp(std::lgamma(m + 1) - std::lgamma(d + 1) - std::lgamma(m - d + 1)) * std::pow(evidence.sparsity, d) * std::pow(1 - evidence.sparsity, m - d);
+    fewer += std::exp(std::lgamma(m + 1) - std::lgamma(d + 1) - std::lgamma(m - d + 1)) * std::pow(evidence.sparsity, d) *
+             std::pow(1 - evidence.sparsity, m - d);
   }
   for (const WeightStatistics& s : evidence.matrices) runs += static_cast<double>(s.runs[i]);
   return fewer * runs;
@@ -93,7 +94,8 @@ std::optional<Pattern> n_of_m(const Evidence& evidence) {
 }
 
 bool equal_rows(const Evidence& evidence) {
-  return std::ranges::all_of(evidence.matrices, [](const WeightStatistics& s) { return s.rows > 1 && s.zeros > 0 && s.row_zeros_min == s.row_zeros_max; });
+  return std::ranges::all_of(evidence.matrices,
+                             [](const WeightStatistics& s) { return s.rows > 1 && s.zeros > 0 && s.row_zeros_min == s.row_zeros_max; });
 }
 
 // How far blocks of 128 columns differ, in standard deviations of zeros that fall anywhere; nothing where no
@@ -123,7 +125,8 @@ std::string pruning_method(const Evidence& evidence, Json& result) {
   Json& texts = result["evidence"];
   if (const auto pattern = n_of_m(evidence)) {
     result["n_m"] = {{"n", pattern->n}, {"m", pattern->m}};
-    texts.push_back("no " + std::to_string(pattern->m) + " consecutive input channels keep more than " + std::to_string(pattern->n) + " weights");
+    texts.push_back("no " + std::to_string(pattern->m) + " consecutive input channels keep more than " + std::to_string(pattern->n) +
+                    " weights");
     return "n:m";
   }
   if (equal_rows(evidence)) {
@@ -132,12 +135,14 @@ std::string pruning_method(const Evidence& evidence, Json& result) {
   }
   const double edge = median_edge(evidence);
   if (evidence.with_lattice == 0 && edge > 0.9) {
-    texts.push_back("the smallest weights that are left are " + number(edge) + " of the 1 % quantile of those left: one threshold on the magnitude");
+    texts.push_back("the smallest weights that are left are " + number(edge) +
+                    " of the 1 % quantile of those left: one threshold on the magnitude");
     return "magnitude";
   }
   const auto spread = block_spread(evidence);
   if (spread && *spread < 0.5) {
-    texts.push_back("blocks of 128 input channels have the same share of zeros, " + number(*spread) + " times what chance would make them differ: SparseGPT's blocks");
+    texts.push_back("blocks of 128 input channels have the same share of zeros, " + number(*spread) +
+                    " times what chance would make them differ: SparseGPT's blocks");
     return "sparsegpt";
   }
   if (!spread && evidence.with_lattice == 0) texts.push_back("no matrix is wide enough to tell SparseGPT's blocks from others");
@@ -156,9 +161,11 @@ void describe_quantization(const Evidence& evidence, Json& result) {
     for (const std::string& part : parts) text += (text.empty() ? "" : ", ") + part;
     return text;
   };
-  result["quantization"] = {{"matrices", evidence.with_lattice}, {"of", evidence.matrices.size()}, {"bits", joined(bits)}, {"sharing", joined(sharing)}};
+  result["quantization"] = {
+      {"matrices", evidence.with_lattice}, {"of", evidence.matrices.size()}, {"bits", joined(bits)}, {"sharing", joined(sharing)}};
   const bool whole = std::ranges::all_of(evidence.matrices, [](const WeightStatistics& s) { return s.lattice_rows == s.rows; });
-  result["evidence"].push_back(std::string(whole ? "" : "as far as the first rows show, ") + "the weights of " + std::to_string(evidence.with_lattice) + " of " + std::to_string(evidence.matrices.size()) +
+  result["evidence"].push_back(std::string(whole ? "" : "as far as the first rows show, ") + "the weights of " +
+                               std::to_string(evidence.with_lattice) + " of " + std::to_string(evidence.matrices.size()) +
                                " matrices lie on lattices of " + joined(bits) + " bits, to the last bit");
 }
 
@@ -176,10 +183,12 @@ std::int64_t block_values(const Evidence& evidence) {
 void describe_blocks(std::int64_t values, Json& result) {
   const std::string run = std::to_string(WeightStatistics::kPalette);
   result["blocks"] = {{"columns", WeightStatistics::kPalette}, {"values", values}};
-  result["evidence"].push_back("no run of " + run + " input channels holds more than " + std::to_string(values) +
-                               " different values, which lie on no lattice through zero: decoded from blocks with a scale and an offset, such as GGUF's "
-                               "Q4_1. Packed codes have no offset, so such weights are not stored as codes");
-  result["guess"] = result["guess"].get<std::string>() + "; decoded from blocks of " + run + " with at most " + std::to_string(values) + " values each, such as GGUF's Q4_1";
+  result["evidence"].push_back(
+      "no run of " + run + " input channels holds more than " + std::to_string(values) +
+      " different values, which lie on no lattice through zero: decoded from blocks with a scale and an offset, such as GGUF's "
+      "Q4_1. Packed codes have no offset, so such weights are not stored as codes");
+  result["guess"] = result["guess"].get<std::string>() + "; decoded from blocks of " + run + " with at most " + std::to_string(values) +
+                    " values each, such as GGUF's Q4_1";
 }
 
 std::string guess_text(const Json& result, const Evidence& evidence) {
@@ -199,7 +208,8 @@ std::string guess_text(const Json& result, const Evidence& evidence) {
   const std::string sharing = lattice["sharing"];
   text += "; " + lattice["bits"].get<std::string>() + " bits, ";
   text += sharing == "row" ? "one lattice per row" : sharing == "mixed" ? "mixed per input channel" : "lattices of " + sharing;
-  if (evidence.with_lattice < static_cast<std::int64_t>(evidence.matrices.size())) text += ", in " + lattice["matrices"].dump() + " of " + lattice["of"].dump() + " matrices";
+  if (evidence.with_lattice < static_cast<std::int64_t>(evidence.matrices.size()))
+    text += ", in " + lattice["matrices"].dump() + " of " + lattice["of"].dump() + " matrices";
   return text;
 }
 
@@ -213,7 +223,8 @@ int bits_in_name(std::string name) {
     if (name.compare(after, 3, "bit") == 0) return name[i] - '0';
     const std::string before = name.substr(0, i);
     const bool starts_word = before.size() < 2 || !std::isalpha(static_cast<unsigned char>(before[before.size() - 2]));
-    if ((before.ends_with("w") && starts_word) || before.ends_with("wbits") || before.ends_with("wbits_") || before.ends_with("wbits-") || before.ends_with("int"))
+    if ((before.ends_with("w") && starts_word) || before.ends_with("wbits") || before.ends_with("wbits_") || before.ends_with("wbits-") ||
+        before.ends_with("int"))
       return name[i] - '0';
   }
   return 0;
@@ -221,16 +232,21 @@ int bits_in_name(std::string name) {
 
 // The first number of bits below 9 that a key of this kind states, in any depth that parse_json accepts.
 std::optional<double> bits_in_json(const Json& json) {
-  static const std::set<std::string> kKeys{"wbits", "w_bits", "weight_bits", "bits", "avg_bits", "average_bits", "target_avg_bits", "num_bits", "nbits", "bits_mean"};
+  static const std::set<std::string> kKeys{"wbits",        "w_bits",          "weight_bits", "bits",  "avg_bits",
+                                           "average_bits", "target_avg_bits", "num_bits",    "nbits", "bits_mean"};
   if (!json.is_structured()) return std::nullopt;
   for (const auto& [key, value] : json.items()) {
-    if (json.is_object() && kKeys.contains(key) && value.is_number() && value.get<double>() > 1 && value.get<double>() < 9) return value.get<double>();
+    if (json.is_object() && kKeys.contains(key) && value.is_number() && value.get<double>() > 1 && value.get<double>() < 9)
+      return value.get<double>();
     if (const auto found = bits_in_json(value)) return found;
   }
   return std::nullopt;
 }
 
-bool may_state_bits(const std::string& name) { return name.ends_with(".json") && name.find("token") == std::string::npos && name.find("index") == std::string::npos && !name.starts_with("vocab"); }
+bool may_state_bits(const std::string& name) {
+  return name.ends_with(".json") && name.find("token") == std::string::npos && name.find("index") == std::string::npos &&
+         !name.starts_with("vocab");
+}
 
 // What names or files say of a quantization; empty when nothing.
 std::string claim_of(const Model& model, const std::string& path) {
@@ -242,7 +258,8 @@ std::string claim_of(const Model& model, const std::string& path) {
   if (!path.empty() && fs::is_directory(path, ignored)) {
     for (const auto& entry : fs::directory_iterator(path, ignored)) {
       const std::string name = entry.path().filename().string();
-      if (may_state_bits(name) && entry.is_regular_file(ignored) && entry.file_size(ignored) <= kLargestHint) texts.emplace(name, read_text_file(entry.path().string()));
+      if (may_state_bits(name) && entry.is_regular_file(ignored) && entry.file_size(ignored) <= kLargestHint)
+        texts.emplace(name, read_text_file(entry.path().string()));
     }
   }
   for (const auto& [name, text] : texts) {
@@ -265,8 +282,10 @@ void warn(const Evidence& evidence, const std::string& claim, Json& result) {
   if (evidence.sparse() && claim.empty()) {
     warnings.push_back("there are zeros, but no lattice: if this checkpoint was meant to be quantized, the quantization had no effect");
   } else if (evidence.sparse()) {
-    warnings.push_back(claim + ", but there are only zeros and no lattice: the quantization had no effect. The earlier enhanced and MI scripts give every "
-                               "element a scale of its own and leave exactly this; report the checkpoint as pruned only");
+    warnings.push_back(
+        claim +
+        ", but there are only zeros and no lattice: the quantization had no effect. The earlier enhanced and MI scripts give every "
+        "element a scale of its own and leave exactly this; report the checkpoint as pruned only");
   } else if (!claim.empty()) {
     warnings.push_back(claim + ", but the weights lie on no lattice: it was not quantized, or its scales were changed afterwards");
   }
@@ -277,7 +296,8 @@ std::string structure_of(const Config& config) {
   std::set<std::string> sizes;
   for (const LayerConfig& layer : config.layers) {
     deleted += layer.identity;
-    if (!layer.identity) sizes.insert(std::to_string(layer.heads) + "/" + std::to_string(layer.kv_heads) + "/" + std::to_string(layer.mlp_width));
+    if (!layer.identity)
+      sizes.insert(std::to_string(layer.heads) + "/" + std::to_string(layer.kv_heads) + "/" + std::to_string(layer.mlp_width));
   }
   std::string text;
   const auto add = [&](const std::string& part) { text += (text.empty() ? "" : "; ") + part; };

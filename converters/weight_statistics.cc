@@ -14,8 +14,8 @@
 namespace miq {
 namespace {
 
-constexpr std::int64_t kSampled = 1 << 18;      // magnitudes
-constexpr std::int64_t kSearched = 1 << 20;     // weights in which a lattice is searched for
+constexpr std::int64_t kSampled = 1 << 18;   // magnitudes
+constexpr std::int64_t kSearched = 1 << 20;  // weights in which a lattice is searched for
 constexpr std::int64_t kPaletteRows = 64;
 
 void count_row(std::span<const std::uint32_t> row, WeightStatistics& s, std::vector<std::int64_t>& block_zeros) {
@@ -98,8 +98,11 @@ void describe_lattice(const Tensor& packed, const std::string& name, const std::
   std::vector<std::array<double, 3>> near_zero(m.bits_of_group.size());  // weights at 0, 1 and 2 steps from zero
   for (std::int64_t r = 0; r < m.rows; ++r) {
     for (std::int64_t c = 0; c < m.cols; ++c) {
-      const auto at = static_cast<std::size_t>(r * m.cols + c), group = static_cast<std::size_t>(m.group_of_column[static_cast<std::size_t>(c)]);
-      const int k = !m.kept.empty() && !m.kept[at] ? 0 : int{m.codes[at]} - int{m.zeros[group * static_cast<std::size_t>(m.rows) + static_cast<std::size_t>(r)]};
+      const auto at = static_cast<std::size_t>(r * m.cols + c),
+                 group = static_cast<std::size_t>(m.group_of_column[static_cast<std::size_t>(c)]);
+      const int k = !m.kept.empty() && !m.kept[at]
+                        ? 0
+                        : int{m.codes[at]} - int{m.zeros[group * static_cast<std::size_t>(m.rows) + static_cast<std::size_t>(r)]};
       if (std::abs(k) <= 2) ++near_zero[group][static_cast<std::size_t>(std::abs(k))];
     }
   }
@@ -134,7 +137,9 @@ std::optional<WeightStatistics> weight_statistics(const Tensor& tensor, const st
     return s;
   }
   s.lattice_rows = std::min(s.rows, std::max<std::int64_t>(64, kSearched / s.cols));
-  const Tensor part = dense_tensor(tensor.dtype, {s.lattice_rows, s.cols}, data.slice(0, data.size() / static_cast<std::size_t>(s.rows) * static_cast<std::size_t>(s.lattice_rows)));
+  const Tensor part =
+      dense_tensor(tensor.dtype, {s.lattice_rows, s.cols},
+                   data.slice(0, data.size() / static_cast<std::size_t>(s.rows) * static_cast<std::size_t>(s.lattice_rows)));
   if (const Lattice lattice = find_lattice(part, name, pool); lattice.packed) {
     describe_lattice(*lattice.packed, name, lattice.kind == "groups" ? "groups of " + std::to_string(lattice.group_size) : lattice.kind, s);
   }

@@ -12,8 +12,8 @@
 namespace miq {
 
 struct WeightStatistics {
-  static constexpr std::int64_t kBlock = 128;                        // SparseGPT's block of input channels
-  static constexpr std::array<std::int64_t, 3> kRuns{4, 8, 16};      // the m of n:m
+  static constexpr std::int64_t kBlock = 128;                    // SparseGPT's block of input channels
+  static constexpr std::array<std::int64_t, 3> kRuns{4, 8, 16};  // the m of n:m
 
   std::int64_t rows = 0, cols = 0, zeros = 0;
   std::int64_t row_zeros_min = 0, row_zeros_max = 0;

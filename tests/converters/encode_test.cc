@@ -45,7 +45,9 @@ Json encode_exactly(Model& model, EncodePolicy policy) {
   return report;
 }
 
-std::map<std::string, std::int64_t> by_bits(const Json& report) { return report.at("summary").at("lattices").at("tensors_by_bits").get<std::map<std::string, std::int64_t>>(); }
+std::map<std::string, std::int64_t> by_bits(const Json& report) {
+  return report.at("summary").at("lattices").at("tensors_by_bits").get<std::map<std::string, std::int64_t>>();
+}
 
 // Stored bytes of the decoder linears over their bytes as `width` bytes a weight.
 double linears_ratio(const Model& model, double width) {
@@ -88,7 +90,8 @@ INSTANTIATE_TEST_SUITE_P(Examples, FakeQuantized,
 TEST(Encode, CastsOfFakeQuantizedModelsAreRecovered) {
   SKIP_WITHOUT("sparsegpt-50-4bit");
   for (const DType dtype : {DType::F16, DType::BF16}) {
-    for (const auto& [folder, bits, most] : {std::tuple{"sparsegpt-50-4bit", "4", 0.22}, {"sparsegpt-3bit", "3", 0.22}, {"mixed-bits", "3+4+6+8", 0.38}}) {
+    for (const auto& [folder, bits, most] :
+         {std::tuple{"sparsegpt-50-4bit", "4", 0.22}, {"sparsegpt-3bit", "3", 0.22}, {"mixed-bits", "3+4+6+8", 0.38}}) {
       Model model = open_checkpoint(folder);
       cast(model, dtype);
       const Json report = encode_exactly(model, EncodePolicy::Auto);
@@ -143,7 +146,8 @@ TEST(Encode, SameBytesAtAnyNumberOfThreads) {
   ThreadPool one(1), four(4);
   EXPECT_EQ(encode_model(a, EncodePolicy::Auto, one), encode_model(b, EncodePolicy::Auto, four));
   for (const auto& [name, tensor] : a.tensors) {
-    for (const auto& [section, blob] : tensor.sections) EXPECT_TRUE(std::ranges::equal(blob.bytes(), b.tensors.at(name).sections.at(section).bytes())) << name;
+    for (const auto& [section, blob] : tensor.sections)
+      EXPECT_TRUE(std::ranges::equal(blob.bytes(), b.tensors.at(name).sections.at(section).bytes())) << name;
   }
 }
 

@@ -23,9 +23,9 @@ inline Tensor matrix_of(const std::vector<float>& values, std::int64_t rows, std
 
 struct LatticeRecipe {
   std::int64_t rows = 24, cols = 64;
-  std::vector<int> bits_of_column;   // [cols]; columns of one width share a row's scale
-  std::int64_t group_size = 0;       // or runs of columns, each with its own min-max (0: the row)
-  double sparsity = 0;               // pruned after rounding
+  std::vector<int> bits_of_column;  // [cols]; columns of one width share a row's scale
+  std::int64_t group_size = 0;      // or runs of columns, each with its own min-max (0: the row)
+  double sparsity = 0;              // pruned after rounding
   bool symmetric = false;
   float magnitude = 0.05f;
 };

@@ -191,7 +191,8 @@ TEST(Lattice, WidthsMixedByColumn) {
       recipe.rows = 96;
       recipe.cols = 160;
       constexpr int widths[] = {2, 3, 4, 6, 8};
-      for (std::int64_t c = 0; c < recipe.cols; ++c) recipe.bits_of_column.push_back(widths[random() % (trial < 3 ? 5 : 3) + (trial < 3 ? 0 : 2)]);
+      for (std::int64_t c = 0; c < recipe.cols; ++c)
+        recipe.bits_of_column.push_back(widths[random() % (trial < 3 ? 5 : 3) + (trial < 3 ? 0 : 2)]);
       recipe.sparsity = trial % 2 == 0 ? 0.05 : 0.5;
       const Tensor source = matrix_of(fake_quantized(recipe, random), recipe.rows, recipe.cols, dtype);
       const Lattice lattice = find_lattice(source, "w", pool);
@@ -274,8 +275,8 @@ TEST(Lattice, OddRows) {
     std::fill_n(row(3), 64, 0.0f);
     *row(3) = 2.25f;
     for (int i = 0; i < 64; ++i) row(4)[i] = std::ldexp(static_cast<float>(i % 7 - 3), dtype == DType::F16 ? -24 : -133);  // subnormal
-    for (int i = 0; i < 64; ++i) row(5)[i] = static_cast<float>(i % 15) * (dtype == DType::F16 ? 4352.0f : 2.0e37f);      // nearly the largest
-    for (int i = 0; i < 64; ++i) row(6)[i] = 0.25f * static_cast<float>(i % 4 + 5);                                      // all of one sign
+    for (int i = 0; i < 64; ++i) row(5)[i] = static_cast<float>(i % 15) * (dtype == DType::F16 ? 4352.0f : 2.0e37f);  // nearly the largest
+    for (int i = 0; i < 64; ++i) row(6)[i] = 0.25f * static_cast<float>(i % 4 + 5);                                   // all of one sign
     const Tensor source = matrix_of(values, recipe.rows, recipe.cols, dtype);
     expect_exact(source, find_lattice(source, "w", pool));
   }
@@ -357,7 +358,8 @@ TEST(Lattice, SameBytesAtAnyNumberOfThreads) {
   const Lattice a = find_lattice(source, "w", one), b = find_lattice(source, "w", five);
   ASSERT_TRUE(a.packed && b.packed);
   ASSERT_EQ(a.packed->sections.size(), b.packed->sections.size());
-  for (const auto& [name, section] : a.packed->sections) EXPECT_TRUE(std::ranges::equal(section.bytes(), b.packed->sections.at(name).bytes()));
+  for (const auto& [name, section] : a.packed->sections)
+    EXPECT_TRUE(std::ranges::equal(section.bytes(), b.packed->sections.at(name).bytes()));
   std::vector<float> values(200 * 64, 1.0f);
   for (std::size_t i = 64; i < values.size(); i += 64) values[i] = std::nextafter(1.0f, 0.0f);
   const Tensor broken = matrix_of(values, 200, 64, DType::F32);

@@ -28,13 +28,15 @@ Json recognised(const std::string& folder) {
 
 TEST(Recognise, CheckpointsOfTheOriginalTools) {
   if (!fs::exists(std::string(kData) + "checkpoints")) GTEST_SKIP() << "no ../shared/data/checkpoints";
-  const std::map<std::string, std::string> methods{{"checkpoints/sparsegpt-50", "sparsegpt"},    {"checkpoints/sparsegpt-50-4bit", "sparsegpt"},
-                                                   {"checkpoints/sparsegpt-3bit", "quantized"},  {"checkpoints/sparsegpt-2of4-4bit", "n:m"},
-                                                   {"checkpoints/wanda-50", "wanda"},            {"checkpoints/magnitude-50", "magnitude"},
-                                                   {"checkpoints/mixed-bits", "sparse"},         {"models/story", "dense"}};
+  const std::map<std::string, std::string> methods{
+      {"checkpoints/sparsegpt-50", "sparsegpt"},   {"checkpoints/sparsegpt-50-4bit", "sparsegpt"},
+      {"checkpoints/sparsegpt-3bit", "quantized"}, {"checkpoints/sparsegpt-2of4-4bit", "n:m"},
+      {"checkpoints/wanda-50", "wanda"},           {"checkpoints/magnitude-50", "magnitude"},
+      {"checkpoints/mixed-bits", "sparse"},        {"models/story", "dense"}};
   for (const auto& [folder, method] : methods) EXPECT_EQ(recognised(folder).at("method"), method) << folder;
   EXPECT_EQ(recognised("checkpoints/sparsegpt-2of4-4bit").at("n_m"), (Json{{"n", 2}, {"m", 4}}));
-  EXPECT_EQ(recognised("checkpoints/sparsegpt-50-4bit").at("quantization"), (Json{{"matrices", 14}, {"of", 14}, {"bits", "4"}, {"sharing", "row"}}));
+  EXPECT_EQ(recognised("checkpoints/sparsegpt-50-4bit").at("quantization"),
+            (Json{{"matrices", 14}, {"of", 14}, {"bits", "4"}, {"sharing", "row"}}));
   EXPECT_EQ(recognised("checkpoints/mixed-bits").at("quantization").at("bits"), "3+4+6+8");
   // 5 % were pruned; three times as many were rounded to zero.
   EXPECT_NEAR(recognised("checkpoints/mixed-bits").at("pruned").get<double>(), 0.05, 0.02);
@@ -79,8 +81,15 @@ TEST(Recognise, PackedModelsShowTheirOwnLattices) {
 Model random_model(const std::function<void(std::vector<float>&, std::int64_t rows, std::int64_t cols)>& change) {
   Model model;
   model.name = "random";
-  model.config = config_from_hugging_face({{"model_type", "llama"}, {"vocab_size", 10}, {"hidden_size", 256}, {"intermediate_size", 384}, {"num_hidden_layers", 2},
-                                           {"num_attention_heads", 4}, {"num_key_value_heads", 4}, {"rms_norm_eps", 1e-5}, {"max_position_embeddings", 64},
+  model.config = config_from_hugging_face({{"model_type", "llama"},
+                                           {"vocab_size", 10},
+                                           {"hidden_size", 256},
+                                           {"intermediate_size", 384},
+                                           {"num_hidden_layers", 2},
+                                           {"num_attention_heads", 4},
+                                           {"num_key_value_heads", 4},
+                                           {"rms_norm_eps", 1e-5},
+                                           {"max_position_embeddings", 64},
                                            {"tie_word_embeddings", true}},
                                           "test");
   std::mt19937 random(5);
@@ -141,7 +150,8 @@ TEST(Recognise, BlocksWithAnOffsetAreNamed) {
   ThreadPool pool(2);
   const Model model = random_model([&](auto& values, auto, auto) {  // GGUF's Q4_1: y = d * q + m
     for (std::size_t i = 0; i < values.size(); i += 32) {
-      const float d = f16_to_f32(static_cast<std::uint16_t>(0x2000 + random() % 0x400)), m = f16_to_f32(static_cast<std::uint16_t>(0xAC00 + random() % 0x400));
+      const float d = f16_to_f32(static_cast<std::uint16_t>(0x2000 + random() % 0x400)),
+                  m = f16_to_f32(static_cast<std::uint16_t>(0xAC00 + random() % 0x400));
       for (std::size_t j = i; j < i + 32; ++j) values[j] = d * static_cast<float>(random() % 16) + m;
     }
   });

@@ -177,6 +177,12 @@ def zoo():
     yield "objects", {"plain": Plain(), "slots": Slotted(), "child": SlottedChild(), "enum": Colour.RED, "class": Plain, "function": torch.nn.functional.relu}
     yield "many", {f"layer.{i}.weight": torch.full((3,), float(i)) for i in range(1200)}
     yield "nested", nest(40)
+    try:
+        from transformers import LlamaConfig, LlamaForCausalLM
+    except ImportError:
+        return
+    config = LlamaConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=50)
+    yield "a model of transformers", {"model": LlamaForCausalLM(config), "config": config}
 
 
 def nest(depth):

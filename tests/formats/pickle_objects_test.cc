@@ -45,6 +45,7 @@ TEST(PickleObjects, Bytes) {
   EXPECT_EQ(bytes_of(Pickle().global("__builtin__", "bytes").op(')').op('R')), "");
   EXPECT_EQ(bytes_of(Pickle().global("__builtin__", "bytearray").str("a").str("latin-1").op(0x86).op('R')), "a");
   EXPECT_EQ(bytes_of(Pickle().global("builtins", "bytearray").op('C').op(1).raw("z").op(0x85).op('R')), "z");
+  EXPECT_EQ(bytes_of(Pickle().global("builtins", "bytearray").global("_codecs", "encode").str("\xc3\xa9").str("latin1").op(0x86).op('R').op(0x85).op('R')), "\xe9");
   // Not Latin-1, not text, another codec.
   EXPECT_EQ(bytes_of(Pickle().global("_codecs", "encode").str("\xe2\x82\xac").str("latin1").op(0x86).op('R')), std::nullopt);
   EXPECT_EQ(bytes_of(Pickle().global("_codecs", "encode").str("\xc3").str("latin1").op(0x86).op('R')), std::nullopt);
@@ -138,6 +139,34 @@ TEST(PickleObjects, Json) {
   EXPECT_EQ(to_json(tree, tree.root()).dump(),
             R"({"5":")" "\xef\xbf\xbd" R"( bad","bytes":{"__opaque__":"1 bytes"},"config":{"__class__":"m.C","hidden":64,"name":"x"},"dtype":"torch.float16",)"
             R"("list":[1,null,true,null],"size":[2]})");
+}
+
+TEST(PickleObjects, JsonOfTextsAndOpaqueThings) {
+  Pickle p;
+  p.mark().str("\xc3\xa9\xe2\x82\xac\xf0\x9f\x99\x82").str("\xe0\x80\x80|\xed\xa0\x80|\xf4\x90\x80\x80|\xc0\x80|\xf0\x9f|\xe2\x82");
+  p.op(0x8a).op(9).raw(little(0, 8) + "\x01").num(1).op('Q').global("os", "system").global("_codecs", "encode").str("a").str("latin1").op(0x86).op('R').tuple();
+  const PickleTree tree = read(p.stop());
+  const Json json = to_json(tree, tree.root());
+  const std::string bad = "\xef\xbf\xbd";
+  EXPECT_EQ(json[0], "\xc3\xa9\xe2\x82\xac\xf0\x9f\x99\x82");
+  EXPECT_EQ(json[1], bad + bad + bad + "|" + bad + bad + bad + "|" + bad + bad + bad + bad + "|" + bad + bad + "|" + bad + bad + "|" + bad + bad);
+  EXPECT_EQ(json[2], 0x1p64);
+  EXPECT_EQ(json[3]["__opaque__"], "storage");
+  EXPECT_EQ(json[4]["__opaque__"], "os.system");
+  EXPECT_EQ(json[5]["__opaque__"], "bytes");
+}
+
+TEST(PickleObjects, JsonLimits) {
+  const PickleTree tree = read(Pickle().op('}').mark().str("a").num(1).str("b").num(2).str("c").num(3).op('u').stop());
+  PickleJsonLimits limits;
+  limits.max_values = 3;
+  EXPECT_EQ(to_json(tree, tree.root(), limits).dump(), R"({"__omitted__":"size","a":1})");
+  limits = {};
+  limits.max_text = 5;  // a key counts as a value and as a key
+  EXPECT_EQ(to_json(tree, tree.root(), limits).dump(), R"({"__omitted__":"size","a":1,"b":2})");
+  limits = {};
+  limits.max_depth = 0;
+  EXPECT_EQ(to_json(tree, tree.root(), limits).dump(), R"({"__omitted__":"depth"})");
 }
 
 TEST(PickleObjects, JsonOfAStateDict) {

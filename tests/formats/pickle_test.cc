@@ -105,6 +105,23 @@ TEST(Pickle, Containers) {
   EXPECT_EQ(tree.items(items[6]).size(), 1u);
 }
 
+TEST(Pickle, PairsSetInTurns) {
+  Pickle p;
+  p.op('}').put(0).op('}').put(1).op('0').op('0');
+  for (int i = 0; i < 5; ++i) p.get(0).str("a" + std::to_string(i)).num(i).op('s').op('0').get(1).num(i).op('N').op('s').op('0');
+  const PickleTree tree = read(p.get(0).get(1).op(0x86).stop());
+  const auto dicts = tree.items(tree.root());
+  const auto first = tree.pairs(dicts[0]), second = tree.pairs(dicts[1]);
+  ASSERT_EQ(first.size(), 5u);
+  ASSERT_EQ(second.size(), 5u);
+  for (int i = 0; i < 5; ++i) {
+    EXPECT_EQ(tree.text(first[static_cast<std::size_t>(i)].first), "a" + std::to_string(i));
+    EXPECT_EQ(tree.integer(second[static_cast<std::size_t>(i)].first), i);
+  }
+  // Keys given twice are seen however far apart they are set; integers and long texts are not compared.
+  expect_refused(Pickle().op('}').put(0).str("k").num(1).op('s').op('}').str("k").num(1).op('s').op('0').str("k").num(1).op('s').stop(), "'k' twice");
+}
+
 TEST(Pickle, ObjectsAreOnlyDescribed) {
   Pickle p;
   p.global("os", "system").str("id").op(0x85).op('R').put(0).op('}').str("x").num(1).op('s').op('b');
@@ -270,6 +287,9 @@ TEST(Pickle, FloodsStayCheap) {
 }
 
 TEST(PickleGlobals, Risks) {
+  EXPECT_EQ(risk_name(GlobalRisk::Harmless), "harmless");
+  EXPECT_EQ(risk_name(GlobalRisk::RunsCode), "runs code");
+  EXPECT_EQ(risk_name(GlobalRisk::Dangerous), "dangerous");
   for (const auto& [module, name] : {std::pair("os", "system"), {"posix", "system"}, {"builtins", "eval"}, {"builtins", "getattr"}, {"subprocess", "Popen"},
                                      {"dill._dill", "_create_code"}, {"dill._dill", "_eval_repr"}, {"dill._dill", "_create_filehandle"},
                                      {"dill._dill", "_import_module"}, {"torch.storage", "_load_from_bytes"}, {"torch", "load"}, {"torch.hub", "load"},

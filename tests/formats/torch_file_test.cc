@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <functional>
@@ -121,6 +122,33 @@ TEST(TorchFile, StridedViewsArePacked) {
   EXPECT_EQ(of(12, {0}, {1}), Values{});
 }
 
+// Every width of element, from files of both byte orders.
+TEST(TorchFile, EveryWidthIsPackedAndSwapped) {
+  std::string bytes;
+  for (int i = 0; i < 48; ++i) bytes += static_cast<char>(i);
+  for (const auto& [type, width] : {std::pair("ByteStorage", 1), {"HalfStorage", 2}, {"FloatStorage", 4}, {"LongStorage", 8}}) {
+    for (const bool big : {false, true}) {
+      for (const bool turned : {false, true}) {
+        const std::int64_t columns = 24 / width;
+        ZipMaker maker = archive(Pickle().tensor(type, "0", 48 / width, 0, turned ? std::vector<std::int64_t>{columns, 2} : std::vector<std::int64_t>{2, columns},
+                                                 turned ? std::vector<std::int64_t>{1, columns} : std::vector<std::int64_t>{columns, 1}).stop());
+        maker.parts[1] = ZipPart("x/byteorder", big ? "big" : "little");
+        maker.parts[2] = ZipPart("x/data/0", bytes);
+        const TorchFile file = open(maker.make());
+        const Blob found = decode(file.read(*file.tensor(file.root()), "t"), "t");
+        std::string expected;
+        for (std::int64_t i = 0; i < 2 * columns; ++i) {
+          const std::int64_t element = turned ? i % 2 * columns + i / 2 : i;
+          std::string word = bytes.substr(static_cast<std::size_t>(element * width), static_cast<std::size_t>(width));
+          if (big) std::reverse(word.begin(), word.end());
+          expected += word;
+        }
+        EXPECT_EQ(found.text(), expected) << type << big << turned;
+      }
+    }
+  }
+}
+
 TEST(TorchFile, WrappersAndTies) {
   Pickle p;
   p.mark();
@@ -215,7 +243,15 @@ TEST(TorchFile, BarePickles) {
   expect_refused(Pickle().tensor("FloatStorage", "0", 12, 0, {1}, {1}).stop(), "has no storage");
   Pickle inside;
   inside.global("torch._utils", "_rebuild_tensor_v2").mark().global("torch.storage", "_load_from_bytes").str("x").op(0x85).op('R');
-  expect_refused(inside.num(0).numbers({1}).numbers({1}).op(0x89).op('N').tuple().op('R').stop(), "without torch.save");
+  const std::string whole = inside.num(0).numbers({1}).numbers({1}).op(0x89).op('N').tuple().op('R').stop();
+  expect_refused(whole, "a storage was pickled inside the pickle");
+  try {
+    const TorchFile nested = open(whole);
+    nested.tensor(nested.root());
+    ADD_FAILURE();
+  } catch (const FormatError& error) {
+    EXPECT_NE(std::string(error.what()).find("a tensor was pickled without torch.save"), std::string::npos);
+  }
 }
 
 TEST(TorchFile, RefusesOtherFiles) {

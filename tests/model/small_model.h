@@ -1,4 +1,4 @@
-// Small random Llama models for tests: the same weights as a Model and as the reference's matrices.
+// Small random models for tests: the same weights as a Model and as the reference's matrices.
 #pragma once
 
 #include <cstring>
@@ -15,8 +15,8 @@ struct SmallModel {
   reference::Forward oracle;
 };
 
-// Weights are normal with deviation `scale` / sqrt(in) (an embedding that is no head: 1), norms uniform in [0.5, 1.5], stored as `dtype`
-// (F32 or BF16); the oracle holds the stored values.
+// Weights are normal with deviation `scale` / sqrt(in) (an embedding that is no head: 1), norms uniform in
+// [0.5, 1.5], biases normal with deviation 0.3, stored as `dtype` (F32 or BF16); the oracle holds the stored values.
 inline SmallModel small_model(const Config& config, DType dtype = DType::F32, std::uint32_t seed = 1, float scale = 1.5f) {
   SmallModel made;
   made.model.name = "small";
@@ -25,12 +25,12 @@ inline SmallModel small_model(const Config& config, DType dtype = DType::F32, st
   std::normal_distribution<float> normal;
   std::uniform_real_distribution<float> uniform(0.5f, 1.5f);
   for (const ExpectedTensor& expected : expected_tensors(config)) {
-    const bool vector = expected.shape.size() == 1;
+    const bool vector = expected.shape.size() == 1, norm = vector && !expected.bias;
     reference::Matrix matrix(vector ? 1 : expected.shape[0], expected.shape.back());
-    const float deviation = expected.part == Part::Embedding && !config.tied_head ? 1.0f : scale / std::sqrt(static_cast<float>(expected.shape.back()));
+    const float deviation = expected.bias ? 0.3f : expected.role == Role::Embedding && !config.tied_head ? 1.0f : scale / std::sqrt(static_cast<float>(expected.shape.back()));
     std::vector<std::uint8_t> bytes;
     for (double& value : matrix.data) {
-      float number = vector ? uniform(random) : deviation * normal(random);
+      float number = norm ? uniform(random) : deviation * normal(random);
       if (dtype == DType::BF16) {
         const std::uint16_t bits = f32_to_bf16(number);
         number = bf16_to_f32(bits);

@@ -1,0 +1,228 @@
+// Every family's layers against the plain reference, on small random models of odd sizes.
+#include <ATen/TensorOperators.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+
+#include "miq/base/error.h"
+#include "miq/model/forward.h"
+#include "tests/model/small_model.h"
+
+namespace miq {
+namespace {
+
+using test::odd_config;
+using test::random_ids;
+using test::small_model;
+using test::SmallModel;
+
+Config family(const char* architecture) {
+  Config config = odd_config();
+  config.architecture = architecture;
+  return config;
+}
+
+Config opt_config() {
+  Config config = family("opt");
+  config.norm = NormKind::Layer;
+  config.activation = Activation::Relu;
+  config.gated_mlp = false;
+  config.query_bias = config.output_bias = config.mlp_bias = true;
+  config.positions = Positions::Learned;
+  config.position_offset = 2;
+  config.max_positions = 200;
+  config.tied_head = true;
+  config.layers = {{6, 6, 5, 53}, {3, 3, 6, 29}};
+  return config;
+}
+
+std::map<std::string, Config> families() {
+  std::map<std::string, Config> all;
+  Config config = family("llama");
+  config.query_bias = config.output_bias = config.mlp_bias = true;
+  config.layers[1] = {};
+  config.layers[1].identity = true;
+  all["llama with biases and a deleted layer"] = config;
+  config = family("llama");
+  config.rope_scaling = {RopeScaling::Kind::Yarn, 4, 1, 4, 32, 1.14, 32, 1, true};
+  config.layers[0] = {2, 1, 32, 20};
+  all["llama with yarn"] = config;
+  config.rope_scaling = {RopeScaling::Kind::Dynamic, 2, 1, 4, 32};
+  all["llama with dynamic scaling"] = config;
+  config = family("mistral");
+  for (LayerConfig& layer : config.layers) layer.window = 5;
+  all["mistral"] = config;
+  config = family("mixtral");
+  config.experts_per_token = 2;
+  for (LayerConfig& layer : config.layers) layer.experts = 5, layer.mlp_width = 22;
+  all["mixtral"] = config;
+  config = family("qwen");
+  config.rope_scaling = {RopeScaling::Kind::QwenDynamic, 1, 1, 4, 40};
+  config.log_scaled_from = 40;
+  config.layers = {{6, 6, 10, 53}, {3, 3, 6, 29}};
+  all["qwen"] = config;
+  config = family("qwen2");
+  config.query_bias = true;
+  config.layers[2].window = 9;
+  all["qwen2"] = config;
+  config = family("qwen3");
+  config.query_key_norm = true;
+  config.tied_head = true;
+  all["qwen3"] = config;
+  config = family("qwen2_moe");
+  config.query_bias = true;
+  config.experts_per_token = 3;
+  config.normalise_experts = false;
+  for (const int layer : {1, 2}) config.layers[layer].experts = 4, config.layers[layer].shared_width = 31;
+  all["qwen2_moe"] = config;
+  config = family("qwen3_moe");
+  config.query_key_norm = true;
+  config.experts_per_token = 2;
+  for (const int layer : {0, 2}) config.layers[layer].experts = 7;
+  all["qwen3_moe"] = config;
+  all["opt"] = opt_config();
+  config = opt_config();
+  config.norm_first = config.final_norm = false;
+  config.embedding = 20;
+  config.activation = Activation::Gelu;
+  all["opt with norms after the blocks, and projections"] = config;
+  config = family("llama");
+  config.norm = NormKind::FusedRms;
+  config.sliced = true;
+  for (std::size_t i = 0; i < 3; ++i) {
+    LayerConfig& layer = config.layers[i];
+    layer.input = i == 0 ? 37 : 30, layer.middle = 31 - static_cast<std::int64_t>(i), layer.output = i == 2 ? 35 : 30;
+  }
+  all["llama, sliced"] = config;
+  return all;
+}
+
+at::Tensor hidden_after(const ForwardPass& pass, const std::vector<std::int32_t>& ids, std::int64_t layers) {
+  at::Tensor hidden = pass.embed(ids);
+  for (std::int64_t layer = 0; layer < layers; ++layer) hidden = pass.run_layer(pass.load_layer(layer), hidden);
+  return hidden;
+}
+
+std::vector<float> all_losses(const ForwardPass& pass, const std::vector<std::int32_t>& ids) {
+  return pass.losses(hidden_after(pass, ids, pass.layers()), ids);
+}
+
+struct Differences {
+  double largest = 0, mean = 0;
+};
+Differences compare(const std::vector<float>& got, const std::vector<double>& expected) {
+  EXPECT_EQ(got.size(), expected.size());
+  Differences differences;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    differences.largest = std::max(differences.largest, std::abs(got[i] - expected[i]));
+    differences.mean += (got[i] - expected[i]) / static_cast<double>(got.size());
+  }
+  return differences;
+}
+
+TEST(Families, MatchTheReferenceInFloat32) {
+  for (const auto& [name, config] : families()) {
+    const SmallModel small = small_model(config);
+    EXPECT_NO_THROW(validate(small.model)) << name;
+    const ForwardPass pass(small.model, ComputeType::Float32);
+    for (const std::int64_t tokens : {2, 3, 17, 65, 150}) {
+      const auto ids = random_ids(tokens, config.vocabulary, 7);
+      EXPECT_LT(compare(all_losses(pass, ids), small.oracle.losses(ids)).largest, 5e-5) << name << ", " << tokens << " tokens";
+    }
+  }
+}
+
+// A rounding may send a token to another expert: single losses may then be anything, their mean may not.
+TEST(Families, MatchTheReferenceInBFloat16WithinItsRounding) {
+  for (const auto& [name, config] : families()) {
+    const SmallModel small = small_model(config, DType::BF16);
+    for (const Kernels kernels : {Kernels::Best, Kernels::Portable}) {
+      const ForwardPass pass(small.model, ComputeType::BFloat16, kernels);
+      const auto ids = random_ids(150, config.vocabulary, 7);
+      const Differences differences = compare(all_losses(pass, ids), small.oracle.losses(ids));
+      if (config.experts_per_token == 0) {
+        EXPECT_LT(differences.largest, 0.4) << name;
+      }
+      EXPECT_LT(std::abs(differences.mean), config.experts_per_token == 0 ? 0.015 : 0.03) << name;
+    }
+  }
+}
+
+TEST(Families, SurviveTheContainersJson) {
+  for (const auto& [name, config] : families()) {
+    EXPECT_EQ(Config::from_json(config.to_json(), name).to_json(), config.to_json()) << name;
+  }
+}
+
+// Central differences of the reference: d(sum of losses) / d(linear's output) and / d(embedded tokens).
+void check_gradients(const std::string& label, const Config& config) {
+  const SmallModel small = small_model(config);
+  const ForwardPass pass(small.model, ComputeType::Float32);
+  const auto ids = random_ids(9, config.vocabulary, 11);
+  const auto layers = static_cast<std::int64_t>(config.layers.size());
+  at::Tensor gradient = pass.loss_gradient(hidden_after(pass, ids, layers), ids);
+  std::map<std::pair<std::int64_t, std::string>, at::Tensor> outputs;
+  for (std::int64_t layer = layers - 1; layer >= 0; --layer) {
+    gradient = pass.backward_layer(pass.load_layer(layer), hidden_after(pass, ids, layer), gradient,
+                                   [&](std::string_view name, const at::Tensor& g) { outputs[{layer, std::string(name)}] = g; });
+  }
+  const reference::Matrix embedded = small.oracle.embed(ids);
+  const auto total = [&](const reference::Forward& oracle, reference::Matrix x) {
+    for (std::int64_t layer = 0; layer < layers; ++layer) x = oracle.run_layer(layer, x);
+    double sum = 0;
+    for (const double loss : oracle.losses(x, ids)) sum += loss;
+    return sum;
+  };
+  constexpr double kStep = 1e-5;
+  for (const auto& [key, g] : outputs) {
+    for (const auto& [r, c] : {std::pair{0, 0}, {3, 5}}) {
+      const std::int64_t row = r % g.size(0), column = c % g.size(1);
+      double ends[2];
+      for (const int side : {0, 1}) {
+        reference::Forward oracle = small.oracle;
+        oracle.on_output = [&, key = key](std::int64_t layer, std::string_view name, reference::Matrix& y) {
+          if (layer == key.first && name == key.second) y.at(row, column) += side ? kStep : -kStep;
+        };
+        ends[side] = total(oracle, embedded);
+      }
+      EXPECT_NEAR(g[row][column].item().toDouble(), (ends[1] - ends[0]) / (2 * kStep), 2e-4) << label << ": " << key.second << " " << row << " " << column;
+    }
+  }
+  for (const auto& [row, column] : {std::pair{0, 0}, {3, 5}, {6, 17}}) {
+    double ends[2];
+    for (const int side : {0, 1}) {
+      reference::Matrix moved = embedded;
+      moved.at(row, column) += side ? kStep : -kStep;
+      ends[side] = total(small.oracle, moved);
+    }
+    EXPECT_NEAR(gradient[row][column].item().toDouble(), (ends[1] - ends[0]) / (2 * kStep), 2e-4) << label;
+  }
+}
+
+TEST(Families, GradientsMatchFiniteDifferences) {
+  for (const auto& [name, config] : families()) check_gradients(name, config);
+}
+
+TEST(Families, LearnedPositionsEndWhereTheirTableDoes) {
+  Config config = opt_config();
+  config.max_positions = 20;
+  const SmallModel small = small_model(config);
+  const ForwardPass pass(small.model, ComputeType::Float32);
+  EXPECT_NO_THROW(pass.embed(random_ids(20, config.vocabulary, 1)));
+  EXPECT_THROW(pass.embed(random_ids(21, config.vocabulary, 1)), Error);
+}
+
+// The bases of dynamic scaling depend on the text's length: a table for one must not serve another.
+TEST(Families, ShortTextsAfterLongOnesRunAsBefore) {
+  const Config config = families().at("llama with dynamic scaling");
+  const SmallModel small = small_model(config);
+  const ForwardPass pass(small.model, ComputeType::Float32);
+  const auto ids = random_ids(30, config.vocabulary, 3);
+  const auto before = all_losses(pass, ids);
+  all_losses(pass, random_ids(120, config.vocabulary, 4));
+  EXPECT_EQ(all_losses(pass, ids), before);
+}
+
+}  // namespace
+}  // namespace miq

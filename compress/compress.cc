@@ -4,6 +4,7 @@
 // will be stored, to make the inputs of the next one. Methods that need no calibration skip both.
 #include "miq/compress/compress.h"
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <optional>
@@ -150,10 +151,23 @@ class Driver {
   double visits_ = 0, total_ = 1, done_ = 0;
 };
 
+// What the methods cannot work on yet, said before any work is done.
+void check_compressible(const Model& model, const Recipe& recipe) {
+  if (model.config.sliced) {
+    throw Error("model '" + model.name + "' was sliced by SliceGPT; its rotations belong to its weights, and compressing it further is not supported. Compress the model that it was made from");
+  }
+  const bool experts = std::ranges::any_of(model.config.layers, [](const LayerConfig& layer) { return layer.experts > 0; });
+  if (experts && needs_calibration(recipe)) {
+    throw Error("model '" + model.name + "' is a mixture of experts, and each expert sees only the tokens routed to it, which method " +
+                std::string(recipe.method->name) + " does not gather yet. Methods without calibration (magnitude, round to nearest) work");
+  }
+}
+
 }  // namespace
 
 CompressResult compress(const Model& model, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool,
                         const ProgressFunction& progress, const MessageFunction& message) {
+  check_compressible(model, recipe);
   if (needs_calibration(recipe) && calibration.windows.empty()) throw Error("no calibration windows");
   return Driver(model, calibration, recipe, pool, progress, message).run();
 }

@@ -96,7 +96,8 @@ std::vector<std::vector<at::Tensor>> walk_forward(const ForwardPass& dense, cons
     walk.observe(weights, [&](InputSite site, std::span<const at::Tensor> inputs) {
       sums[static_cast<std::size_t>(site)].add(inputs, recipe, pool);
     }, true);
-    for (std::size_t s = 0; s < sums.size(); ++s) {
+    const bool deleted = dense.model().config.layers[static_cast<std::size_t>(l)].identity;
+    for (std::size_t s = 0; s < sums.size() && !deleted; ++s) {
       plan_site(plan[static_cast<std::size_t>(l)].sites[s], sums[s], recipe, static_cast<std::uint64_t>(l) * sums.size() + s, pool);
       sums[s] = {};
     }

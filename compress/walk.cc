@@ -36,6 +36,7 @@ void Walk::observe(const LayerWeights& layer, const BatchObserver& observer, boo
       }
     });
     for (InputSite site : kInputSites) {
+      if (!inputs[static_cast<std::size_t>(site)].front().defined()) continue;  // a deleted layer has no inputs
       observer(site, inputs[static_cast<std::size_t>(site)]);
       inputs[static_cast<std::size_t>(site)].clear();
     }

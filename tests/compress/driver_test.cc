@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 #include <random>
 
 #include "miq/base/error.h"
@@ -16,16 +17,21 @@ namespace {
 
 constexpr std::int64_t kVocabulary = 80;
 
-Model tiny_model(DType dtype = DType::F32) {
-  Model model;
-  model.name = "tiny";
-  Config& c = model.config;
+Config tiny_config() {
+  Config c;
   c.architecture = "llama";
   c.vocabulary = kVocabulary;
   c.hidden = 48;
   c.max_positions = 64;
   c.layers.assign(2, {4, 2, 12, 96});
   c.tied_head = true;
+  return c;
+}
+
+Model tiny_model(DType dtype = DType::F32, const Config& c = tiny_config()) {
+  Model model;
+  model.name = "tiny";
+  model.config = c;
   std::mt19937 random(7);
   std::normal_distribution<float> normal(0, 0.12f);
   for (const ExpectedTensor& expected : expected_tensors(c)) {
@@ -266,6 +272,61 @@ TEST(Driver, RefusesAModelWithoutLayersWhenQuantizing) {
   options.wbits = 4;
   ThreadPool pool(1);
   EXPECT_THROW(compress(model, tiny_calibration(), resolve(options, model.config), pool), UsageError);
+}
+
+// Linears with biases, fused ones, norms of heads, deleted layers: the methods see matrices and inputs.
+TEST(Driver, WorksOnEveryFamilyWithoutExperts) {
+  std::map<std::string, Config> families;
+  for (const char* name : {"llama", "mistral", "qwen", "qwen2", "qwen3"}) families[name] = tiny_config();
+  for (auto& [name, config] : families) config.architecture = name;
+  families["llama"].layers.insert(families["llama"].layers.begin() + 1, LayerConfig{0, 0, 0, 0, true});
+  for (LayerConfig& layer : families["mistral"].layers) layer.window = 7;
+  for (LayerConfig& layer : families["qwen"].layers) layer.kv_heads = layer.heads;
+  families["qwen2"].query_bias = true;
+  families["qwen3"].query_key_norm = true;
+  Config& opt = families["opt"] = tiny_config();
+  opt.architecture = "opt";
+  opt.norm = NormKind::Layer;
+  opt.activation = Activation::Relu;
+  opt.gated_mlp = false;
+  opt.query_bias = opt.output_bias = opt.mlp_bias = true;
+  opt.positions = Positions::Learned;
+  opt.position_offset = 2;
+  for (LayerConfig& layer : opt.layers) layer.kv_heads = layer.heads;
+  for (const auto& [name, config] : families) {
+    const Model model = tiny_model(DType::F32, config);
+    for (const char* method : {"sparsegpt", "wanda", "magnitude", "mi"}) {
+      CompressOptions options = base(method);
+      options.sparsity = 0.5;
+      if (options.method == "mi") options.target_avg_bits = 4;
+      const CompressResult result = run(options, 2, model);
+      EXPECT_NEAR(zeros(result.model), 0.5, 0.02) << name << ", " << method;
+      EXPECT_NO_THROW(validate(result.model)) << name;
+    }
+  }
+}
+
+TEST(Driver, MixturesAndSlicedModelsAreRefusedByName) {
+  const auto refusal = [](const Config& config, const char* method) {
+    CompressOptions options = base(method);
+    options.sparsity = 0.5;
+    try {
+      run(options, 1, tiny_model(DType::F32, config));
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  Config config = tiny_config();
+  config.architecture = "mixtral";
+  config.experts_per_token = 2;
+  for (LayerConfig& layer : config.layers) layer.experts = 4;
+  EXPECT_NE(refusal(config, "sparsegpt").find("mixture of experts"), std::string::npos);
+  EXPECT_EQ(refusal(config, "magnitude"), "");
+  config = tiny_config();
+  config.sliced = true;
+  config.norm = NormKind::FusedRms;
+  EXPECT_NE(refusal(config, "magnitude").find("sliced by SliceGPT"), std::string::npos);
 }
 
 }  // namespace

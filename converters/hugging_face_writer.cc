@@ -11,6 +11,7 @@
 #include "miq/base/error.h"
 #include "miq/converters/byte_level_json.h"
 #include "miq/converters/sidecar.h"
+#include "miq/converters/slicegpt_writer.h"
 #include "miq/formats/atomic_file.h"
 #include "miq/formats/atomic_folder.h"
 #include "miq/formats/cast.h"
@@ -177,12 +178,14 @@ void write_tokenizer(const Model& model, const std::function<void(const std::str
 }  // namespace
 
 void check_hugging_face_folder(const Model& model, const std::string& path, const HuggingFaceOptions& options) {
+  if (model.config.sliced) return check_slicegpt_folder(model, path, options);
   config_file(model, options.dtype);
   AtomicFolder{path, replaceable(path, options.force)};
 }
 
 HuggingFaceExport write_hugging_face_folder(const Model& model, const std::string& path, const HuggingFaceOptions& options, ThreadPool& pool,
                                             const ProgressFunction& progress) {
+  if (model.config.sliced) return write_slicegpt_folder(model, path, options, pool, progress);
   validate(model);
   if (options.shard_bytes == 0) throw UsageError("shards of 0 bytes cannot hold tensors");
   const ConfigFile config = config_file(model, options.dtype);

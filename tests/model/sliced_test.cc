@@ -1,0 +1,129 @@
+// Sliced models and deleted layers through the decoder, against the naive reference.
+#include <ATen/core/Tensor.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "miq/model/forward.h"
+#include "tests/model/small_model.h"
+#include "tests/model/small_sliced.h"
+#include "tests/reference/sliced_reference.h"
+
+namespace miq {
+namespace {
+
+using test::random_ids;
+using test::sliced_config;
+using test::small_model;
+
+at::Tensor all_logits(const ForwardPass& pass, const std::vector<std::int32_t>& ids) {
+  at::Tensor hidden = pass.embed(ids);
+  for (std::int64_t layer = 0; layer < pass.layers(); ++layer) hidden = pass.run_layer(pass.load_layer(layer), hidden);
+  return pass.logits(hidden);
+}
+
+struct Case {
+  const char* architecture;
+  std::int64_t head;
+};
+
+class Sliced : public testing::TestWithParam<Case> {};
+
+TEST_P(Sliced, MatchesTheReference) {
+  const Config config = sliced_config(GetParam().architecture, GetParam().head);
+  for (const std::uint32_t seed : {1u, 2u, 3u}) {
+    const test::SmallModel small = small_model(config, DType::F32, seed);
+    validate(small.model);
+    const reference::SlicedForward oracle{config, small.oracle.weights};
+    const ForwardPass pass(small.model, ComputeType::Float32);
+    for (const std::int64_t tokens : {1, 2, 31, 64}) {
+      const auto ids = random_ids(tokens, config.vocabulary, seed);
+      const reference::Matrix expected = oracle.logits(ids);
+      const at::Tensor got = all_logits(pass, ids);
+      ASSERT_EQ(got.numel(), static_cast<std::int64_t>(expected.data.size()));
+      double largest = 0, difference = 0;
+      for (std::size_t i = 0; i < expected.data.size(); ++i) {
+        largest = std::max(largest, std::abs(expected.data[i]));
+        difference = std::max(difference, std::abs(got.const_data_ptr<float>()[i] - expected.data[i]));
+      }
+      EXPECT_LT(difference, 1e-5 * largest) << "tokens " << tokens << " seed " << seed;
+    }
+  }
+}
+
+TEST_P(Sliced, RunsInBFloat16) {
+  const Config config = sliced_config(GetParam().architecture, GetParam().head);
+  const test::SmallModel small = small_model(config, DType::BF16);
+  const auto ids = random_ids(40, config.vocabulary, 5);
+  const at::Tensor exact = all_logits(ForwardPass(small.model, ComputeType::Float32), ids);
+  const at::Tensor rounded = all_logits(ForwardPass(small.model, ComputeType::BFloat16), ids);
+  EXPECT_LT((exact - rounded).norm().item<double>(), 0.05 * exact.norm().item<double>());
+}
+
+// d loss / d hidden through rotations and fused norms, against differences of the losses.
+TEST_P(Sliced, GradientsAreThoseOfTheLosses) {
+  const Config config = sliced_config(GetParam().architecture, GetParam().head);
+  const test::SmallModel small = small_model(config);
+  const ForwardPass pass(small.model, ComputeType::Float32);
+  const auto ids = random_ids(6, config.vocabulary, 9);
+  const LayerWeights layer = pass.load_layer(1);
+  const at::Tensor hidden = pass.run_layer(pass.load_layer(0), pass.embed(ids));
+  const auto loss = [&](const at::Tensor& x) {
+    double sum = 0;
+    for (const float value : pass.losses(pass.run_layer(layer, x), ids)) sum += value;
+    return sum;
+  };
+  const at::Tensor gradient = pass.backward_layer(layer, hidden, pass.loss_gradient(pass.run_layer(layer, hidden), ids), {});
+  for (const std::int64_t place : {0, 17, 60, 140}) {
+    const at::Tensor up = hidden.clone(), down = hidden.clone();
+    up.view(-1)[place] += 1e-2;
+    down.view(-1)[place] -= 1e-2;
+    EXPECT_NEAR((loss(up) - loss(down)) / 2e-2, gradient.reshape(-1)[place].item<double>(), 2e-2) << place;
+  }
+}
+
+TEST_P(Sliced, SurvivesTheContainer) {
+  const Config config = sliced_config(GetParam().architecture, GetParam().head);
+  const Config read = Config::from_json(config.to_json(), "test");
+  EXPECT_EQ(read.to_json(), config.to_json());
+  EXPECT_EQ(read.layers, config.layers);
+  EXPECT_TRUE(read.sliced);
+  EXPECT_EQ(read.norm, NormKind::FusedRms);
+  EXPECT_EQ(head_width(read), GetParam().head);
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, Sliced, testing::Values(Case{"llama", 40}, Case{"llama", 27}, Case{"opt", 40}, Case{"opt", 27}),
+                         [](const auto& test) { return std::string(test.param.architecture) + (test.param.head == 40 ? "" : "SlicedHead"); });
+
+TEST(DeletedLayer, HandsItsInputOn) {
+  Config config = test::odd_config();
+  LayerConfig deleted;
+  deleted.identity = true;
+  Config with = config;
+  with.layers.insert(with.layers.begin() + 1, deleted);
+  const Config read = Config::from_json(with.to_json(), "test");
+  EXPECT_EQ(read.layers, with.layers);
+  test::SmallModel small = small_model(config);
+  Model model = small.model;
+  model.config = with;
+  model.tensors.clear();
+  for (const auto& [name, tensor] : small.model.tensors) {
+    // Layers behind the deleted one keep the numbers that they had.
+    std::string moved = name;
+    for (const int layer : {2, 1}) {
+      const std::string prefix = "model.layers." + std::to_string(layer) + ".";
+      if (moved.starts_with(prefix)) {
+        moved = "model.layers." + std::to_string(layer + 1) + "." + moved.substr(prefix.size());
+        break;
+      }
+    }
+    model.tensors.emplace(moved, tensor);
+  }
+  validate(model);
+  const auto ids = random_ids(20, config.vocabulary, 3);
+  EXPECT_TRUE(all_logits(ForwardPass(model, ComputeType::Float32), ids).equal(all_logits(ForwardPass(small.model, ComputeType::Float32), ids)));
+  EXPECT_TRUE(all_logits(ForwardPass(model, ComputeType::BFloat16), ids).equal(all_logits(ForwardPass(small.model, ComputeType::BFloat16), ids)));
+}
+
+}  // namespace
+}  // namespace miq

@@ -69,6 +69,8 @@ struct ZipPart {
   std::string name, content;
   std::string local_name = name;
   std::uint16_t flags = 0, method = 0;
+  std::uint16_t local_change = 0;  // exclusive-or, to the flags of the local header
+  std::uint16_t local_method_change = 0;
   std::string local_extra, central_extra;
   std::uint32_t crc = static_cast<std::uint32_t>(::crc32_z(0, reinterpret_cast<const unsigned char*>(content.data()), content.size()));
   std::uint32_t local_crc = crc;
@@ -94,7 +96,8 @@ struct ZipMaker {
     std::string text, directory;
     for (const ZipPart& part : parts) {
       const std::uint64_t at = text.size() + static_cast<std::uint64_t>(part.move);
-      text += little(0x04034b50, 4) + little(20, 2) + little(part.flags, 2) + little(part.method, 2) + little(0, 4) + little(part.local_crc, 4) +
+      text += little(0x04034b50, 4) + little(20, 2) + little(part.flags ^ part.local_change, 2) + little(part.method ^ part.local_method_change, 2) + little(0, 4) +
+              little(part.local_crc, 4) +
               little(part.local_stored, 4) + little(part.local_size, 4) + little(part.local_name.size(), 2) + little(part.local_extra.size(), 2) +
               part.local_name + part.local_extra + part.content + part.behind;
       directory += little(0x02014b50, 4) + little(20, 2) + little(20, 2) + little(part.flags, 2) + little(part.method, 2) + little(0, 4) +

@@ -158,6 +158,8 @@ TEST(Zip, RefusesWrongEntries) {
   expect_refused([](ZipMaker& maker) { maker.parts[0].flags = 0x20; }, "is a patch");
   expect_refused([](ZipMaker& maker) { maker.parts[0].disk = 1; }, "another part");
   expect_refused([](ZipMaker& maker) { maker.parts[0].size = 2; }, "two sizes differ");
+  expect_refused([](ZipMaker& maker) { maker.parts[0].local_method_change = 8; }, "another method or other flags");
+  expect_refused([](ZipMaker& maker) { maker.parts[0].local_change = 1; }, "another method or other flags");
   expect_refused([](ZipMaker& maker) { maker.parts[0].local_size = 2; }, "another size or checksum");
   expect_refused([](ZipMaker& maker) { maker.parts[0].local_size = maker.parts[0].local_stored = 0; }, "another size or checksum");
   expect_refused([](ZipMaker& maker) { maker.parts[0].local_crc = 5; }, "another size or checksum");

@@ -2,7 +2,7 @@
 // a time, all scores up to the diagonal go into one buffer of 12 x tokens floats (second-level cache
 // for usual windows), where the softmax's maximum is exact rather than running; its numerators,
 // rounded to bfloat16, multiply the values in one product whose sums never leave registers. Panels of
-// keys above the diagonal are never touched.
+// keys above the diagonal are never touched. In front of a window the numerators are zeros.
 #include "miq/model/bf16_attention.h"
 
 #include <algorithm>
@@ -49,16 +49,20 @@ class Attention {
     }
   }
 
+  std::int64_t first_seen(std::int64_t token) const { return sizes_.window == 0 ? 0 : std::max<std::int64_t>(0, token - sizes_.window + 1); }
+
   void attend_rows(std::int64_t first, std::int64_t rows, Bf16* to, std::int64_t to_stride) {
     const std::int64_t d = sizes_.head_dim, seen = round_up(first + rows, kPanel);
     const Bf16* queries = rotated_.data() + first * d;
-    for (std::int64_t key = 0; key < seen; key += kTileColumns) {
+    for (std::int64_t key = first_seen(first) / kTileColumns * kTileColumns; key < seen; key += kTileColumns) {
       multiply_tile(queries, d, rows, keys_, key, std::min(kTileColumns, seen - key), d, scores_.data() + key, padded_);
     }
     float sums[kTileRows];
     const float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(d)));
     for (std::int64_t r = 0; r < rows; ++r) {
-      sums[r] = softmax_numerators_bf16(scores_.data() + r * padded_, first + r + 1, scale, seen, numerators_.data() + r * padded_);
+      const std::int64_t begin = first_seen(first + r), row = r * padded_;
+      std::fill_n(numerators_.data() + row, begin, Bf16{0});
+      sums[r] = softmax_numerators_bf16(scores_.data() + row + begin, first + r + 1 - begin, scale, seen - begin, numerators_.data() + row + begin);
     }
     const std::int64_t columns = values_.padded_columns();
     for (std::int64_t c = 0; c < columns; c += kTileColumns) {

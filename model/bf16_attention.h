@@ -10,6 +10,7 @@ namespace miq {
 
 struct AttentionSizes {
   std::int64_t tokens, heads, kv_heads, head_dim;  // heads a multiple of kv_heads, head_dim even
+  std::int64_t window = 0;                         // a token sees itself and the window - 1 before it; 0: all before it
 };
 
 // Rows of `stride` floats, one a token: `q`, `k`, `v` point at the first token's [heads * head_dim] and

@@ -13,18 +13,36 @@ using avx512::exponential;
 using avx512::first_lanes;
 using avx512::store_bf16;
 
-MIQ_AVX512_BF16 void rms_norm_bf16(const float* x, const float* weight, double epsilon, std::int64_t n, Bf16* to) {
+namespace {
+
+// 1 / sqrt(mean(x^2) + epsilon)
+MIQ_AVX512_BF16 __m512 rms_scale(const float* x, double epsilon, std::int64_t n) {
   __m512 squares = _mm512_setzero_ps();
   for (std::int64_t i = 0; i < n; i += 16) {
     const __m512 v = _mm512_maskz_loadu_ps(first_lanes(n - i), x + i);
     squares = _mm512_fmadd_ps(v, v, squares);
   }
   const double mean = static_cast<double>(_mm512_reduce_add_ps(squares)) / static_cast<double>(n);
-  const __m512 scale = _mm512_set1_ps(static_cast<float>(1 / std::sqrt(mean + epsilon)));
+  return _mm512_set1_ps(static_cast<float>(1 / std::sqrt(mean + epsilon)));
+}
+
+}  // namespace
+
+MIQ_AVX512_BF16 void rms_norm_bf16(const float* x, const float* weight, double epsilon, std::int64_t n, Bf16* to) {
+  const __m512 scale = rms_scale(x, epsilon, n);
   for (std::int64_t i = 0; i < n; i += 16) {
     const __mmask16 lanes = first_lanes(n - i);
     const __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, x + i), scale);
     store_bf16(to + i, lanes, _mm512_mul_ps(v, _mm512_maskz_loadu_ps(lanes, weight + i)));
+  }
+}
+
+MIQ_AVX512_BF16 void rms_norm_float(const float* x, const float* weight, double epsilon, std::int64_t n, float* to) {
+  const __m512 scale = rms_scale(x, epsilon, n);
+  for (std::int64_t i = 0; i < n; i += 16) {
+    const __mmask16 lanes = first_lanes(n - i);
+    const __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, x + i), scale);
+    _mm512_mask_storeu_ps(to + i, lanes, _mm512_mul_ps(v, _mm512_maskz_loadu_ps(lanes, weight + i)));
   }
 }
 

@@ -11,6 +11,9 @@ namespace miq {
 // to[i] = bfloat16(x[i] * weight[i] / sqrt(mean(x^2) + epsilon)), i < n.
 void rms_norm_bf16(const float* x, const float* weight, double epsilon, std::int64_t n, Bf16* to);
 
+// The same in float32; `to` may be `x`.
+void rms_norm_float(const float* x, const float* weight, double epsilon, std::int64_t n, float* to);
+
 // Rotates one head: low = x[0 … half-1], high = x[half … 2 half-1] (rope.h).
 void rotate_bf16(const float* x, const float* cosines, const float* sines, std::int64_t half, Bf16* to);
 

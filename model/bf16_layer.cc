@@ -7,8 +7,10 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
+#include <tuple>
 
 #include "miq/base/error.h"
 #include "miq/model/bf16_attention.h"
@@ -54,31 +56,71 @@ std::int64_t version(const at::Tensor& tensor) { return tensor.is_inference() ? 
 
 bool Bf16Layer::supports(const Config& config, const LayerConfig& sizes) {
   const bool plain = config.norm == NormKind::Rms && config.norm_first && config.activation == Activation::Silu && config.gated_mlp &&
-                     !config.query_bias && !config.output_bias && !config.mlp_bias && !config.query_key_norm && !config.sliced && config.log_scaled_from == 0 &&
-                     config.positions == Positions::Rotary && sizes.experts == 0 && sizes.window == 0 && !sizes.identity &&
-                     rule_name(architecture(config.architecture), Role::QueryKeyValue).empty();
+                     !config.output_bias && !config.mlp_bias && !config.sliced && config.positions == Positions::Rotary && sizes.experts == 0 &&
+                     !sizes.identity;
   return have_bf16_kernels() && plain && config.hidden % 2 == 0 && sizes.head_dim % 2 == 0 && sizes.mlp_width % 2 == 0;
 }
 
-Bf16Layer::Bf16Layer(const LayerWeights& layer) {
+Bf16Layer::Bf16Layer(const Config& config, const LayerWeights& layer) : rules_(&architecture(config.architecture)) {
   for (const auto& [name, tensor] : layer.tensors) sources_.emplace(name, std::pair(tensor, version(tensor)));
-  const at::Tensor &q = source("self_attn.q_proj.weight"), &k = source("self_attn.k_proj.weight"), &v = source("self_attn.v_proj.weight");
-  key_column_ = round_up(q.size(0), kPanel);
-  value_column_ = key_column_ + round_up(k.size(0), kPanel);
-  qkv_ = PackedBf16(q.size(1), value_column_ + v.size(0));
-  pack_rows(q, 0, qkv_);
-  pack_rows(k, key_column_, qkv_);
-  pack_rows(v, value_column_, qkv_);
-  o_ = pack(source("self_attn.o_proj.weight"));
-  down_ = pack(source("mlp.down_proj.weight"));
+  pack_attention(config.layers.at(static_cast<std::size_t>(layer.index)));
+  o_ = pack(source(Role::AttentionOutput));
+  down_ = pack(source(Role::Down));
+  pack_mlp();
+}
 
-  const at::Tensor gate = as_bf16(source("mlp.gate_proj.weight")), up = as_bf16(source("mlp.up_proj.weight"));
+void Bf16Layer::pack_attention(const LayerConfig& sizes) {
+  const bool fused = has(Role::QueryKeyValue);
+  const std::int64_t query = sizes.heads * sizes.head_dim, key = sizes.kv_heads * sizes.head_dim;
+  const auto part = [&](Role role, bool bias, std::int64_t first, std::int64_t count) {
+    return fused ? source(Role::QueryKeyValue, bias).narrow(0, first, count) : source(role, bias);
+  };
+  const std::array<std::tuple<Role, std::int64_t, std::int64_t>, 3> parts{
+      {{Role::Query, 0, query}, {Role::Key, query, key}, {Role::Value, query + key, key}}};
+  key_column_ = round_up(query, kPanel);
+  value_column_ = key_column_ + round_up(key, kPanel);
+  const std::array<std::int64_t, 3> columns{0, key_column_, value_column_};
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const auto& [role, first, count] = parts[i];
+    const at::Tensor weight = part(role, false, first, count);
+    if (i == 0) qkv_ = PackedBf16(weight.size(1), value_column_ + key);
+    pack_rows(weight, columns[i], qkv_);
+    if (!has(fused ? Role::QueryKeyValue : role, true)) continue;
+    bias_.resize(static_cast<std::size_t>(qkv_.padded_columns()));
+    const at::Tensor bias = part(role, true, first, count).contiguous();
+    std::copy_n(bias.const_data_ptr<float>(), count, bias_.data() + columns[i]);
+  }
+}
+
+void Bf16Layer::pack_mlp() {
+  const at::Tensor gate = as_bf16(source(Role::Gate)), up = as_bf16(source(Role::Up));
   const std::int64_t width = gate.size(0), inner = gate.size(1);
   gate_up_ = PackedBf16(inner, 2 * round_up(width, kPanel));
   for (std::int64_t row = 0; row < width; row += kPanel) {
     const std::int64_t count = std::min(kPanel, width - row);
     gate_up_.set_columns(2 * row, bits(gate) + row * inner, inner, count);
     gate_up_.set_columns(2 * row + kPanel, bits(up) + row * inner, inner, count);
+  }
+}
+
+void Bf16Layer::prepare_heads(const LayerContext& context, std::int64_t tokens, float* projected) const {
+  const LayerConfig& sizes = context.sizes;
+  const std::int64_t stride = qkv_.padded_columns(), d = sizes.head_dim;
+  const auto norm_heads = [&](Role norm, std::int64_t column, std::int64_t heads) {
+    const float* weight = source(norm).const_data_ptr<float>();
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      float* row = projected + t * stride + column;
+      for (std::int64_t head = 0; head < heads; ++head) rms_norm_float(row + head * d, weight, context.config.norm_epsilon, d, row + head * d);
+    }
+  };
+  if (context.config.query_key_norm) {
+    norm_heads(Role::QueryNorm, 0, sizes.heads);
+    norm_heads(Role::KeyNorm, key_column_, sizes.kv_heads);
+  }
+  if (!context.rope.query_factors.defined()) return;
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    const float factor = context.rope.query_factors.const_data_ptr<float>()[t];
+    for (std::int64_t i = 0; i < sizes.heads * d; ++i) projected[t * stride + i] *= factor;
   }
 }
 
@@ -95,7 +137,7 @@ at::Tensor Bf16Layer::run(const LayerContext& context, const at::Tensor& hidden,
   const std::int64_t tokens = hidden.size(0), n = context.config.hidden, width = sizes.mlp_width;
   const double epsilon = context.config.norm_epsilon;
   const float* from = hidden.const_data_ptr<float>();
-  const auto normalise = [&](const float* x, std::string_view norm, const at::Tensor& to) {
+  const auto normalise = [&](const float* x, Role norm, const at::Tensor& to) {
     const float* weight = source(norm).const_data_ptr<float>();
     for (std::int64_t t = 0; t < tokens; ++t) rms_norm_bf16(x + t * n, weight, epsilon, n, bits(to) + t * n);
   };
@@ -115,22 +157,30 @@ at::Tensor Bf16Layer::run(const LayerContext& context, const at::Tensor& hidden,
   float* out = output.data_ptr<float>();
 
   at::Tensor x = scratch(0, tokens, n, at::kBFloat16);
-  normalise(from, "input_layernorm.weight", x);
+  normalise(from, Role::InputNorm, x);
   observe(InputSite::Attention, x);
   const std::int64_t stride = qkv_.padded_columns();
   const at::Tensor qkv = scratch(1, tokens, stride, at::kFloat);
   float* projected = qkv.data_ptr<float>();
   product(bits(x), n, tokens, qkv_, [&](std::int64_t row, std::int64_t rows, std::int64_t column, const float* tile) {
-    for (std::int64_t r = 0; r < rows; ++r) std::copy_n(tile + r * kTileColumns, kTileColumns, projected + (row + r) * stride + column);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      float* to = projected + (row + r) * stride + column;
+      if (bias_.empty()) {
+        std::copy_n(tile + r * kTileColumns, kTileColumns, to);
+      } else {
+        add_float(tile + r * kTileColumns, bias_.data() + column, kTileColumns, to);
+      }
+    }
   });
+  prepare_heads(context, tokens, projected);
   const at::Tensor mixed = scratch(2, tokens, sizes.heads * sizes.head_dim, at::kBFloat16);
-  causal_attention_bf16({tokens, sizes.heads, sizes.kv_heads, sizes.head_dim}, projected, projected + key_column_, projected + value_column_,
+  causal_attention_bf16({tokens, sizes.heads, sizes.kv_heads, sizes.head_dim, sizes.window}, projected, projected + key_column_, projected + value_column_,
                         stride, context.rope.cosines.const_data_ptr<float>(), context.rope.sines.const_data_ptr<float>(), bits(mixed));
   observe(InputSite::AttentionOutput, mixed);
   add_product(mixed, o_, from, out);
 
   at::Tensor y = scratch(3, tokens, n, at::kBFloat16);
-  normalise(out, "post_attention_layernorm.weight", y);
+  normalise(out, Role::MlpNorm, y);
   observe(InputSite::Mlp, y);
   const at::Tensor gated = scratch(4, tokens, width, at::kBFloat16);
   product(bits(y), n, tokens, gate_up_, [&](std::int64_t row, std::int64_t rows, std::int64_t column, const float* tile) {

@@ -15,10 +15,11 @@ namespace miq {
 // Keeps the tensors it was made from, to see whether a layer still has them.
 class Bf16Layer {
  public:
-  // Whether the kernels exist here for a layer of these sizes (they need even sizes).
+  // Whether the kernels exist here for a layer of these sizes (they need even sizes): pre-norm layers with
+  // RMS norms, rotary positions and one gated SiLU MLP; biases on q, k and v, norms of heads, windows.
   static bool supports(const Config& config, const LayerConfig& sizes);
   // REQUIRES supports().
-  explicit Bf16Layer(const LayerWeights& layer);
+  Bf16Layer(const Config& config, const LayerWeights& layer);
 
   // False once an entry was replaced or changed by a LibTorch operation.
   bool is_of(const LayerWeights& layer) const;
@@ -26,11 +27,18 @@ class Bf16Layer {
   at::Tensor run(const LayerContext& context, const at::Tensor& hidden, const InputObserver& observer, bool inputs_only = false) const;
 
  private:
-  const at::Tensor& source(std::string_view name) const { return sources_.find(name)->second.first; }
+  const at::Tensor& source(Role role, bool bias = false) const { return sources_.find(rule_name(*rules_, role, bias))->second.first; }
+  bool has(Role role, bool bias = false) const { return sources_.contains(rule_name(*rules_, role, bias)); }
+  void pack_attention(const LayerConfig& sizes);
+  void pack_mlp();
+  // Norms of heads and the scaling of late queries, in place; rows of qkv_.padded_columns() floats.
+  void prepare_heads(const LayerContext& context, std::int64_t tokens, float* projected) const;
 
+  const Architecture* rules_;
   std::map<std::string, std::pair<at::Tensor, std::int64_t>, std::less<>> sources_;  // tensor, version
   PackedBf16 qkv_, o_, gate_up_, down_;
   std::int64_t key_column_ = 0, value_column_ = 0;  // in qkv_
+  std::vector<float> bias_;                         // of qkv_'s columns; empty: none
 };
 
 // The head [vocabulary, hidden], packed.

@@ -140,7 +140,7 @@ bool ForwardPass::own_kernels(std::int64_t layer) const {
 void ForwardPass::prepare(LayerWeights& layer) const {
   if (!own_kernels(layer.index) || (layer.packed && layer.packed->is_of(layer))) return;
   const at::NoGradGuard no_grad;
-  layer.packed = std::make_shared<Bf16Layer>(layer);
+  layer.packed = std::make_shared<Bf16Layer>(model_.config, layer);
 }
 
 at::Tensor ForwardPass::embed(std::span<const std::int32_t> ids) const {

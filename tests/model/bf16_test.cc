@@ -92,7 +92,8 @@ TEST_F(Bf16Kernels, RowsAreIndependentOfTheirPlace) {
 }
 
 TEST_F(Bf16Kernels, AttentionMatchesTheReference) {
-  for (const AttentionSizes sizes : {AttentionSizes{1, 1, 1, 2}, {5, 3, 1, 10}, {64, 4, 2, 64}, {131, 6, 2, 34}, {300, 2, 2, 128}, {150, 1, 1, 66}}) {
+  for (const AttentionSizes sizes : {AttentionSizes{1, 1, 1, 2}, {5, 3, 1, 10}, {64, 4, 2, 64}, {131, 6, 2, 34}, {300, 2, 2, 128}, {150, 1, 1, 66}, {131, 4, 2, 34, 7},
+                                     {300, 2, 1, 64, 100}, {40, 2, 1, 16, 40}, {40, 2, 1, 16, 41}, {33, 1, 1, 8, 1}}) {
     const std::int64_t q_width = sizes.heads * sizes.head_dim, kv_width = sizes.kv_heads * sizes.head_dim, stride = q_width + 2 * kv_width + 3;
     const auto qkv = floats(static_cast<std::size_t>(sizes.tokens * stride), 1.5f);
     Config config;
@@ -116,7 +117,7 @@ TEST_F(Bf16Kernels, AttentionMatchesTheReference) {
     reference::Matrix q = part(0, q_width), k = part(q_width, kv_width);
     reference::rotate(q, config, sizes.head_dim);
     reference::rotate(k, config, sizes.head_dim);
-    const reference::Matrix expected = reference::attention(rounded(q), rounded(k), rounded(part(q_width + kv_width, kv_width)), sizes.head_dim);
+    const reference::Matrix expected = reference::attention(rounded(q), rounded(k), rounded(part(q_width + kv_width, kv_width)), sizes.head_dim, sizes.window);
     // Weights and result are rounded to 8 bits; rotation may round the other way at a tie.
     double squares = 0, size = 0;
     for (std::size_t i = 0; i < got.size(); ++i) {
@@ -163,6 +164,10 @@ TEST_F(Bf16Kernels, ElementwiseStepsMatchTheReference) {
     mw.data.assign(w.begin(), w.end());
     const reference::Matrix normed = reference::rms_norm(mx, mw, 1e-5);
     for (std::size_t i = 0; i < count; ++i) near(got[i], normed.data[i]);
+
+    std::vector<float> in_place = x;
+    rms_norm_float(in_place.data(), w.data(), 1e-5, n, in_place.data());
+    for (std::size_t i = 0; i < count; ++i) EXPECT_NEAR(in_place[i], normed.data[i], std::abs(normed.data[i]) * 1e-6 + 1e-30);
 
     silu_times_bf16(x.data(), w.data(), n, got.data());
     for (std::size_t i = 0; i < count; ++i) near(got[i], x[i] / (1 + std::exp(-static_cast<double>(x[i]))) * w[i]);

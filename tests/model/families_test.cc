@@ -4,8 +4,10 @@
 
 #include <cmath>
 #include <map>
+#include <set>
 
 #include "miq/base/error.h"
+#include "miq/model/bf16_layer.h"
 #include "miq/model/forward.h"
 #include "tests/model/small_model.h"
 
@@ -147,6 +149,30 @@ TEST(Families, MatchTheReferenceInBFloat16WithinItsRounding) {
       EXPECT_LT(std::abs(differences.mean), config.experts_per_token == 0 ? 0.015 : 0.03) << name;
     }
   }
+}
+
+// Our own kernels want even sizes; those above are odd.
+TEST(Families, OwnKernelsMatchTheReference) {
+  if (!have_bf16_kernels()) GTEST_SKIP() << "this CPU has no AVX512-BF16";
+  std::set<std::string> own;
+  for (auto [name, config] : families()) {
+    if (config.sliced) continue;
+    config.hidden = 38;
+    for (LayerConfig& layer : config.layers) layer.mlp_width += layer.mlp_width % 2;
+    for (const LayerConfig& layer : config.layers) {
+      if (Bf16Layer::supports(config, layer)) own.insert(name);
+    }
+    if (!own.contains(name)) continue;
+    const SmallModel small = small_model(config, DType::BF16);
+    const ForwardPass pass(small.model, ComputeType::BFloat16), portable(small.model, ComputeType::BFloat16, Kernels::Portable);
+    const auto ids = random_ids(150, config.vocabulary, 7);
+    const at::Tensor embedded = pass.embed(ids);
+    const at::Tensor here = pass.run_layer(pass.load_layer(0), embedded), there = portable.run_layer(portable.load_layer(0), embedded);
+    EXPECT_LT(((here - there).norm() / there.norm()).item().toDouble(), 0.01) << name;
+    const Differences differences = compare(all_losses(pass, ids), small.oracle.losses(ids));
+    EXPECT_LT(std::abs(differences.mean), config.experts_per_token == 0 ? 0.015 : 0.03) << name;
+  }
+  EXPECT_EQ(own, (std::set<std::string>{"llama with dynamic scaling", "llama with yarn", "mistral", "qwen", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"}));
 }
 
 TEST(Families, SurviveTheContainersJson) {

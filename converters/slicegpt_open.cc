@@ -54,7 +54,7 @@ bool is_slicegpt_folder(const std::string& path) {
   bool slices = false;
   for (const auto& entry : fs::directory_iterator(path, failed)) {
     const std::string extension = entry.path().extension().string();
-    if (extension == ".safetensors" || extension == ".bin" || extension == ".gguf") return false;
+    if (extension == ".safetensors" || extension == ".gguf" || entry.path().filename().string().starts_with("pytorch_model")) return false;
     slices = slices || extension == ".pt";
   }
   return slices;

@@ -128,6 +128,13 @@ Json notes_of(const TorchFile& file, NodeId model) {
   return notes;
 }
 
+// The weights' file of a folder that has nothing else to say what it is.
+std::string file_of(const std::string& path) {
+  std::error_code failed;
+  const fs::path file = fs::path(path) / "pytorch_model.bin";
+  return fs::is_directory(path, failed) && !fs::exists(fs::path(path) / "config.json", failed) ? file.string() : path;
+}
+
 std::string folder_of(const std::string& path) {
   const fs::path folder = fs::weakly_canonical(fs::absolute(path)).parent_path();
   return folder.string();
@@ -190,8 +197,10 @@ std::map<std::string, Blob> small_files(const std::string& folder) {
   return files;
 }
 
-bool is_torch_checkpoint(const std::string& path) {
-  if (!fs::is_regular_file(path)) return false;
+bool is_torch_checkpoint(const std::string& given) {
+  std::error_code failed;
+  const std::string path = file_of(given);
+  if (!fs::is_regular_file(path, failed)) return false;
   std::array<char, 16> start{};
   std::ifstream file(path, std::ios::binary);
   file.read(start.data(), start.size());
@@ -244,7 +253,8 @@ CheckpointParts checkpoint_parts(const TorchCheckpoint& checkpoint, const std::s
   return parts;
 }
 
-Model open_torch_checkpoint(const std::string& path, const std::string& base) {
+Model open_torch_checkpoint(const std::string& given, const std::string& base) {
+  const std::string path = file_of(given);
   const TorchCheckpoint checkpoint = read_torch_checkpoint(path);
   CheckpointParts parts = checkpoint_parts(checkpoint, path, base);
   if (has_rotations(parts.tensors)) return open_slicegpt({path, base, {}, {}, {}});

@@ -11,7 +11,8 @@
 
 namespace miq {
 
-// True for regular files that begin like a zip file or a pickle.
+// True for regular files that begin like a zip file or a pickle, and for folders with such a pytorch_model.bin
+// and no config.json, as LLM-Pruner leaves them.
 bool is_torch_checkpoint(const std::string& path);
 
 struct TorchCheckpoint {

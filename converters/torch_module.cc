@@ -14,7 +14,23 @@ namespace miq {
 namespace {
 
 constexpr int kMostDepth = 64;
-constexpr std::uint64_t kMostVisits = 1'000'000;  // a mixture of 100 layers and 256 experts has under 200,000 modules
+constexpr std::uint64_t kMostNames = 1'000'000;  // of modules and tensors; a mixture of 100 layers and 256 experts has under 300,000
+constexpr std::uint64_t kMostNameBytes = 256u << 20;
+
+// What a walk has named so far.
+class Names {
+ public:
+  explicit Names(const TorchFile& file) : file_(file) {}
+  void add(const std::string& name, NodeId node) {
+    bytes_ += name.size();
+    if (++count_ <= kMostNames && bytes_ <= kMostNameBytes) return;
+    throw FormatError(file_.name(), file_.tree().offset(node), "its modules name more than " + std::to_string(kMostNames) + " tensors and modules: they contain themselves or each other many times over");
+  }
+
+ private:
+  const TorchFile& file_;
+  std::uint64_t count_ = 0, bytes_ = 0;
+};
 
 // The members of a set, also of one whose class came through dill._dill._load_type("set").
 std::set<std::string_view> names_in(const PickleTree& tree, NodeId node) {
@@ -38,14 +54,16 @@ void add_tensor(const TorchFile& file, const std::string& name, NodeId node, Tor
   if (!weights.tensors.emplace(name, *tensor).second) throw FormatError(file.name(), file.tree().offset(node), "two tensors are named '" + name + "'");
 }
 
-void add_own_tensors(const TorchFile& file, const std::string& prefix, NodeId module, TorchWeights& weights) {
+void add_own_tensors(const TorchFile& file, const std::string& prefix, NodeId module, Names& names, TorchWeights& weights) {
   const PickleTree& tree = file.tree();
   const std::set<std::string_view> transient = names_in(tree, attribute(tree, module, "_non_persistent_buffers_set"));
   for (const char* kind : {"_parameters", "_buffers"}) {
     for (const auto& [key, value] : dict_items(tree, attribute(tree, module, kind))) {
       const auto name = as_string(tree, key);
       if (!name || is_none(tree, value) || (kind[1] == 'b' && transient.contains(*name))) continue;
-      add_tensor(file, joined(prefix, *name), value, weights);
+      const std::string full = joined(prefix, *name);
+      names.add(full, value);
+      add_tensor(file, full, value, weights);
     }
   }
 }
@@ -138,22 +156,24 @@ TorchWeights module_weights(const TorchFile& file, NodeId module) {
   const PickleTree& tree = file.tree();
   TorchWeights weights;
   std::vector<Visit> stack{{"", module, 0}};
-  for (std::uint64_t visits = 0; !stack.empty(); ++visits) {
+  Names names(file);
+  while (!stack.empty()) {
     const Visit visit = std::move(stack.back());
     stack.pop_back();
-    if (visit.depth > kMostDepth || visits > kMostVisits) {
-      throw FormatError(file.name(), tree.offset(visit.node), "modules nest deeper than " + std::to_string(kMostDepth) + ", number more than " + std::to_string(kMostVisits) +
-                                                                  ", or contain themselves (at '" + visit.name.substr(0, 100) + "')");
+    if (visit.depth > kMostDepth) {
+      throw FormatError(file.name(), tree.offset(visit.node), "modules nest deeper than " + std::to_string(kMostDepth) + " or contain themselves (at '" + visit.name.substr(0, 100) + "')");
     }
     if (!weights.modules.emplace(visit.name, visit.node).second) throw FormatError(file.name(), tree.offset(visit.node), "two modules are named '" + visit.name + "'");
-    add_own_tensors(file, visit.name, visit.node, weights);
+    add_own_tensors(file, visit.name, visit.node, names, weights);
     for (const auto& [key, child] : dict_items(tree, attribute(tree, visit.node, "_modules"))) {
       const auto name = as_string(tree, key);
       if (!name || is_none(tree, child)) continue;
       if (!is_module(tree, child)) {
         throw FormatError(file.name(), tree.offset(child), "module '" + joined(visit.name, *name) + "' is no torch.nn.Module but a " + class_of(tree, child));
       }
-      stack.push_back({joined(visit.name, *name), child, visit.depth + 1});
+      std::string full = joined(visit.name, *name);
+      names.add(full, child);
+      stack.push_back({std::move(full), child, visit.depth + 1});
     }
   }
   return weights;

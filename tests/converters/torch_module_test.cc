@@ -98,6 +98,14 @@ TEST_F(TorchModule, OnItsOwnWithoutADictAroundIt) {
   EXPECT_EQ(digest(open_model(path())), digest(model_));
 }
 
+TEST_F(TorchModule, InAFolderWithoutAConfig) {
+  save_module();
+  fs::rename(path(), folder_ / "pytorch_model.bin");
+  const Model model = open_model(folder_.string());
+  EXPECT_EQ(digest(model), digest(model_));
+  EXPECT_EQ(model.name, "miq_torch_module");
+}
+
 TEST_F(TorchModule, KeepsDeletedLayersInPlace) {
   std::erase_if(model_.tensors, [](const auto& entry) { return entry.first.starts_with("model.layers.1."); });
   sketch_.attributes.erase("model.layers.1.self_attn");
@@ -223,6 +231,14 @@ TEST_F(TorchModule, RefusesModulesThatContainThemselves) {
   const Ops state = dict_ops({{"_parameters", "}"}, {"_buffers", "}"}, {"_modules", inner}});
   sketch_.save(path(), Pickle::bare().global("some", "Module").text + ")\x81q\x05" + state + "b");
   expect_refused({"contain themselves"});
+  // 2^40 names of one parameter in forty modules.
+  Ops nested = object_ops("some", "Module", dict_ops({{"_parameters", dict_ops({{"w", sketch_.tensor(model_.tensors.begin()->second)}})}, {"_modules", "}"}}));
+  for (int level = 0; level < 40; ++level) {
+    const Ops twice = dict_ops({{"a", nested + "q" + static_cast<char>(level)}, {"b", std::string("h") + static_cast<char>(level)}});
+    nested = object_ops("some", "Module", dict_ops({{"_parameters", "}"}, {"_modules", twice}}));
+  }
+  sketch_.save(path(), nested);
+  expect_refused({"more than 1000000"});
   sketch_.save(path(), object_ops("some", "Module", dict_ops({{"_parameters", "}"}, {"_modules", dict_ops({{"x", json_ops(3)}})}})));
   expect_refused({"'x'"});
   sketch_.save(path(), object_ops("some", "Module", dict_ops({{"_parameters", dict_ops({{"w", json_ops(3)}})}, {"_modules", "}"}})));

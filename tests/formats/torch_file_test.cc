@@ -330,6 +330,10 @@ TEST(TorchFile, RefusesWrongTensors) {
   expect_refused(zip_of(Pickle().global("torch._utils", "_rebuild_tensor_v2").op(')').op('R').stop()), "0 arguments");
   expect_refused(zip_of(Pickle().global("torch._utils", "_rebuild_parameter").op(')').op('R').stop()), "around nothing");
   expect_refused(zip_of(Pickle().global("torch._utils", "_rebuild_parameter").num(1).op(0x85).op('R').stop()), "no tensor");
+  expect_refused(zip_of(Pickle().global("torch._utils", "_rebuild_parameter").global("os", "system").op(')').op('R').op(0x85).op('R').stop()), "no tensor");
+  expect_refused(zip_of(Pickle().global("torch._tensor", "_rebuild_from_type_v2").mark().global("os", "system").op('N').op(')').op('N').tuple().op('R').stop()), "no tensor");
+  expect_refused(zip_of(Pickle().global("torch._tensor", "_rebuild_from_type_v2").op('N').op('N').op(0x86).op('R').stop()), "lacks its arguments");
+  expect_refused(zip_of(Pickle().global("torch._utils", "_rebuild_parameter").global("torch._utils", "_rebuild_tensor_v2").op(')').op(0x81).op(0x85).op('R').stop()), "no tensor");
   // A parameter of itself, and one wrapped too often.
   expect_refused(zip_of(Pickle().global("torch._utils", "_rebuild_parameter").op(']').put(0).op('R').put(1).op('0').get(0).get(1).op('a').op('0').get(1).stop()), "wrapped more than");
   Pickle conjugate;

@@ -1,4 +1,4 @@
-// The tree that pickle_read.cc builds. A node is 32 bytes; what its fields a, b and c mean depends on its kind:
+// The tree that pickle_build.cc builds. A node is 32 bytes; what its fields a, b and c mean depends on its kind:
 //
 //   Bool Int        integer                     Tuple           a: first of its links_, b: how many
 //   Float           real                        List Set Dict   c: index in extras_ (items, pairs)
@@ -35,7 +35,8 @@ double PickleTree::real(NodeId node) const {
   double value = 0;
   for (std::size_t i = bytes.size(); i-- > 0;) {
     const auto byte = static_cast<std::uint8_t>(bytes[i]);
-    value += std::ldexp(i + 1 == bytes.size() ? static_cast<double>(static_cast<std::int8_t>(byte)) : static_cast<double>(byte), static_cast<int>(8 * i));
+    value += std::ldexp(i + 1 == bytes.size() ? static_cast<double>(static_cast<std::int8_t>(byte)) : static_cast<double>(byte),
+                        static_cast<int>(8 * i));
   }
   return value;
 }
@@ -60,13 +61,9 @@ std::span<const std::pair<NodeId, NodeId>> PickleTree::pairs(NodeId node) const 
 
 const PickleGlobal* PickleTree::global(NodeId node) const { return kind(node) == NodeKind::Global ? &globals_[at(node).a] : nullptr; }
 
-NodeId PickleTree::callee(NodeId node) const {
-  return kind(node) == NodeKind::Call || kind(node) == NodeKind::New ? at(node).a : kNoNode;
-}
+NodeId PickleTree::callee(NodeId node) const { return kind(node) == NodeKind::Call || kind(node) == NodeKind::New ? at(node).a : kNoNode; }
 
-NodeId PickleTree::args(NodeId node) const {
-  return kind(node) == NodeKind::Call || kind(node) == NodeKind::New ? at(node).b : kNoNode;
-}
+NodeId PickleTree::args(NodeId node) const { return kind(node) == NodeKind::Call || kind(node) == NodeKind::New ? at(node).b : kNoNode; }
 
 NodeId PickleTree::kwargs(NodeId node) const { return kind(node) == NodeKind::New ? static_cast<NodeId>(at(node).integer) : kNoNode; }
 NodeId PickleTree::persistent_id(NodeId node) const { return kind(node) == NodeKind::Persistent ? at(node).a : kNoNode; }

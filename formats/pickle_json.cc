@@ -45,7 +45,8 @@ std::string valid_utf8(std::string_view text) {
 
 class Walk {
  public:
-  Walk(const PickleTree& tree, const PickleJsonLimits& limits) : tree_(tree), limits_(limits), values_left_(limits.max_values), text_left_(limits.max_text) {}
+  Walk(const PickleTree& tree, const PickleJsonLimits& limits)
+      : tree_(tree), limits_(limits), values_left_(limits.max_values), text_left_(limits.max_text) {}
 
   Json value(NodeId node, int depth) {
     if (values_left_ == 0) return omitted("size");
@@ -132,7 +133,8 @@ class Walk {
       }
       default: break;
     }
-    if (is_call_of(tree_, node, "_codecs", "encode") || is_call_of(tree_, node, "builtins", "bytes") || is_call_of(tree_, node, "builtins", "bytearray")) {
+    if (is_call_of(tree_, node, "_codecs", "encode") || is_call_of(tree_, node, "builtins", "bytes") ||
+        is_call_of(tree_, node, "builtins", "bytearray")) {
       return {{"__opaque__", "bytes"}};
     }
     if (is_dict(tree_, node)) {  // the state of an OrderedDict (a state dict's _metadata) is left out

@@ -100,12 +100,14 @@ std::optional<std::string> as_bytes(const PickleTree& tree, NodeId node) {
   if (!encode && !maker) return std::nullopt;
   const auto arguments = tree.items(tree.args(node));
   if (maker && arguments.empty()) return std::string();
-  if (arguments.size() == 2 && tree.kind(arguments[0]) == NodeKind::String && names_latin1(tree.text(arguments[1]))) return latin1(tree.text(arguments[0]));
+  if (arguments.size() == 2 && tree.kind(arguments[0]) == NodeKind::String && names_latin1(tree.text(arguments[1])))
+    return latin1(tree.text(arguments[0]));
   if (maker && arguments.size() == 1 && tree.kind(arguments[0]) == NodeKind::Binary) return std::string(tree.text(arguments[0]));
   // bytearray(_codecs.encode(text, "latin1")): one level, not a chain of calls.
   if (maker && arguments.size() == 1 && is_call_of(tree, arguments[0], "_codecs", "encode")) {
     const auto inner = tree.items(tree.args(arguments[0]));
-    if (inner.size() == 2 && tree.kind(inner[0]) == NodeKind::String && names_latin1(tree.text(inner[1]))) return latin1(tree.text(inner[0]));
+    if (inner.size() == 2 && tree.kind(inner[0]) == NodeKind::String && names_latin1(tree.text(inner[1])))
+      return latin1(tree.text(inner[0]));
   }
   return std::nullopt;
 }
@@ -154,8 +156,10 @@ std::span<const NodeId> elements(const PickleTree& tree, NodeId node) {
   const auto items = tree.items(node);
   if (!items.empty() || tree.kind(node) != NodeKind::Call) return items;
   const PickleGlobal* callee = tree.global(tree.callee(node));
-  const bool sequence = callee && ((callee->module == "builtins" && std::find(std::begin(kSequences), std::end(kSequences), callee->name) != std::end(kSequences)) ||
-                                   (callee->module == "torch" && callee->name == "Size"));
+  const bool sequence =
+      callee &&
+      ((callee->module == "builtins" && std::find(std::begin(kSequences), std::end(kSequences), callee->name) != std::end(kSequences)) ||
+       (callee->module == "torch" && callee->name == "Size"));
   return sequence ? tree.items(argument(tree, node, 0)) : items;
 }
 
@@ -163,7 +167,8 @@ NodeId type_of(const PickleTree& tree, NodeId node) {
   const NodeId callee = tree.callee(node);
   const PickleGlobal* global = tree.kind(node) == NodeKind::Call ? tree.global(callee) : nullptr;
   if (global && global->module == "copyreg" &&
-      (global->name == "_reconstructor" || global->name == "__newobj__" || global->name == "__newobj_ex__" || global->name == "__reduce_ex__")) {
+      (global->name == "_reconstructor" || global->name == "__newobj__" || global->name == "__newobj_ex__" ||
+       global->name == "__reduce_ex__")) {
     return argument(tree, node, 0);
   }
   return callee;

@@ -31,20 +31,34 @@ constexpr std::uint64_t kBudgetFiles = 2, kBudgetBytes = 64u << 20;
 constexpr std::size_t kLongestKey = 256;
 
 constexpr TorchType kTypes[] = {
-    {"FloatStorage", "float32", 4, DType::F32},      {"DoubleStorage", "float64", 8, DType::F64},
-    {"HalfStorage", "float16", 2, DType::F16},       {"BFloat16Storage", "bfloat16", 2, DType::BF16},
-    {"LongStorage", "int64", 8, DType::I64},         {"IntStorage", "int32", 4, DType::I32},
-    {"ShortStorage", "int16", 2, DType::I16},        {"CharStorage", "int8", 1, DType::I8},
-    {"ByteStorage", "uint8", 1, DType::U8},          {"BoolStorage", "bool", 1, DType::Bool},
-    {"UntypedStorage", "", 1, DType::U8},            {"", "float8_e4m3fn", 1, DType::F8E4M3},
-    {"", "float8_e5m2", 1, DType::F8E5M2},           {"", "uint16", 2, DType::U16},
-    {"", "uint32", 4, DType::U32},                   {"", "uint64", 8, DType::U64},
-    {"ComplexFloatStorage", "complex64", 8, {}},     {"ComplexDoubleStorage", "complex128", 16, {}},
-    {"QInt8Storage", "qint8", 1, {}},                {"QUInt8Storage", "quint8", 1, {}},
-    {"QInt32Storage", "qint32", 4, {}},              {"QUInt4x2Storage", "quint4x2", 1, {}},
-    {"QUInt2x4Storage", "quint2x4", 1, {}},          {"", "complex32", 4, {}},
-    {"", "float8_e4m3fnuz", 1, {}},                  {"", "float8_e5m2fnuz", 1, {}},
-    {"", "float8_e8m0fnu", 1, {}},                   {"", "float4_e2m1fn_x2", 1, {}},
+    {"FloatStorage", "float32", 4, DType::F32},
+    {"DoubleStorage", "float64", 8, DType::F64},
+    {"HalfStorage", "float16", 2, DType::F16},
+    {"BFloat16Storage", "bfloat16", 2, DType::BF16},
+    {"LongStorage", "int64", 8, DType::I64},
+    {"IntStorage", "int32", 4, DType::I32},
+    {"ShortStorage", "int16", 2, DType::I16},
+    {"CharStorage", "int8", 1, DType::I8},
+    {"ByteStorage", "uint8", 1, DType::U8},
+    {"BoolStorage", "bool", 1, DType::Bool},
+    {"UntypedStorage", "", 1, DType::U8},
+    {"", "float8_e4m3fn", 1, DType::F8E4M3},
+    {"", "float8_e5m2", 1, DType::F8E5M2},
+    {"", "uint16", 2, DType::U16},
+    {"", "uint32", 4, DType::U32},
+    {"", "uint64", 8, DType::U64},
+    {"ComplexFloatStorage", "complex64", 8, {}},
+    {"ComplexDoubleStorage", "complex128", 16, {}},
+    {"QInt8Storage", "qint8", 1, {}},
+    {"QUInt8Storage", "quint8", 1, {}},
+    {"QInt32Storage", "qint32", 4, {}},
+    {"QUInt4x2Storage", "quint4x2", 1, {}},
+    {"QUInt2x4Storage", "quint2x4", 1, {}},
+    {"", "complex32", 4, {}},
+    {"", "float8_e4m3fnuz", 1, {}},
+    {"", "float8_e5m2fnuz", 1, {}},
+    {"", "float8_e8m0fnu", 1, {}},
+    {"", "float4_e2m1fn_x2", 1, {}},
 };
 
 // Empty where there is no text, or one that is too long to copy again and again.
@@ -85,7 +99,9 @@ class TorchFileReader {
   TorchFile read();
 
  private:
-  [[noreturn]] void fail(std::uint64_t at, std::string_view problem, std::string_view remedy) const { throw FormatError(parts_->name, at, problem, remedy); }
+  [[noreturn]] void fail(std::uint64_t at, std::string_view problem, std::string_view remedy) const {
+    throw FormatError(parts_->name, at, problem, remedy);
+  }
   void read_zip();
   void refuse_archive() const;
   void read_legacy();
@@ -104,7 +120,8 @@ void TorchFileReader::refuse_archive() const {
       fail(entry.header, "is a TorchScript archive: code, not only weights", kTorchScript);
     }
     if (!entry.name.starts_with(folder_)) {
-      fail(entry.header, "entry '" + printable(entry.name) + "' is not in the folder '" + printable(folder_) + "' like the first one", kDistrust);
+      fail(entry.header, "entry '" + printable(entry.name) + "' is not in the folder '" + printable(folder_) + "' like the first one",
+           kDistrust);
     }
   }
 }
@@ -117,12 +134,14 @@ void TorchFileReader::read_zip() {
   folder_ = first.substr(0, first.find('/') == std::string_view::npos ? 0 : first.find('/') + 1);
   refuse_archive();
   const ZipEntry* stream = zip.find(folder_ + "data.pkl");
-  if (folder_.empty() || !stream) fail(0, "is a zip archive without a data.pkl: no file of torch.save", "Unpack it, and give the checkpoint within");
+  if (folder_.empty() || !stream)
+    fail(0, "is a zip archive without a data.pkl: no file of torch.save", "Unpack it, and give the checkpoint within");
   if (const ZipEntry* order = zip.find(folder_ + "byteorder")) {
     zip.verify(*order);
     const Blob text = zip.content(*order);
     parts_->big_endian = text.text() == "big";
-    if (!parts_->big_endian && text.text() != "little") fail(order->begin, "states the byte order '" + printable(text.text()) + "'", kFetchAgain);
+    if (!parts_->big_endian && text.text() != "little")
+      fail(order->begin, "states the byte order '" + printable(text.text()) + "'", kFetchAgain);
   }
   zip.verify(*stream);
   parts_->tree = read_pickle(zip.content(*stream), parts_->name, stream->begin);
@@ -141,9 +160,11 @@ void TorchFileReader::read_legacy() {
   };
   next();  // the magic number: read() has looked at it
   const PickleTree protocol = next();
-  if (as_int(protocol, protocol.root()) != kLegacyProtocol) fail(protocol.offset(protocol.root()), "is a legacy file of an unknown protocol", kSaveAgain);
+  if (as_int(protocol, protocol.root()) != kLegacyProtocol)
+    fail(protocol.offset(protocol.root()), "is a legacy file of an unknown protocol", kSaveAgain);
   const PickleTree system = next();
-  if (!is_dict(system, system.root())) fail(system.offset(system.root()), "is a legacy file without a description of its system", kFetchAgain);
+  if (!is_dict(system, system.root()))
+    fail(system.offset(system.root()), "is a legacy file without a description of its system", kFetchAgain);
   parts_->tree = next();
   find_storages();
   const PickleTree keys = next();
@@ -157,7 +178,9 @@ void TorchFileReader::read_legacy_storages(std::uint64_t at, const PickleTree& k
     const std::string key = text_of(keys, node);
     const auto found = parts_->by_key.find(key);
     if (found == parts_->by_key.end() || seen[found->second]) {
-      fail(keys.offset(node), "lists the storage '" + printable(key) + "', which " + (found == parts_->by_key.end() ? "nothing uses" : "it lists already"), kDistrust);
+      fail(keys.offset(node),
+           "lists the storage '" + printable(key) + "', which " + (found == parts_->by_key.end() ? "nothing uses" : "it lists already"),
+           kDistrust);
     }
     seen[found->second] = true;
     TorchStorage& storage = parts_->storages[found->second];
@@ -165,13 +188,17 @@ void TorchFileReader::read_legacy_storages(std::uint64_t at, const PickleTree& k
     if (bytes.size() - at < sizeof elements) fail(at, "is cut short before the storage '" + printable(key) + "'", kFetchAgain);
     std::memcpy(&elements, bytes.data() + at, sizeof elements);
     if (elements != storage.elements) {
-      fail(at, "storage '" + printable(key) + "' has " + std::to_string(elements) + " elements where " + std::to_string(storage.elements) + " are described",
+      fail(at,
+           "storage '" + printable(key) + "' has " + std::to_string(elements) + " elements where " + std::to_string(storage.elements) +
+               " are described",
            kDistrust);
     }
     at += sizeof elements;
     const std::uint64_t length = elements * storage.type->bytes;  // checked when the storage was found
     if (length > bytes.size() - at) {
-      fail(at, "is cut short: the storage '" + printable(key) + "' takes " + std::to_string(length) + " bytes, " + std::to_string(bytes.size() - at) + " are left",
+      fail(at,
+           "is cut short: the storage '" + printable(key) + "' takes " + std::to_string(length) + " bytes, " +
+               std::to_string(bytes.size() - at) + " are left",
            kFetchAgain);
     }
     storage.data = parts_->file.slice(at, length);
@@ -179,7 +206,8 @@ void TorchFileReader::read_legacy_storages(std::uint64_t at, const PickleTree& k
   }
   const auto missing = std::find(seen.begin(), seen.end(), false);
   if (missing != seen.end()) {
-    fail(at, "does not list the storage '" + printable(parts_->storages[static_cast<std::size_t>(missing - seen.begin())].key) + "'", kDistrust);
+    fail(at, "does not list the storage '" + printable(parts_->storages[static_cast<std::size_t>(missing - seen.begin())].key) + "'",
+         kDistrust);
   }
   if (at != bytes.size()) fail(at, "has " + std::to_string(bytes.size() - at) + " bytes behind its last storage", kDistrust);
 }
@@ -196,7 +224,8 @@ TorchStorageView TorchFileReader::view_of(NodeId id, std::uint32_t index, NodeId
   TorchStorageView view{index, 0, storage.elements * storage.type->bytes};
   if (is_none(tree, metadata)) return view;
   const auto parts = tree.items(metadata);
-  const auto offset = parts.size() == 3 ? as_int(tree, parts[1]) : std::nullopt, size = parts.size() == 3 ? as_int(tree, parts[2]) : std::nullopt;
+  const auto offset = parts.size() == 3 ? as_int(tree, parts[1]) : std::nullopt,
+             size = parts.size() == 3 ? as_int(tree, parts[2]) : std::nullopt;
   const auto elements = static_cast<std::int64_t>(storage.elements);
   if (!offset || !size || *offset < 0 || *size < 0 || *offset > elements || *size > elements - *offset) {
     parts_->fail(id, "a view of the storage '" + printable(storage.key) + "' leaves it", kDistrust);
@@ -213,14 +242,18 @@ void TorchFileReader::add_storage(NodeId node) {
   const bool legacy = parts_->container == TorchContainer::Legacy;
   const std::string what = id.empty() ? "" : text_of(tree, id[0]);
   if (legacy && what == "module") return;  // the source text of a class: nothing looks at it
-  if (what != "storage" || id.size() != (legacy ? 6u : 5u)) parts_->fail(node, "refers to something outside the stream that is no storage", kDistrust);
+  if (what != "storage" || id.size() != (legacy ? 6u : 5u))
+    parts_->fail(node, "refers to something outside the stream that is no storage", kDistrust);
   const PickleGlobal* named = tree.global(id[1]);
   const TorchType* type = named ? torch_storage_type(named->name) : nullptr;
-  if (!type) parts_->fail(node, "refers to a storage of the unknown class " + (named ? printable(named->full_name()) : "(no class)"), kSaveAgain);
+  if (!type)
+    parts_->fail(node, "refers to a storage of the unknown class " + (named ? printable(named->full_name()) : "(no class)"), kSaveAgain);
   const std::string key = text_of(tree, id[2]);
   const auto elements = as_int(tree, id[4]);
-  const auto bytes = elements && *elements >= 0 ? checked_mul(static_cast<std::uint64_t>(*elements), std::uint64_t{type->bytes}) : std::nullopt;
-  if (key.empty() || !bytes || *bytes > static_cast<std::uint64_t>(INT64_MAX)) parts_->fail(node, "refers to a storage without a key or with an impossible size", kDistrust);
+  const auto bytes =
+      elements && *elements >= 0 ? checked_mul(static_cast<std::uint64_t>(*elements), std::uint64_t{type->bytes}) : std::nullopt;
+  if (key.empty() || !bytes || *bytes > static_cast<std::uint64_t>(INT64_MAX))
+    parts_->fail(node, "refers to a storage without a key or with an impossible size", kDistrust);
 
   const auto [found, fresh] = parts_->by_key.try_emplace(key, static_cast<std::uint32_t>(parts_->storages.size()));
   if (fresh) {
@@ -229,7 +262,9 @@ void TorchFileReader::add_storage(NodeId node) {
       const ZipEntry* record = parts_->zip->find(folder_ + "data/" + key);
       if (!record) parts_->fail(node, "refers to the storage '" + printable(key) + "', for which the file has no record", kFetchAgain);
       if (record->size != *bytes) {
-        fail(record->begin, "storage '" + printable(key) + "' has " + std::to_string(record->size) + " bytes where " + std::to_string(*bytes) + " are described",
+        fail(record->begin,
+             "storage '" + printable(key) + "' has " + std::to_string(record->size) + " bytes where " + std::to_string(*bytes) +
+                 " are described",
              kDistrust);
       }
       storage.data = parts_->zip->content(*record);
@@ -248,7 +283,8 @@ TorchFile TorchFileReader::read() {
   const std::string_view text = parts_->file.text();
   if (text.starts_with("PYTORCH1")) fail(0, "is a PyTorch file of the first zip-less form (PYTORCH1)", kSaveAgain);
   if (text.size() > 262 && text.substr(257, 5) == "ustar") {
-    fail(0, "is a tar archive (torch before 0.2 wrote such files)", "Load it with a torch of that time, and write it again with torch.save");
+    fail(0, "is a tar archive (torch before 0.2 wrote such files)",
+         "Load it with a torch of that time, and write it again with torch.save");
   }
   if (text.starts_with(kZipStart)) {
     read_zip();
@@ -257,7 +293,8 @@ TorchFile TorchFileReader::read() {
     if (tree.kind(tree.root()) == NodeKind::BigInt && tree.text(tree.root()) == kLegacyMagic) {
       read_legacy();
     } else {
-      if (taken != text.size()) fail(taken, "has " + std::to_string(text.size() - taken) + " bytes behind the end of its pickle", kDistrust);
+      if (taken != text.size())
+        fail(taken, "has " + std::to_string(text.size() - taken) + " bytes behind the end of its pickle", kDistrust);
       parts_->tree = std::move(tree);
     }
   } else {

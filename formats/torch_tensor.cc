@@ -50,8 +50,8 @@ constexpr RebuildRow kRebuilds[] = {
 const RebuildRow* rebuild_of(const PickleTree& tree, NodeId callee) {
   const PickleGlobal* global = tree.global(callee);
   if (!global || !global->module.starts_with("torch.")) return nullptr;
-  const auto found =
-      std::find_if(std::begin(kRebuilds), std::end(kRebuilds), [&](const RebuildRow& row) { return row.name == global->name && row.module == global->module; });
+  const auto found = std::find_if(std::begin(kRebuilds), std::end(kRebuilds),
+                                  [&](const RebuildRow& row) { return row.name == global->name && row.module == global->module; });
   return found == std::end(kRebuilds) ? nullptr : &*found;
 }
 
@@ -93,7 +93,8 @@ void copy_row(const std::uint8_t* from, std::uint8_t* to, const Dimension& row) 
     std::memcpy(to, from, count * sizeof(Word));
     return;
   }
-  for (std::size_t i = 0; i < count; ++i) std::memcpy(to + i * sizeof(Word), from + i * static_cast<std::size_t>(row.stride) * sizeof(Word), sizeof(Word));
+  for (std::size_t i = 0; i < count; ++i)
+    std::memcpy(to + i * sizeof(Word), from + i * static_cast<std::size_t>(row.stride) * sizeof(Word), sizeof(Word));
 }
 
 // `from` is the first element. Every dimension has at least one.
@@ -211,12 +212,15 @@ Core unwrap(const TorchFile::Parts& parts, NodeId node) {
 
 std::vector<std::int64_t> numbers(const TorchFile::Parts& parts, NodeId node, NodeId list, const char* what) {
   std::vector<std::int64_t> result;
-  const bool sequence = parts.tree.kind(list) == NodeKind::Tuple || parts.tree.kind(list) == NodeKind::List || is_call_of(parts.tree, list, "torch", "Size");
+  const bool sequence =
+      parts.tree.kind(list) == NodeKind::Tuple || parts.tree.kind(list) == NodeKind::List || is_call_of(parts.tree, list, "torch", "Size");
   const auto items = elements(parts.tree, list);
-  if (!sequence || items.size() > kMostDimensions) parts.fail(node, std::string("a tensor's ") + what + " is no list of up to 64 numbers", kDistrust);
+  if (!sequence || items.size() > kMostDimensions)
+    parts.fail(node, std::string("a tensor's ") + what + " is no list of up to 64 numbers", kDistrust);
   for (const NodeId item : items) {
     const auto number = as_int(parts.tree, item);
-    if (!number || *number < 0) parts.fail(node, std::string("a tensor's ") + what + " holds something else than numbers from 0 on", kDistrust);
+    if (!number || *number < 0)
+      parts.fail(node, std::string("a tensor's ") + what + " holds something else than numbers from 0 on", kDistrust);
     result.push_back(*number);
   }
   return result;
@@ -231,7 +235,8 @@ DType dtype_of(const TorchFile::Parts& parts, NodeId node, const Core& core, con
     if (!type) parts.fail(node, "a tensor has the unknown element type " + (named ? printable(named->full_name()) : "(none)"), kDense);
   }
   if (!type->type) {
-    parts.fail(node, "a tensor has elements of type " + std::string(type->dtype) + ", which is not read", "Save it with a real element type, float32 for example");
+    parts.fail(node, "a tensor has elements of type " + std::string(type->dtype) + ", which is not read",
+               "Save it with a real element type, float32 for example");
   }
   return *type->type;
 }
@@ -241,7 +246,8 @@ void refuse_bits(const TorchFile::Parts& parts, NodeId node, const Core& core) {
   if (core.rebuild->how == Rebuild::Plain || core.args.size() <= place) return;
   for (const auto& [key, value] : dict_items(parts.tree, core.args[place])) {
     if (parts.tree.boolean(value)) {
-      parts.fail(node, "a tensor is a view with the bit '" + printable(parts.tree.text(key)) + "' (conjugate or negative) set, which is not read",
+      parts.fail(node,
+                 "a tensor is a view with the bit '" + printable(parts.tree.text(key)) + "' (conjugate or negative) set, which is not read",
                  "Call resolve_conj() and resolve_neg() before saving");
     }
   }
@@ -253,7 +259,8 @@ std::optional<TorchTensor> TorchFile::tensor(NodeId node) const {
   const Parts& parts = *parts_;
   const PickleTree& tree = parts.tree;
   if (is_call_of(tree, node, "torch.storage", "_load_from_bytes")) {
-    parts.fail(node, "a storage was pickled inside the pickle, without torch.save", "Write the file with torch.save instead of pickle.dump");
+    parts.fail(node, "a storage was pickled inside the pickle, without torch.save",
+               "Write the file with torch.save instead of pickle.dump");
   }
   if (!is_tensor(node)) return std::nullopt;
   const Core core = unwrap(parts, node);
@@ -286,7 +293,8 @@ std::optional<TorchTensor> TorchFile::tensor(NodeId node) const {
   if (*bytes != 0) {
     const auto last = last_element(*offset, result.shape, result.stride);
     if (!last || static_cast<std::uint64_t>(*last) >= view.bytes / size) {
-      parts.fail(node, "a tensor leaves its storage '" + printable(storage.key) + "' of " + std::to_string(view.bytes) + " bytes", kDistrust);
+      parts.fail(node, "a tensor leaves its storage '" + printable(storage.key) + "' of " + std::to_string(view.bytes) + " bytes",
+                 kDistrust);
     }
   }
   if (view.begin % size != 0) parts.fail(node, "a tensor begins within an element of its storage", kDistrust);
@@ -303,12 +311,14 @@ Tensor TorchFile::read(const TorchTensor& tensor, std::string_view tensor_name) 
   const std::string subject = "tensor " + printable(tensor_name) + ": ";
   const auto known = parts.by_key.find(tensor.key);
   const auto bytes = tensor_bytes(tensor.dtype, tensor.shape);
-  if (known == parts.by_key.end() || !bytes || tensor.shape.size() != tensor.stride.size()) throw FormatError(parts.name, subject + "is not of this file");
+  if (known == parts.by_key.end() || !bytes || tensor.shape.size() != tensor.stride.size())
+    throw FormatError(parts.name, subject + "is not of this file");
   const TorchStorage& storage = parts.storages[known->second];
   if (*bytes == 0) return dense_tensor(tensor.dtype, tensor.shape, Blob());
   const std::uint64_t size = dtype_bytes(tensor.dtype);
   const auto last = last_element(tensor.offset, tensor.shape, tensor.stride);
-  if (!last || tensor.offset < 0 || static_cast<std::uint64_t>(*last) >= storage.data.size() / size) throw FormatError(parts.name, subject + "is not of this file");
+  if (!last || tensor.offset < 0 || static_cast<std::uint64_t>(*last) >= storage.data.size() / size)
+    throw FormatError(parts.name, subject + "is not of this file");
 
   auto& verified = parts.verified[known->second];
   if (storage.record && !verified.load()) {
@@ -320,8 +330,10 @@ Tensor TorchFile::read(const TorchTensor& tensor, std::string_view tensor_name) 
   if (tensor.contiguous() && !swap) return dense_tensor(tensor.dtype, tensor.shape, storage.data.slice(begin, *bytes));
 
   if (!take_from(*parts.budget, *bytes)) {
-    throw FormatError(parts.name, subject + "takes " + std::to_string(*bytes) + " bytes unfolded, too many for a file of " + std::to_string(parts.file.size()),
-                      "Save it with .contiguous() if it is right");
+    throw FormatError(
+        parts.name,
+        subject + "takes " + std::to_string(*bytes) + " bytes unfolded, too many for a file of " + std::to_string(parts.file.size()),
+        "Save it with .contiguous() if it is right");
   }
   std::shared_ptr<Copy> copy;
   try {

@@ -101,7 +101,8 @@ Reader::Directory Reader::widen(Directory directory, std::uint64_t end) const {
     fail(at, "is one part of a zip archive in several parts", "Join the parts first");
   }
   const Directory wide{get<std::uint64_t>(at + 48), get<std::uint64_t>(at + 40), get<std::uint64_t>(at + 32)};
-  const bool agree = (directory.count == kAll16 || directory.count == wide.count) && (directory.size == kAll32 || directory.size == wide.size) &&
+  const bool agree = (directory.count == kAll16 || directory.count == wide.count) &&
+                     (directory.size == kAll32 || directory.size == wide.size) &&
                      (directory.offset == kAll32 || directory.offset == wide.offset) && get<std::uint64_t>(at + 24) == wide.count;
   if (!agree) fail(at, "has a zip64 end record that contradicts the end record");
   const auto sum = checked_add(wide.offset, wide.size);
@@ -116,10 +117,10 @@ Reader::Directory Reader::read_directory() const {
     if (!wide) fail(end, "is one part of a zip archive in several parts", "Join the parts first");
   }
   if (get<std::uint16_t>(end + 8) != get<std::uint16_t>(end + 10)) fail(end, "states two different numbers of entries");
-  const Directory directory =
-      widen({get<std::uint32_t>(end + 16), get<std::uint32_t>(end + 12), get<std::uint16_t>(end + 10)}, end);
+  const Directory directory = widen({get<std::uint32_t>(end + 16), get<std::uint32_t>(end + 12), get<std::uint16_t>(end + 10)}, end);
   if (directory.count > directory.size / kCentralSize) {
-    fail(end, "states " + std::to_string(directory.count) + " entries, more than its directory of " + std::to_string(directory.size) + " bytes can hold");
+    fail(end, "states " + std::to_string(directory.count) + " entries, more than its directory of " + std::to_string(directory.size) +
+                  " bytes can hold");
   }
   return directory;
 }
@@ -174,7 +175,9 @@ void Reader::read_local(ZipEntry& entry, std::uint16_t flags, std::uint64_t unpa
   const auto crc = get<std::uint32_t>(at + 14);
   // With a data descriptor the header was written before the size was known: zeros then.
   const bool later = get<std::uint16_t>(at + 6) & kDescriptor;
-  const auto agrees = [later](std::uint64_t here, std::uint64_t there) { return here == there || (later && (here == 0 || here == kAll32)); };
+  const auto agrees = [later](std::uint64_t here, std::uint64_t there) {
+    return here == there || (later && (here == 0 || here == kAll32));
+  };
   if (!agrees(sizes.size, unpacked) || !agrees(sizes.stored, entry.size) || !agrees(crc, entry.crc)) {
     fail(at, subject + "its own header gives another size or checksum than the directory");
   }
@@ -217,7 +220,8 @@ void Reader::check_overlaps(std::vector<ZipEntry>& entries, std::uint64_t direct
   if (!order.empty() && order[0]->header != 0) fail(0, "has something before its first entry", "Do not trust this file");
   for (std::size_t i = 0; i < order.size(); ++i) {
     const std::uint64_t end = order[i]->begin + order[i]->size;
-    if (end > directory) fail(order[i]->header, "entry '" + printable(order[i]->name) + "' overlaps the directory", "Do not trust this file");
+    if (end > directory)
+      fail(order[i]->header, "entry '" + printable(order[i]->name) + "' overlaps the directory", "Do not trust this file");
     if (i + 1 < order.size() && end > order[i + 1]->header) {
       fail(order[i + 1]->header, "entries '" + printable(order[i]->name) + "' and '" + printable(order[i + 1]->name) + "' overlap",
            "Do not trust this file");
@@ -253,22 +257,27 @@ ZipFile ZipFile::read(Blob file, const std::string& name) {
   std::iota(zip.by_name_.begin(), zip.by_name_.end(), 0u);
   const auto& entries = zip.entries_;
   std::sort(zip.by_name_.begin(), zip.by_name_.end(), [&](auto a, auto b) { return entries[a].name < entries[b].name; });
-  const auto twice = std::adjacent_find(zip.by_name_.begin(), zip.by_name_.end(), [&](auto a, auto b) { return entries[a].name == entries[b].name; });
+  const auto twice =
+      std::adjacent_find(zip.by_name_.begin(), zip.by_name_.end(), [&](auto a, auto b) { return entries[a].name == entries[b].name; });
   if (twice != zip.by_name_.end()) {
-    throw FormatError(name, entries[*twice].header, "entry '" + printable(entries[*twice].name) + "' appears twice", "Do not trust this file");
+    throw FormatError(name, entries[*twice].header, "entry '" + printable(entries[*twice].name) + "' appears twice",
+                      "Do not trust this file");
   }
   return zip;
 }
 
 const ZipEntry* ZipFile::find(std::string_view entry_name) const {
-  const auto at = std::lower_bound(by_name_.begin(), by_name_.end(), entry_name, [&](auto i, std::string_view wanted) { return entries_[i].name < wanted; });
+  const auto at = std::lower_bound(by_name_.begin(), by_name_.end(), entry_name,
+                                   [&](auto i, std::string_view wanted) { return entries_[i].name < wanted; });
   return at != by_name_.end() && entries_[*at].name == entry_name ? &entries_[*at] : nullptr;
 }
 
 Blob ZipFile::content(const ZipEntry& entry) const {
   if (entry.method != 0) {
-    throw FormatError(name_, entry.header, "entry '" + printable(entry.name) + "' is compressed (method " + std::to_string(entry.method) + "), which is not read",
-                      "Unpack the archive and pack it without compression, or write the file again with torch.save");
+    throw FormatError(
+        name_, entry.header,
+        "entry '" + printable(entry.name) + "' is compressed (method " + std::to_string(entry.method) + "), which is not read",
+        "Unpack the archive and pack it without compression, or write the file again with torch.save");
   }
   return file_.slice(entry.begin, entry.size);
 }

@@ -45,7 +45,16 @@ TEST(PickleObjects, Bytes) {
   EXPECT_EQ(bytes_of(Pickle().global("__builtin__", "bytes").op(')').op('R')), "");
   EXPECT_EQ(bytes_of(Pickle().global("__builtin__", "bytearray").str("a").str("latin-1").op(0x86).op('R')), "a");
   EXPECT_EQ(bytes_of(Pickle().global("builtins", "bytearray").op('C').op(1).raw("z").op(0x85).op('R')), "z");
-  EXPECT_EQ(bytes_of(Pickle().global("builtins", "bytearray").global("_codecs", "encode").str("\xc3\xa9").str("latin1").op(0x86).op('R').op(0x85).op('R')), "\xe9");
+  EXPECT_EQ(bytes_of(Pickle()
+                         .global("builtins", "bytearray")
+                         .global("_codecs", "encode")
+                         .str("\xc3\xa9")
+                         .str("latin1")
+                         .op(0x86)
+                         .op('R')
+                         .op(0x85)
+                         .op('R')),
+            "\xe9");
   // Not Latin-1, not text, another codec.
   EXPECT_EQ(bytes_of(Pickle().global("_codecs", "encode").str("\xe2\x82\xac").str("latin1").op(0x86).op('R')), std::nullopt);
   EXPECT_EQ(bytes_of(Pickle().global("_codecs", "encode").str("\xc3").str("latin1").op(0x86).op('R')), std::nullopt);
@@ -96,10 +105,23 @@ TEST(PickleObjects, AttributesAndClasses) {
   EXPECT_TRUE(is_instance_of(plain, plain.root(), "m.C"));
 
   // (dict, slots), either of which may be None.
-  const PickleTree slots = read(Pickle().global("m", "S").op(')').op(0x81).op('N').op('}').str("left").num(1).op('s').op(0x86).op('b').stop());
+  const PickleTree slots =
+      read(Pickle().global("m", "S").op(')').op(0x81).op('N').op('}').str("left").num(1).op('s').op(0x86).op('b').stop());
   EXPECT_EQ(as_int(slots, attribute(slots, slots.root(), "left")), 1);
 
-  const PickleTree old = read(Pickle().global("copy_reg", "_reconstructor").global("m", "Old").global("__builtin__", "object").op('N').op(0x87).op('R').op('}').str("a").num(1).op('s').op('b').stop());
+  const PickleTree old = read(Pickle()
+                                  .global("copy_reg", "_reconstructor")
+                                  .global("m", "Old")
+                                  .global("__builtin__", "object")
+                                  .op('N')
+                                  .op(0x87)
+                                  .op('R')
+                                  .op('}')
+                                  .str("a")
+                                  .num(1)
+                                  .op('s')
+                                  .op('b')
+                                  .stop());
   EXPECT_EQ(class_of(old, old.root()), "m.Old");
   EXPECT_EQ(as_int(old, attribute(old, old.root(), "a")), 1);
 
@@ -124,7 +146,23 @@ TEST(PickleObjects, ClassesByValue) {
   EXPECT_TRUE(is_instance_of(tree, tree.root(), "torch.nn.modules.module.Module"));
   EXPECT_FALSE(is_instance_of(tree, tree.root(), "torch.nn.modules.linear.Linear"));
   // A class that names itself as its base.
-  const PickleTree cycle = read(Pickle().global("types", "new_class").str("X").op(']').put(0).op(0x86).op('R').put(1).op('0').get(0).get(1).op('a').op('0').get(1).op(')').op(0x81).stop());
+  const PickleTree cycle = read(Pickle()
+                                    .global("types", "new_class")
+                                    .str("X")
+                                    .op(']')
+                                    .put(0)
+                                    .op(0x86)
+                                    .op('R')
+                                    .put(1)
+                                    .op('0')
+                                    .get(0)
+                                    .get(1)
+                                    .op('a')
+                                    .op('0')
+                                    .get(1)
+                                    .op(')')
+                                    .op(0x81)
+                                    .stop());
   EXPECT_FALSE(is_instance_of(cycle, cycle.root(), "m.C"));
 }
 
@@ -137,19 +175,33 @@ TEST(PickleObjects, Json) {
   p.str("size").global("torch", "Size").num(2).op(0x85).op(0x85).op('R').op('u');
   const PickleTree tree = read(p.stop());
   EXPECT_EQ(to_json(tree, tree.root()).dump(),
-            R"({"5":")" "\xef\xbf\xbd" R"( bad","bytes":{"__opaque__":"1 bytes"},"config":{"__class__":"m.C","hidden":64,"name":"x"},"dtype":"torch.float16",)"
+            R"({"5":")"
+            "\xef\xbf\xbd"
+            R"( bad","bytes":{"__opaque__":"1 bytes"},"config":{"__class__":"m.C","hidden":64,"name":"x"},"dtype":"torch.float16",)"
             R"("list":[1,null,true,null],"size":[2]})");
 }
 
 TEST(PickleObjects, JsonOfTextsAndOpaqueThings) {
   Pickle p;
   p.mark().str("\xc3\xa9\xe2\x82\xac\xf0\x9f\x99\x82").str("\xe0\x80\x80|\xed\xa0\x80|\xf4\x90\x80\x80|\xc0\x80|\xf0\x9f|\xe2\x82");
-  p.op(0x8a).op(9).raw(little(0, 8) + "\x01").num(1).op('Q').global("os", "system").global("_codecs", "encode").str("a").str("latin1").op(0x86).op('R').tuple();
+  p.op(0x8a)
+      .op(9)
+      .raw(little(0, 8) + "\x01")
+      .num(1)
+      .op('Q')
+      .global("os", "system")
+      .global("_codecs", "encode")
+      .str("a")
+      .str("latin1")
+      .op(0x86)
+      .op('R')
+      .tuple();
   const PickleTree tree = read(p.stop());
   const Json json = to_json(tree, tree.root());
   const std::string bad = "\xef\xbf\xbd";
   EXPECT_EQ(json[0], "\xc3\xa9\xe2\x82\xac\xf0\x9f\x99\x82");
-  EXPECT_EQ(json[1], bad + bad + bad + "|" + bad + bad + bad + "|" + bad + bad + bad + bad + "|" + bad + bad + "|" + bad + bad + "|" + bad + bad);
+  EXPECT_EQ(json[1],
+            bad + bad + bad + "|" + bad + bad + bad + "|" + bad + bad + bad + bad + "|" + bad + bad + "|" + bad + bad + "|" + bad + bad);
   EXPECT_EQ(json[2], 0x1p64);
   EXPECT_EQ(json[3]["__opaque__"], "storage");
   EXPECT_EQ(json[4]["__opaque__"], "os.system");

@@ -119,7 +119,8 @@ TEST(Pickle, PairsSetInTurns) {
     EXPECT_EQ(tree.integer(second[static_cast<std::size_t>(i)].first), i);
   }
   // Keys given twice are seen however far apart they are set; integers and long texts are not compared.
-  expect_refused(Pickle().op('}').put(0).str("k").num(1).op('s').op('}').str("k").num(1).op('s').op('0').str("k").num(1).op('s').stop(), "'k' twice");
+  expect_refused(Pickle().op('}').put(0).str("k").num(1).op('s').op('}').str("k").num(1).op('s').op('0').str("k").num(1).op('s').stop(),
+                 "'k' twice");
 }
 
 TEST(Pickle, ObjectsAreOnlyDescribed) {
@@ -162,7 +163,19 @@ TEST(Pickle, CyclesAndSharing) {
   const PickleTree state = read(Pickle().global("m", "C").op(')').op(0x81).put(0).op('}').str("self").get(0).op('s').op('b').stop());
   EXPECT_EQ(state.pairs(state.state(state.root()))[0].second, state.root());
   // Memo entries may be put again, out of order, and at any index.
-  const PickleTree memo = read(Pickle().num(1).op('r').raw(little(0xffffffff, 4)).num(2).put(0).num(3).put(0).op('j').raw(little(0xffffffff, 4)).get(0).ops("0000").stop());
+  const PickleTree memo = read(Pickle()
+                                   .num(1)
+                                   .op('r')
+                                   .raw(little(0xffffffff, 4))
+                                   .num(2)
+                                   .put(0)
+                                   .num(3)
+                                   .put(0)
+                                   .op('j')
+                                   .raw(little(0xffffffff, 4))
+                                   .get(0)
+                                   .ops("0000")
+                                   .stop());
   EXPECT_EQ(memo.integer(memo.root()), 1);
 }
 
@@ -177,7 +190,9 @@ TEST(Pickle, MemoizeTakesTheNextIndex) {
 }
 
 TEST(Pickle, Frames) {
-  const auto framed = [](const std::string& body, std::uint64_t length) { return Pickle(4).op(0x95).raw(little(length, 8)).raw(body).text; };
+  const auto framed = [](const std::string& body, std::uint64_t length) {
+    return Pickle(4).op(0x95).raw(little(length, 8)).raw(body).text;
+  };
   EXPECT_EQ(read(framed("K\x01.", 3)).size(), 1u);
   EXPECT_EQ(read(Pickle(4).op(0x95).raw(little(1, 8)).ops("]").op(0x95).raw(little(2, 8)).raw("0N").raw(".").text).kind(0), NodeKind::List);
   expect_refused(framed("K\x01.", 1), "crosses the end of its frame");
@@ -290,25 +305,47 @@ TEST(PickleGlobals, Risks) {
   EXPECT_EQ(risk_name(GlobalRisk::Harmless), "harmless");
   EXPECT_EQ(risk_name(GlobalRisk::RunsCode), "runs code");
   EXPECT_EQ(risk_name(GlobalRisk::Dangerous), "dangerous");
-  for (const auto& [module, name] : {std::pair("os", "system"), {"posix", "system"}, {"builtins", "eval"}, {"builtins", "getattr"}, {"subprocess", "Popen"},
-                                     {"dill._dill", "_create_code"}, {"dill._dill", "_eval_repr"}, {"dill._dill", "_create_filehandle"},
-                                     {"dill._dill", "_import_module"}, {"torch.storage", "_load_from_bytes"}, {"torch", "load"}, {"torch.hub", "load"},
-                                     {"torch.jit._script", "x"}, {"importlib", "import_module"}, {"operator", "attrgetter"}, {"torch", "os.system"},
-                                     {"urllib.request", "urlopen"}, {"runpy", "_run_code"}, {"pip", "main"}, {"numpy.testing._private.utils", "runstring"}}) {
+  for (const auto& [module, name] : {std::pair("os", "system"),
+                                     {"posix", "system"},
+                                     {"builtins", "eval"},
+                                     {"builtins", "getattr"},
+                                     {"subprocess", "Popen"},
+                                     {"dill._dill", "_create_code"},
+                                     {"dill._dill", "_eval_repr"},
+                                     {"dill._dill", "_create_filehandle"},
+                                     {"dill._dill", "_import_module"},
+                                     {"torch.storage", "_load_from_bytes"},
+                                     {"torch", "load"},
+                                     {"torch.hub", "load"},
+                                     {"torch.jit._script", "x"},
+                                     {"importlib", "import_module"},
+                                     {"operator", "attrgetter"},
+                                     {"torch", "os.system"},
+                                     {"urllib.request", "urlopen"},
+                                     {"runpy", "_run_code"},
+                                     {"pip", "main"},
+                                     {"numpy.testing._private.utils", "runstring"}}) {
     EXPECT_EQ(global_risk(module, name), GlobalRisk::Dangerous) << module << "." << name;
   }
-  for (const auto& [module, name] : {std::pair("collections", "OrderedDict"), {"torch._utils", "_rebuild_tensor_v2"}, {"torch", "FloatStorage"},
-                                     {"torch", "float16"}, {"torch.nn.parameter", "Parameter"}, {"_codecs", "encode"}, {"builtins", "set"}}) {
+  for (const auto& [module, name] : {std::pair("collections", "OrderedDict"),
+                                     {"torch._utils", "_rebuild_tensor_v2"},
+                                     {"torch", "FloatStorage"},
+                                     {"torch", "float16"},
+                                     {"torch.nn.parameter", "Parameter"},
+                                     {"_codecs", "encode"},
+                                     {"builtins", "set"}}) {
     EXPECT_EQ(global_risk(module, name), GlobalRisk::Harmless) << module << "." << name;
   }
-  for (const auto& [module, name] : {std::pair("transformers", "LlamaConfig"), {"osmosis", "x"}, {"torch.nn.modules.linear", "Linear"}, {"__main__", "C"}}) {
+  for (const auto& [module, name] :
+       {std::pair("transformers", "LlamaConfig"), {"osmosis", "x"}, {"torch.nn.modules.linear", "Linear"}, {"__main__", "C"}}) {
     EXPECT_EQ(global_risk(module, name), GlobalRisk::RunsCode) << module << "." << name;
     EXPECT_TRUE(would_run_code(module, name));
   }
 }
 
 TEST(PickleGlobals, Python2NamesAreThePresentOnes) {
-  const PickleTree tree = read(Pickle().mark().global("__builtin__", "eval").global("copy_reg", "_reconstructor").global("commands", "getoutput").tuple().stop());
+  const PickleTree tree = read(
+      Pickle().mark().global("__builtin__", "eval").global("copy_reg", "_reconstructor").global("commands", "getoutput").tuple().stop());
   EXPECT_EQ(tree.globals()[0].full_name(), "builtins.eval");
   EXPECT_EQ(tree.globals()[1].full_name(), "copyreg._reconstructor");
   EXPECT_EQ(tree.globals()[2].full_name(), "subprocess.getoutput");

@@ -75,12 +75,14 @@ Pickle& legacy_storage(Pickle& p, const std::string& key, std::int64_t elements,
 }
 
 // One tensor of four elements on a storage of twelve, and the storage.
-std::string legacy(const std::function<void(Pickle&)>& view = [](Pickle& p) { p.op('N'); }, const std::string& keys = Pickle().op(']').str("7").op('a').stop(),
-                   const std::string& storage = little(12, 8) + floats(12)) {
+std::string legacy(
+    const std::function<void(Pickle&)>& view = [](Pickle& p) { p.op('N'); },
+    const std::string& keys = Pickle().op(']').str("7").op('a').stop(), const std::string& storage = little(12, 8) + floats(12)) {
   Pickle p;
   p.global("torch._utils", "_rebuild_tensor_v2").mark();
   legacy_storage(p, "7", 12, view).num(1).numbers({4}).numbers({1}).op(0x89).op('}').tuple().op('R');
-  return kMagicPickle + Pickle().op('M').raw(little(1001, 2)).stop() + Pickle().op('}').str("little_endian").op(0x88).op('s').stop() + p.stop() + keys + storage;
+  return kMagicPickle + Pickle().op('M').raw(little(1001, 2)).stop() + Pickle().op('}').str("little_endian").op(0x88).op('s').stop() +
+         p.stop() + keys + storage;
 }
 
 TEST(TorchFile, ViewsOfTheMappedFile) {
@@ -130,8 +132,11 @@ TEST(TorchFile, EveryWidthIsPackedAndSwapped) {
     for (const bool big : {false, true}) {
       for (const bool turned : {false, true}) {
         const std::int64_t columns = 24 / width;
-        ZipMaker maker = archive(Pickle().tensor(type, "0", 48 / width, 0, turned ? std::vector<std::int64_t>{columns, 2} : std::vector<std::int64_t>{2, columns},
-                                                 turned ? std::vector<std::int64_t>{1, columns} : std::vector<std::int64_t>{columns, 1}).stop());
+        ZipMaker maker = archive(Pickle()
+                                     .tensor(type, "0", 48 / width, 0,
+                                             turned ? std::vector<std::int64_t>{columns, 2} : std::vector<std::int64_t>{2, columns},
+                                             turned ? std::vector<std::int64_t>{1, columns} : std::vector<std::int64_t>{columns, 1})
+                                     .stop());
         maker.parts[1] = ZipPart("x/byteorder", big ? "big" : "little");
         maker.parts[2] = ZipPart("x/data/0", bytes);
         const TorchFile file = open(maker.make());
@@ -153,7 +158,14 @@ TEST(TorchFile, WrappersAndTies) {
   Pickle p;
   p.mark();
   p.global("torch._utils", "_rebuild_parameter").mark().tensor("FloatStorage", "0", 12, 0, {12}, {1}).op(0x88).op('N').tuple().op('R');
-  p.global("torch._utils", "_rebuild_parameter_with_state").mark().tensor("FloatStorage", "0", 12, 0, {12}, {1}).op(0x89).op('N').op('}').tuple().op('R');
+  p.global("torch._utils", "_rebuild_parameter_with_state")
+      .mark()
+      .tensor("FloatStorage", "0", 12, 0, {12}, {1})
+      .op(0x89)
+      .op('N')
+      .op('}')
+      .tuple()
+      .op('R');
   p.global("torch.tensor", "_rebuild_from_type_v2").mark().global("torch._utils", "_rebuild_tensor_v2").global("m", "Sub").mark();
   p.storage("FloatStorage", "0", 12).num(1).numbers({2}).numbers({1}).op(0x89).op('N').tuple().op('}').tuple().op('R');
   p.global("torch._utils", "_rebuild_tensor").mark().storage("FloatStorage", "0", 12).num(0).numbers({12}).numbers({1}).tuple().op('R');
@@ -175,7 +187,16 @@ TEST(TorchFile, WrappersAndTies) {
 TEST(TorchFile, StatedTypes) {
   const auto version3 = [](const std::string& dtype, std::int64_t offset, std::int64_t count) {
     Pickle p;
-    p.global("torch._utils", "_rebuild_tensor_v3").mark().mark().str("storage").global("torch.storage", "UntypedStorage").str("0").str("cpu").num(48).tuple().op('Q');
+    p.global("torch._utils", "_rebuild_tensor_v3")
+        .mark()
+        .mark()
+        .str("storage")
+        .global("torch.storage", "UntypedStorage")
+        .str("0")
+        .str("cpu")
+        .num(48)
+        .tuple()
+        .op('Q');
     return zip_of(p.num(offset).numbers({count}).numbers({1}).op(0x89).op('}').global("torch", dtype).tuple().op('R').stop());
   };
   const TorchFile file = open(version3("float8_e4m3fn", 40, 8));
@@ -191,7 +212,8 @@ TEST(TorchFile, BigEndian) {
   ZipMaker maker = archive(Pickle().tensor("FloatStorage", "0", 12, 1, {2}, {1}).stop());
   maker.parts[1] = ZipPart("x/byteorder", "big");
   std::string swapped = floats(12);
-  for (std::size_t i = 0; i < swapped.size(); i += 4) std::reverse(swapped.begin() + static_cast<std::ptrdiff_t>(i), swapped.begin() + static_cast<std::ptrdiff_t>(i + 4));
+  for (std::size_t i = 0; i < swapped.size(); i += 4)
+    std::reverse(swapped.begin() + static_cast<std::ptrdiff_t>(i), swapped.begin() + static_cast<std::ptrdiff_t>(i + 4));
   maker.parts[2] = ZipPart("x/data/0", swapped);
   const TorchFile file = open(maker.make());
   EXPECT_TRUE(file.big_endian());
@@ -224,13 +246,28 @@ TEST(TorchFile, Legacy) {
   expect_refused(kMagicPickle + Pickle().num(7).stop(), "unknown protocol");
   expect_refused(kMagicPickle + Pickle().op('M').raw(little(1001, 2)).stop() + Pickle().num(1).stop(), "description of its system");
   const std::string whole = legacy();
-  for (std::size_t length = kMagicPickle.size() + 1; length < whole.size(); ++length) EXPECT_NE(refusal(whole.substr(0, length)), "accepted") << length;
+  for (std::size_t length = kMagicPickle.size() + 1; length < whole.size(); ++length)
+    EXPECT_NE(refusal(whole.substr(0, length)), "accepted") << length;
 }
 
 TEST(TorchFile, LegacyModules) {
   Pickle p;
-  p.mark().str("module").global("m", "Net").str("net.py").str("class Net: pass").tuple().op('Q').op(')').op(0x81).op('}').str("a").num(1).op('s').op('b');
-  const std::string text = kMagicPickle + Pickle().op('M').raw(little(1001, 2)).stop() + Pickle().op('}').stop() + p.stop() + Pickle().op(']').stop();
+  p.mark()
+      .str("module")
+      .global("m", "Net")
+      .str("net.py")
+      .str("class Net: pass")
+      .tuple()
+      .op('Q')
+      .op(')')
+      .op(0x81)
+      .op('}')
+      .str("a")
+      .num(1)
+      .op('s')
+      .op('b');
+  const std::string text =
+      kMagicPickle + Pickle().op('M').raw(little(1001, 2)).stop() + Pickle().op('}').stop() + p.stop() + Pickle().op(']').stop();
   const TorchFile file = open(text);
   EXPECT_EQ(class_of(file.tree(), file.root()), "m.Net");
 }
@@ -287,10 +324,14 @@ TEST(TorchFile, RefusesWrongStorages) {
   };
   expect_refused(of([](Pickle& p) { p.num(3); }), "no storage");
   expect_refused(of([](Pickle& p) { p.mark().str("module").global("m", "C").str("").str("").tuple(); }), "no storage");
-  expect_refused(of([](Pickle& p) { p.mark().str("storage").global("torch", "FloatStorage").str("0").str("cpu").num(12).op('N').tuple(); }), "no storage");
+  expect_refused(of([](Pickle& p) { p.mark().str("storage").global("torch", "FloatStorage").str("0").str("cpu").num(12).op('N').tuple(); }),
+                 "no storage");
   expect_refused(of([](Pickle& p) { p.mark().str("storage").str("FloatStorage").str("0").str("cpu").num(12).tuple(); }), "(no class)");
-  expect_refused(of([](Pickle& p) { p.mark().str("storage").global("os", "system").str("0").str("cpu").num(12).tuple(); }), "unknown class os.system");
-  const auto sized = [](std::int64_t elements, const std::string& key = "0") { return zip_of(Pickle().storage("FloatStorage", key, elements).stop()); };
+  expect_refused(of([](Pickle& p) { p.mark().str("storage").global("os", "system").str("0").str("cpu").num(12).tuple(); }),
+                 "unknown class os.system");
+  const auto sized = [](std::int64_t elements, const std::string& key = "0") {
+    return zip_of(Pickle().storage("FloatStorage", key, elements).stop());
+  };
   EXPECT_EQ(refusal(sized(12)), "accepted");
   expect_refused(sized(11), "has 48 bytes where 44 are described");
   expect_refused(sized(13), "has 48 bytes where 52 are described");
@@ -300,8 +341,10 @@ TEST(TorchFile, RefusesWrongStorages) {
   expect_refused(sized(12, std::string(1000, '0')), "without a key");
   expect_refused(sized(12, "1"), "no record");
   expect_refused(sized(12, "../data/0"), "no record");
-  expect_refused(zip_of(Pickle().mark().storage("FloatStorage", "0", 12).storage("IntStorage", "0", 12).tuple().stop()), "two types or sizes");
-  expect_refused(zip_of(Pickle().mark().storage("FloatStorage", "0", 12).storage("UntypedStorage", "0", 48).tuple().stop()), "two types or sizes");
+  expect_refused(zip_of(Pickle().mark().storage("FloatStorage", "0", 12).storage("IntStorage", "0", 12).tuple().stop()),
+                 "two types or sizes");
+  expect_refused(zip_of(Pickle().mark().storage("FloatStorage", "0", 12).storage("UntypedStorage", "0", 48).tuple().stop()),
+                 "two types or sizes");
 }
 
 TEST(TorchFile, RefusesWrongTensors) {
@@ -322,22 +365,65 @@ TEST(TorchFile, RefusesWrongTensors) {
   expect_refused(of(0, std::vector<std::int64_t>(65, 1), std::vector<std::int64_t>(65, 1)), "up to 64 numbers");
   expect_refused(of(0, {1 << 20, 1 << 20}, {0, 0}), "unfolded");
   expect_refused(tensor_file("ComplexFloatStorage", 6, 0, {2}, {1}), "complex64, which is not read");
-  for (const auto& [name, part] : {std::pair("_rebuild_qtensor", "a quantized tensor"), {"_rebuild_sparse_tensor", "a sparse tensor"},
-                                   {"_rebuild_meta_tensor_no_storage", "a meta"}, {"_rebuild_nested_tensor", "a nested tensor"},
+  for (const auto& [name, part] : {std::pair("_rebuild_qtensor", "a quantized tensor"),
+                                   {"_rebuild_sparse_tensor", "a sparse tensor"},
+                                   {"_rebuild_meta_tensor_no_storage", "a meta"},
+                                   {"_rebuild_nested_tensor", "a nested tensor"},
                                    {"_rebuild_wrapper_subclass", "a wrapped"}}) {
     expect_refused(zip_of(Pickle().global("torch._utils", name).op(')').op('R').stop()), part);
   }
   expect_refused(zip_of(Pickle().global("torch._utils", "_rebuild_tensor_v2").op(')').op('R').stop()), "0 arguments");
   expect_refused(zip_of(Pickle().global("torch._utils", "_rebuild_parameter").op(')').op('R').stop()), "around nothing");
   expect_refused(zip_of(Pickle().global("torch._utils", "_rebuild_parameter").num(1).op(0x85).op('R').stop()), "no tensor");
-  expect_refused(zip_of(Pickle().global("torch._utils", "_rebuild_parameter").global("os", "system").op(')').op('R').op(0x85).op('R').stop()), "no tensor");
-  expect_refused(zip_of(Pickle().global("torch._tensor", "_rebuild_from_type_v2").mark().global("os", "system").op('N').op(')').op('N').tuple().op('R').stop()), "no tensor");
-  expect_refused(zip_of(Pickle().global("torch._tensor", "_rebuild_from_type_v2").op('N').op('N').op(0x86).op('R').stop()), "lacks its arguments");
-  expect_refused(zip_of(Pickle().global("torch._utils", "_rebuild_parameter").global("torch._utils", "_rebuild_tensor_v2").op(')').op(0x81).op(0x85).op('R').stop()), "no tensor");
+  expect_refused(
+      zip_of(Pickle().global("torch._utils", "_rebuild_parameter").global("os", "system").op(')').op('R').op(0x85).op('R').stop()),
+      "no tensor");
+  expect_refused(zip_of(Pickle()
+                            .global("torch._tensor", "_rebuild_from_type_v2")
+                            .mark()
+                            .global("os", "system")
+                            .op('N')
+                            .op(')')
+                            .op('N')
+                            .tuple()
+                            .op('R')
+                            .stop()),
+                 "no tensor");
+  expect_refused(zip_of(Pickle().global("torch._tensor", "_rebuild_from_type_v2").op('N').op('N').op(0x86).op('R').stop()),
+                 "lacks its arguments");
+  expect_refused(zip_of(Pickle()
+                            .global("torch._utils", "_rebuild_parameter")
+                            .global("torch._utils", "_rebuild_tensor_v2")
+                            .op(')')
+                            .op(0x81)
+                            .op(0x85)
+                            .op('R')
+                            .stop()),
+                 "no tensor");
   // A parameter of itself, and one wrapped too often.
-  expect_refused(zip_of(Pickle().global("torch._utils", "_rebuild_parameter").op(']').put(0).op('R').put(1).op('0').get(0).get(1).op('a').op('0').get(1).stop()), "wrapped more than");
+  expect_refused(zip_of(Pickle()
+                            .global("torch._utils", "_rebuild_parameter")
+                            .op(']')
+                            .put(0)
+                            .op('R')
+                            .put(1)
+                            .op('0')
+                            .get(0)
+                            .get(1)
+                            .op('a')
+                            .op('0')
+                            .get(1)
+                            .stop()),
+                 "wrapped more than");
   Pickle conjugate;
-  conjugate.global("torch._utils", "_rebuild_tensor_v2").mark().storage("FloatStorage", "0", 12).num(0).numbers({1}).numbers({1}).op(0x89).op('N');
+  conjugate.global("torch._utils", "_rebuild_tensor_v2")
+      .mark()
+      .storage("FloatStorage", "0", 12)
+      .num(0)
+      .numbers({1})
+      .numbers({1})
+      .op(0x89)
+      .op('N');
   expect_refused(zip_of(conjugate.op('}').str("neg").op(0x88).op('s').tuple().op('R').stop()), "the bit 'neg'");
   // A checksum that is wrong is seen when the tensor is read.
   ZipMaker damaged = archive(Pickle().tensor("FloatStorage", "0", 12, 0, {1}, {1}).stop());

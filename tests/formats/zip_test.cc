@@ -93,17 +93,21 @@ TEST(Zip, RefusesWrongEnds) {
   EXPECT_NE(refusal(local + changed([&](ZipMaker& maker) {
                       maker.directory_move = static_cast<std::int64_t>(local.size());
                       for (ZipPart& part : maker.parts) part.move = static_cast<std::int64_t>(local.size());
-                    })).find("before its first entry"), std::string::npos);
+                    }))
+                .find("before its first entry"),
+            std::string::npos);
   expect_refused([](ZipMaker& maker) { maker.behind = "x"; }, "no zip directory at its end");
   expect_refused([](ZipMaker& maker) { maker.directory_move = 1; }, "does not end where its end record begins");
   expect_refused([](ZipMaker& maker) { maker.directory_grow = -1; }, "does not end where its end record begins");
   expect_refused([](ZipMaker& maker) { maker.before_end = "gap"; }, "does not end where its end record begins");
   expect_refused([](ZipMaker& maker) { maker.in_directory = "gap"; }, "more in its directory");
   expect_refused([](ZipMaker& maker) { maker.count_more = 1; }, "states 3 entries");
-  expect_refused([](ZipMaker& maker) {
-    maker.count_more = 1;
-    maker.in_directory = std::string(60, 'x');
-  }, "no directory entry");
+  expect_refused(
+      [](ZipMaker& maker) {
+        maker.count_more = 1;
+        maker.in_directory = std::string(60, 'x');
+      },
+      "no directory entry");
   expect_refused([](ZipMaker& maker) { maker.count_more = -1; }, "more in its directory");
   expect_refused([](ZipMaker& maker) { maker.count_more = 1000; }, "states 1002 entries");
   const std::string good = two().make();
@@ -154,7 +158,8 @@ TEST(Zip, RefusesWrongNames) {
 
 TEST(Zip, RefusesWrongEntries) {
   expect_refused([](ZipMaker& maker) { maker.parts[0].method = 8; }, "is compressed (method 8)");
-  for (const std::uint16_t flag : {0x1, 0x40, 0x2000}) expect_refused([&](ZipMaker& maker) { maker.parts[0].flags = flag; }, "is encrypted");
+  for (const std::uint16_t flag : {0x1, 0x40, 0x2000})
+    expect_refused([&](ZipMaker& maker) { maker.parts[0].flags = flag; }, "is encrypted");
   expect_refused([](ZipMaker& maker) { maker.parts[0].flags = 0x20; }, "is a patch");
   expect_refused([](ZipMaker& maker) { maker.parts[0].disk = 1; }, "another part");
   expect_refused([](ZipMaker& maker) { maker.parts[0].size = 2; }, "two sizes differ");
@@ -166,40 +171,52 @@ TEST(Zip, RefusesWrongEntries) {
   expect_refused([](ZipMaker& maker) { maker.parts[0].crc = maker.parts[0].local_crc = 5; }, "its checksum (CRC-32) is wrong");
   expect_refused([](ZipMaker& maker) { maker.parts[1].move = 1; }, "points at no entry");
   expect_refused([](ZipMaker& maker) { maker.parts[1].move = 1 << 30; }, "points at no entry");
-  expect_refused([](ZipMaker& maker) {
-    ZipPart& part = maker.parts[1];
-    part.size = part.stored = part.local_size = part.local_stored = 1 << 30;
-  }, "leave the file");
+  expect_refused(
+      [](ZipMaker& maker) {
+        ZipPart& part = maker.parts[1];
+        part.size = part.stored = part.local_size = part.local_stored = 1 << 30;
+      },
+      "leave the file");
   // Contents that reach into what follows.
-  expect_refused([](ZipMaker& maker) {
-    ZipPart& part = maker.parts[0];
-    part.size = part.stored = part.local_size = part.local_stored = 20;
-  }, "overlap");
-  expect_refused([](ZipMaker& maker) {
-    ZipPart& part = maker.parts[1];
-    part.size = part.stored = part.local_size = part.local_stored = 20;
-  }, "overlaps the directory");
+  expect_refused(
+      [](ZipMaker& maker) {
+        ZipPart& part = maker.parts[0];
+        part.size = part.stored = part.local_size = part.local_stored = 20;
+      },
+      "overlap");
+  expect_refused(
+      [](ZipMaker& maker) {
+        ZipPart& part = maker.parts[1];
+        part.size = part.stored = part.local_size = part.local_stored = 20;
+      },
+      "overlaps the directory");
   // Two directory entries for one local entry.
-  expect_refused([](ZipMaker& maker) {
-    maker.parts[0] = ZipPart("a/x", "same");
-    maker.parts[1] = ZipPart("a/x", "same");
-    maker.parts[1].move = -static_cast<std::int64_t>(30 + 3 + 4);
-  }, "overlap");
+  expect_refused(
+      [](ZipMaker& maker) {
+        maker.parts[0] = ZipPart("a/x", "same");
+        maker.parts[1] = ZipPart("a/x", "same");
+        maker.parts[1].move = -static_cast<std::int64_t>(30 + 3 + 4);
+      },
+      "overlap");
 }
 
 TEST(Zip, RefusesWrongExtraFields) {
   expect_refused([](ZipMaker& maker) { maker.parts[0].local_extra = "FB" + little(9, 2) + "Z"; }, "longer than its header");
   expect_refused([](ZipMaker& maker) { maker.parts[0].central_extra = zip64_extra({1}) + zip64_extra({1}); }, "two zip64 fields");
-  expect_refused([](ZipMaker& maker) {
-    ZipPart& part = maker.parts[0];
-    part.size = part.stored = 0xffffffff;
-    part.central_extra = zip64_extra({3});
-  }, "too short for what it must give");
-  expect_refused([](ZipMaker& maker) {
-    ZipPart& part = maker.parts[0];
-    part.size = part.stored = 0xffffffff;
-    part.central_extra = zip64_extra({~std::uint64_t{0}, ~std::uint64_t{0}});
-  }, "another size");
+  expect_refused(
+      [](ZipMaker& maker) {
+        ZipPart& part = maker.parts[0];
+        part.size = part.stored = 0xffffffff;
+        part.central_extra = zip64_extra({3});
+      },
+      "too short for what it must give");
+  expect_refused(
+      [](ZipMaker& maker) {
+        ZipPart& part = maker.parts[0];
+        part.size = part.stored = 0xffffffff;
+        part.central_extra = zip64_extra({~std::uint64_t{0}, ~std::uint64_t{0}});
+      },
+      "another size");
 }
 
 TEST(Zip, CutAnywhereIsRefused) {

@@ -23,7 +23,8 @@ void check(const miq::PickleTree& tree, miq::NodeId node) {
     // The last one of a name counts, and the slots before the dict.
     expect(miq::attribute(tree, node, name) < tree.size());
   }
-  expect(exists(tree.callee(node)) && exists(tree.args(node)) && exists(tree.kwargs(node)) && exists(tree.state(node)) && exists(tree.persistent_id(node)));
+  expect(exists(tree.callee(node)) && exists(tree.args(node)) && exists(tree.kwargs(node)) && exists(tree.state(node)) &&
+         exists(tree.persistent_id(node)));
   expect(exists(miq::type_of(tree, node)) && exists(miq::find(tree, node, "a")));
   expect(miq::as_string(tree, node).has_value() == (tree.kind(node) == miq::NodeKind::String));
   miq::as_bytes(tree, node);

@@ -14,7 +14,11 @@
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   std::string input(reinterpret_cast<const char*>(data), size);
   if (input.starts_with('!')) {
-    input = miq::ZipMaker().add("x/data.pkl", input.substr(1)).add("x/byteorder", size % 2 ? "little" : "big").add("x/data/0", std::string(64, 'a')).make();
+    input = miq::ZipMaker()
+                .add("x/data.pkl", input.substr(1))
+                .add("x/byteorder", size % 2 ? "little" : "big")
+                .add("x/data/0", std::string(64, 'a'))
+                .make();
   }
   try {
     const miq::TorchFile file = miq::read_torch_file(miq::Blob(std::string_view(input)), "input");

@@ -157,7 +157,8 @@ def zoo():
     yield "one tensor", base
     yield "scalar", torch.tensor(2.5)
     yield "empty", {"a": torch.empty(0), "b": torch.empty(3, 0, 2), "c": base[5:5], "d": base[40:, 3:]}
-    yield "views", {"row": base[3], "column": base[:, 7], "block": base[2:30:3, 5:45:4], "turned": base.t(), "tail": base.reshape(-1)[1999:]}
+    yield "views", {"row": base[3], "column": base[:, 7], "block": base[2:30:3, 5:45:4],
+                    "turned": base.t(), "tail": base.reshape(-1)[1999:]}
     yield "deep views", {"p": torch.randn(2, 3, 4, 5, 6).permute(4, 0, 2, 1, 3)[::2, :, 1:], "f": base.view(4, 10, 5, 10).transpose(1, 2)}
     yield "ones", torch.randn(1, 5, 1, 3, 1)[:, ::2].transpose(0, 3)
     yield "expanded", {"all": torch.tensor([1.5]).expand(300, 7), "rows": base[0].expand(9, 50), "columns": base[:, :1].expand(40, 6)}
@@ -165,23 +166,28 @@ def zoo():
     yield "odd strides", torch.arange(4000, dtype=torch.float64).as_strided((7, 11, 5), (3, 101, 500), 13)
     yield "large and turned", torch.randn(700, 900).t()
     yield "shared", {"a": base, "b": base, "c": base[1:], "twice": [base, base]}
-    yield "parameters", [torch.nn.Parameter(base), torch.nn.Parameter(torch.arange(4), requires_grad=False), torch.randn(3, requires_grad=True)]
+    yield "parameters", [torch.nn.Parameter(base), torch.nn.Parameter(torch.arange(4), requires_grad=False),
+                         torch.randn(3, requires_grad=True)]
     yield "buffer", torch.nn.Buffer(torch.randn(4))
-    yield "containers", {"set": {1, 2, 3}, "none": set(), "frozen": frozenset([4, 5]), "tuple": ((), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)), "list": [[], [1], list(range(2500))]}
+    yield "containers", {"set": {1, 2, 3}, "none": set(), "frozen": frozenset([4, 5]),
+                         "tuple": ((), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)), "list": [[], [1], list(range(2500))]}
     yield "bytes", {"empty": b"", "short": b"\x00\xff", "long": bytes(range(256)) * 300, "array": bytearray(b"ab\xe9"), "none": bytearray()}
     yield "texts", {"": "", "ü": "日本語 🙂", "long": "x" * 70000, "\n": "a\nb\0c"}
-    yield "numbers", [0, -1, 255, 256, 65535, 65536, -65536, 2**31 - 1, 2**31, -2**31, -2**31 - 1, 2**63 - 1, -2**63, 2**63, 10**30, -(2**90), 1.5, -0.0, 1e300]
+    yield "numbers", [0, -1, 255, 256, 65535, 65536, -65536, 2**31 - 1, 2**31, -2**31, -2**31 - 1,
+                      2**63 - 1, -2**63, 2**63, 10**30, -(2**90), 1.5, -0.0, 1e300]
     yield "keys", {1: "a", (2, "b"): "c", None: 1, True: 2, 3.5: 3, b"k": 4}
     yield "ordered", collections.OrderedDict(a=1, b=torch.ones(2), c=collections.OrderedDict())
     yield "torch things", {"size": torch.Size([2, 3]), "dtype": torch.bfloat16, "device": torch.device("cpu"), "none": torch.Size([])}
-    yield "objects", {"plain": Plain(), "slots": Slotted(), "child": SlottedChild(), "enum": Colour.RED, "class": Plain, "function": torch.nn.functional.relu}
+    yield "objects", {"plain": Plain(), "slots": Slotted(), "child": SlottedChild(), "enum": Colour.RED,
+                      "class": Plain, "function": torch.nn.functional.relu}
     yield "many", {f"layer.{i}.weight": torch.full((3,), float(i)) for i in range(1200)}
     yield "nested", nest(40)
     try:
         from transformers import LlamaConfig, LlamaForCausalLM
     except ImportError:
         return
-    config = LlamaConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=50)
+    config = LlamaConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+                         num_key_value_heads=2, vocab_size=50)
     yield "a model of transformers", {"model": LlamaForCausalLM(config), "config": config}
 
 
@@ -222,7 +228,8 @@ def cases():
         for protocol in (2, 3, 4, 5):
             yield f"{name}, zip, protocol {protocol}", saved(value, pickle_protocol=protocol), value
             if legacy_fits(name):
-                yield f"{name}, legacy, protocol {protocol}", saved(value, pickle_protocol=protocol, _use_new_zipfile_serialization=False), value
+                legacy = saved(value, pickle_protocol=protocol, _use_new_zipfile_serialization=False)
+                yield f"{name}, legacy, protocol {protocol}", legacy, value
     values = {"a": torch.randn(5, 6), "b": torch.arange(9, dtype=torch.int32)[::2], "c": torch.randn(7, 3).t()}
     yield "big-endian", big_endian(saved(values)), values
     torch.serialization.set_crc32_options(False)

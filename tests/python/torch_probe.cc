@@ -71,8 +71,8 @@ class Dump {
   Json tensor(const TorchTensor& tensor) {
     const Tensor read = file_.read(tensor, "t");
     const Blob data = decode(read, "t");
-    Json result{{"tensor", dtype_name(tensor.dtype)}, {"shape", tensor.shape}, {"key", tensor.key}, {"offset", tensor.offset},
-                {"parameter", tensor.parameter}, {"grad", tensor.requires_grad}, {"begin", at_}, {"bytes", data.size()}};
+    Json result{{"tensor", dtype_name(tensor.dtype)}, {"shape", tensor.shape},        {"key", tensor.key}, {"offset", tensor.offset},
+                {"parameter", tensor.parameter},      {"grad", tensor.requires_grad}, {"begin", at_},      {"bytes", data.size()}};
     bytes_.write(data.text().data(), static_cast<std::streamsize>(data.size()));
     at_ += data.size();
     return result;
@@ -88,7 +88,8 @@ class Dump {
     }
     if (is_dict(tree_, node)) return {{"dict", pairs(dict_items(tree_, node))}};
     if (is_call_of(tree_, node, "torch", "Size")) return {{"tuple", array(elements(tree_, node))}};
-    if (is_call_of(tree_, node, "builtins", "set") || is_call_of(tree_, node, "builtins", "frozenset")) return {{"set", array(elements(tree_, node))}};
+    if (is_call_of(tree_, node, "builtins", "set") || is_call_of(tree_, node, "builtins", "frozenset"))
+      return {{"set", array(elements(tree_, node))}};
     Json attributes_of = Json::object();
     for (const auto& [name, item] : attributes(tree_, node)) attributes_of[std::string(name)] = value(item);
     return {{"object", class_of(tree_, node)}, {"attributes", attributes_of}, {"args", array(tree_.items(tree_.args(node)))}};
@@ -121,16 +122,16 @@ int time_open(const std::string& path, bool read) {
     }
   }
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  std::cout << seconds.count() << " s, " << file.tree().size() << " nodes, " << file.storage_count() << " storages of " << file.storage_bytes() << " bytes, "
-            << tensors << " tensors of " << bytes << " bytes, " << sum << '\n';
+  std::cout << seconds.count() << " s, " << file.tree().size() << " nodes, " << file.storage_count() << " storages of "
+            << file.storage_bytes() << " bytes, " << tensors << " tensors of " << bytes << " bytes, " << sum << '\n';
   return 0;
 }
 
 int globals(const std::string& path) {
   const TorchFile file = open_torch_file(path);
   for (const PickleGlobal& global : file.tree().globals()) {
-    std::cout << global.full_name() << ": " << risk_name(global_risk(global.module, global.name)) << ", named " << global.named << ", called "
-              << global.called << ", instantiated " << global.instantiated << ", first at " << global.first_offset << '\n';
+    std::cout << global.full_name() << ": " << risk_name(global_risk(global.module, global.name)) << ", named " << global.named
+              << ", called " << global.called << ", instantiated " << global.instantiated << ", first at " << global.first_offset << '\n';
   }
   return 0;
 }

@@ -207,10 +207,10 @@ Config gguf_config(const GgufFile& file, const std::string& path) {
     config.experts_per_token = metadata.size("expert_used_count");
     config.normalise_experts = row.normalise_experts;
     if (row.ours == "llama") config.architecture = "mixtral";
-    for (std::size_t i = 0; i < config.layers.size(); ++i) {
-      read_experts(file, i, experts, config.layers[i], path);
-      check_layer(config, config.layers[i], path);
-    }
+  }
+  for (std::size_t i = 0; i < config.layers.size(); ++i) {
+    read_experts(file, i, experts, config.layers[i], path);
+    check_layer(config, config.layers[i], path);
   }
   const auto embedding = file.tensors.find("token_embd.weight");
   if (embedding == file.tensors.end() || embedding->second.shape.size() != 2) throw FormatError(path, "tensor 'token_embd.weight' is missing or no matrix");

@@ -61,6 +61,7 @@ bool is_slicegpt_folder(const std::string& path) {
 }
 
 Model open_slicegpt(const SliceGptSource& source) {
+  if (!fs::exists(source.path)) throw FormatError(source.path, "no such file or folder");
   const std::string path = fs::is_directory(source.path) ? only_pt(source.path) : source.path;
   if (path.empty()) throw FormatError(source.path, "a folder without a .pt file", "Give the file of sliced weights");
   if (!is_torch_checkpoint(path)) throw FormatError(path, "no PyTorch file", "Give the .pt file that SliceGPT saved, or a pickle of the whole module");

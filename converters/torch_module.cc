@@ -14,7 +14,7 @@ namespace miq {
 namespace {
 
 constexpr int kMostDepth = 64;
-constexpr std::uint64_t kMostNames = 1'000'000;  // of modules and tensors; a mixture of 100 layers and 256 experts has under 300,000
+constexpr std::uint64_t kMostNames = 300'000;  // of modules and tensors; a mixture of 60 layers and 256 experts has about 110,000
 constexpr std::uint64_t kMostNameBytes = 256u << 20;
 
 // What a walk has named so far.

@@ -238,7 +238,7 @@ TEST_F(TorchModule, RefusesModulesThatContainThemselves) {
     nested = object_ops("some", "Module", dict_ops({{"_parameters", "}"}, {"_modules", twice}}));
   }
   sketch_.save(path(), nested);
-  expect_refused({"more than 1000000"});
+  expect_refused({"more than 300000"});
   sketch_.save(path(), object_ops("some", "Module", dict_ops({{"_parameters", "}"}, {"_modules", dict_ops({{"x", json_ops(3)}})}})));
   expect_refused({"'x'"});
   sketch_.save(path(), object_ops("some", "Module", dict_ops({{"_parameters", dict_ops({{"w", json_ops(3)}})}, {"_modules", "}"}})));

@@ -121,7 +121,7 @@ Model assemble_model(CheckpointParts parts) {
   if (parts.sizes_from_tensors) set_sizes_from_tensors(model, parts.where);
   apply_stated_layers(model, parts);
   try {
-    validate(model);
+    validate(model, parts.where);
   } catch (const Error& error) {
     if (!read_as_llama) throw;
     throw Error("The model type '" + parts.config.value("model_type", "") + "' is not known, and its tensors are not llama's: " + error.what());

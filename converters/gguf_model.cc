@@ -241,6 +241,7 @@ Model open_gguf_model(const std::string& path) {
     }
     for (std::size_t expert = 0; expert < job.targets.size(); ++expert) *job.targets[expert] = expert_of(tensor, static_cast<std::int64_t>(expert), job.label);
   });
+  check_layer_count(model, path);
   // The shared expert's router is one row, which llama.cpp stores as a vector.
   for (const ExpectedTensor& expected : expected_tensors(model.config)) {
     const auto found = model.tensors.find(expected.name);

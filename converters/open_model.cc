@@ -53,7 +53,7 @@ OpenedCheckpoint open_checkpoint(const std::string& path, const OpenOptions& opt
   for (const SourceKind& kind : kKinds) {
     if (!kind.recognises(path)) continue;
     OpenedCheckpoint opened{kind.open(path, options), &kind, false, {}};
-    validate(opened.model);
+    validate(opened.model, path);
     opened.notes = opened.model.warnings;
     if (std::filesystem::is_directory(path)) {
       ThreadPool pool;

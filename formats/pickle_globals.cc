@@ -51,6 +51,8 @@ constexpr Row kDangerous[] = {
     {"torch.utils.collect_env", ""}, {"torch.utils._config_module", ""}, {"torch.utils.data.datapipes.utils.decoder", ""},
     {"torch._inductor.codecache", ""}, {"torch._dynamo.guards", ""}, {"torch.distributed.rpc.internal", ""},
     {"torch.distributed.rpc.server_process_global_profiler", ""}, {"torch.package.package_importer", ""},
+    {"torch.package", ""}, {"torch.fx.experimental.symbolic_shapes", ""}, {"sympy.parsing.sympy_parser", ""},
+    {"pandas.core.computation.eval", ""}, {"pandas", "eval read_pickle"},
     {"torch._utils", "_import_dotted_name"}, {"torch.testing._internal.common_utils", ""}, {"numpy", "load fromfile memmap"},
     {"numpy.testing._private.utils", ""}, {"numpy.lib.npyio", ""}, {"joblib", ""}, {"joblib.numpy_pickle", ""},
     {"operator", "attrgetter methodcaller itemgetter call"}, {"_operator", "attrgetter methodcaller itemgetter call"},
@@ -73,6 +75,7 @@ constexpr std::string_view kDangerousPackages[] = {
     "resource", "fcntl", "pwd", "spwd", "crypt", "rlcompleter", "readline", "antigravity", "this", "turtle", "tkinter", "_tkinter",
     "wsgiref", "pyclbr", "modulefinder", "compileall", "py_compile", "jinja2", "yaml", "IPython", "nbformat", "winreg", "_winreg", "msvcrt",
     "torch.hub", "torch.jit", "torch.ops", "torch.classes", "torch.utils.bottleneck", "numpy.f2py", "numpy.distutils", "test",
+    "_osx_support", "_aix_support", "_pyrepl",
 };
 
 bool lists(std::string_view names, std::string_view name) {

@@ -27,9 +27,9 @@ constexpr Beginning kBeginnings[] = {
     {"<?xml", "is an XML document (often an error message of a download server)", kFetchAgain, ""},
     {"GGUF", "is a GGUF file", kConvert, "GGUF"},
     {"ggjt", "is a file in a form that llama.cpp gave up in 2023 (GGJT)", "Convert it to GGUF with llama.cpp first", ""},
-    {"PK\x03\x04", "is a zip archive or a PyTorch file", kConvert, ""},
-    {"\x80\x02", "is a pickle (an old PyTorch file)", kConvert, ""},
-    {"\x80\x04", "is a pickle", kConvert, ""},
+    {"PK\x03\x04", "is a zip archive or a PyTorch file", kConvert, "PyTorch"},
+    {"\x80\x02", "is a pickle (an old PyTorch file)", kConvert, "PyTorch"},
+    {"\x80\x04", "is a pickle", kConvert, "PyTorch"},
     {"\x1f\x8b", "is compressed with gzip", "Unpack it with gunzip first", ""},
     {"{\"", "is a JSON text", "Name the file with the weights, or the folder that holds it", ""},
 };

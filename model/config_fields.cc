@@ -59,9 +59,11 @@ std::optional<std::int64_t> ConfigFields::id(const char* key) const {
   if (!has(key)) return std::nullopt;
   // Some Llama-3 configs list several end ids; the first one is the text's end.
   const Json& value = json_.at(key);
-  if (value.is_array() && !value.empty() && value[0].is_number_integer()) return value[0].get<std::int64_t>();
-  if (!value.is_number_integer()) refuse(key, "an integer");
-  return value.get<std::int64_t>() < 0 ? std::nullopt : std::optional(value.get<std::int64_t>());
+  const Json& first = value.is_array() && !value.empty() ? value[0] : value;
+  if (!first.is_number_integer() || (first.is_number_unsigned() && first.get<std::uint64_t>() > static_cast<std::uint64_t>(kSizeLimit))) {
+    refuse(key, "an integer up to 2^32");
+  }
+  return first.get<std::int64_t>() < 0 ? std::nullopt : std::optional(first.get<std::int64_t>());
 }
 
 void ConfigFields::refuse(const char* key, const std::string& expected) const {

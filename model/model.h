@@ -35,7 +35,11 @@ struct Model {
 // Every invariant: the tensors are exactly those that the architecture expects, with the expected
 // shapes; the tokenizer's ids fit the embedding; special ids exist. Throws Error naming the tensor, what
 // was found and expected, and what to do.
-void validate(const Model& model);
+// In messages the model is `where`, or its name where that is empty.
+void validate(const Model& model, const std::string& where = {});
+// Part of it: throws Error when there are more layers than tensors. For readers, before they make anything for each of the layers
+// that a config claims.
+void check_layer_count(const Model& model, const std::string& where);
 
 // XXH3-128 over all tensors in name order: name, dtype, shape and decoded bytes. The same weights have
 // the same digest in every format and encoding.

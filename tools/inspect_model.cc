@@ -84,7 +84,12 @@ std::string shape_text(const Shape& shape) {
 }
 
 std::string printable(std::string text) {
-  for (char& c : text) c = static_cast<unsigned char>(c) < 0x20 || c == 0x7F ? '?' : c;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    // 0xC2 0x80 to 0xC2 0x9F are control characters too.
+    if (byte == 0xC2 && i + 1 < text.size() && static_cast<unsigned char>(text[i + 1]) < 0xA0) text[i] = text[i + 1] = '?';
+    if (byte < 0x20 || byte == 0x7F) text[i] = '?';
+  }
   return text;
 }
 

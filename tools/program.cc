@@ -19,6 +19,8 @@
 namespace miq {
 namespace {
 
+constexpr std::size_t kLongestMessage = 3000;
+
 volatile std::sig_atomic_t signal_received = 0;
 
 extern "C" void remember_signal(int number) { signal_received = number; }
@@ -64,7 +66,7 @@ std::vector<std::string> normalised_arguments(int argc, const char* const* argv,
 }
 
 int report(const std::string& name, const std::string& message, int code) {
-  std::fprintf(stderr, "%s: error: %s\n", name.c_str(), message.c_str());
+  std::fprintf(stderr, "%s: error: %s\n", name.c_str(), printable_message(message).c_str());
   return code;
 }
 
@@ -101,6 +103,23 @@ int run_checked(int argc, const char* const* argv, const Command& command) {
 
 }  // namespace
 
+std::string printable_message(std::string_view text) {
+  std::string result;
+  for (std::size_t i = 0; i < std::min(text.size(), kLongestMessage); ++i) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    // 0xC2 0x80 to 0xC2 0x9F are control characters too; 0xC2 may also be cut off at the end.
+    const bool wide_control = byte == 0xC2 && (i + 1 == text.size() || static_cast<unsigned char>(text[i + 1]) < 0xA0);
+    if (wide_control) ++i;
+    result += wide_control || (byte < 0x20 && byte != '\n') || byte == 0x7F ? '?' : text[i];
+  }
+  if (text.size() > kLongestMessage) {
+    while (!result.empty() && (static_cast<unsigned char>(result.back()) & 0xC0) == 0x80) result.pop_back();
+    if (!result.empty() && static_cast<unsigned char>(result.back()) >= 0xC0) result.pop_back();
+    result += "... (" + std::to_string(text.size()) + " bytes)";
+  }
+  return result;
+}
+
 Session::Session(std::string name, bool quiet, int threads) : name_(std::move(name)), quiet_(quiet), threads_(threads), progress_(!quiet) {}
 
 ThreadPool& Session::pool() {
@@ -121,7 +140,7 @@ MessageFunction Session::message_function() {
 
 void Session::warn(const std::string& text) {
   progress_.clear();
-  std::fprintf(stderr, "%s: warning: %s\n", name_.c_str(), text.c_str());
+  std::fprintf(stderr, "%s: warning: %s\n", name_.c_str(), printable_message(text).c_str());
 }
 
 void Session::print(const std::string& text) {

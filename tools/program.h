@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "miq/base/error.h"
 #include "miq/base/progress.h"
@@ -22,6 +23,10 @@ enum class ExitCode {
   WrongUse = 2,  // unknown options, missing arguments, a UsageError
   Degraded = 3,  // done, but something the user should know of went wrong (a metric failed)
 };
+
+// Names and texts in messages come from files: control characters become '?', so that nothing moves the cursor, and what is
+// beyond 3000 bytes is left out. Line ends stay.
+std::string printable_message(std::string_view text);
 
 // A command while it runs.
 class Session {

@@ -73,7 +73,9 @@ class Colour(enum.Enum):
 
 
 def bits(tensor):
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+    # A clone has strides of its own: those of one element may be anything, and view() minds them.
+    flat = tensor.detach().reshape(-1).clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
 
 
 def same(ours, theirs, data, where):

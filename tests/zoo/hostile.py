@@ -12,6 +12,7 @@ Python itself load one of them. Every N-th file also goes to the installed progr
 With --strace both commands run under strace and only their system calls are judged: no program started, no socket, no
 file opened for writing, renamed, removed or linked outside the folder of the output. Exit code 77: strace cannot trace here.
 """
+
 import argparse
 import concurrent.futures
 import os
@@ -24,14 +25,44 @@ import tempfile
 import time
 from pathlib import Path
 
+import hostile_folder
+import hostile_gguf
+import hostile_globals
+import hostile_model
 import hostile_pickle
 import hostile_safetensors
+import hostile_stream
+import hostile_torch
+import hostile_zip
 import runner
 from zoo import CANARY, Fifo, Link
 
-MAKERS = [hostile_safetensors, hostile_pickle]
-ALWAYS_WRONG = ["Sanitizer", "runtime error:", "terminate called", "Assertion", "internal error", "bad_alloc", "out of memory", "std::",
-                "json.exception", "basic_string", "vector::", "c10::", "fault of"]
+MAKERS = [
+    hostile_safetensors,
+    hostile_gguf,
+    hostile_folder,
+    hostile_model,
+    hostile_pickle,
+    hostile_globals,
+    hostile_stream,
+    hostile_zip,
+    hostile_torch,
+]
+ALWAYS_WRONG = [
+    "Sanitizer",
+    "runtime error:",
+    "terminate called",
+    "Assertion",
+    "internal error",
+    "bad_alloc",
+    "out of memory",
+    "std::",
+    "json.exception",
+    "basic_string",
+    "vector::",
+    "c10::",
+    "fault of",
+]
 
 
 def write(entry, folder):
@@ -61,18 +92,20 @@ def check_general(entry, run, idle, sanitized):
     yield from (f"the message says '{words}'" for words in ALWAYS_WRONG if words in run.err)
     if len(run.err) > 4000:
         yield f"a message of {len(run.err)} bytes"
-    if re.search(r"[\x00-\x08\x0b-\x1f\x7f]", run.err + run.out):
+    if re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", run.err + run.out):
         yield "control characters reach the terminal"
     if not sanitized and run.memory > idle + entry.memory:
         yield f"{(run.memory - idle) >> 20} MiB above an idle process"
 
 
-def check_message(entry, run):
+def check_message(entry, what, run):
     if run.code != 1 or "error: " not in run.err:
         yield f"not refused (exit code {run.code})"
         return
     if (entry.at or entry.name) not in run.err:
         yield f"the message does not name {entry.at or entry.name}"
+    if what != "read-torch-file" and entry.torch is not None:
+        return  # the commands may find something else wrong before they come to the stream
     if entry.offset and not re.search(r"at byte \d+", run.err):
         yield "the message names no offset"
     yield from (f"the message does not say '{word}'" for word in entry.refused if word not in run.err)
@@ -82,13 +115,21 @@ def check(entry, what, run, idle, sanitized):
     yield from check_general(entry, run, idle, sanitized)
     if what == "convert-checkpoint":
         if entry.refused:
-            yield from check_message(entry, run)
+            yield from check_message(entry, what, run)
         elif run.code != 0:
             yield "refused"
+    elif what == "read-torch-file" and entry.torch == "refused":
+        yield from check_message(entry, what, run)
+    elif what == "read-torch-file":
+        if run.code != 0:
+            yield f"refused (exit code {run.code})"
+        yield from (f"does not say '{word}'" for word in entry.torch if word not in run.out)
     elif entry.inspect == "refused" or (entry.inspect == "either" and run.code != 0):
-        yield from check_message(entry, run)
+        yield from check_message(entry, what, run)
     elif run.code != 0:
         yield f"refused (exit code {run.code})"
+    elif entry.inspect == "either" and entry.torch is None:
+        yield from (f"does not say '{word}'" for word in entry.refused if word not in run.out)
     elif entry.inspect != "either":
         yield from (f"does not say '{word}'" for word in entry.inspect if word not in run.out)
 
@@ -97,7 +138,9 @@ class Zoo:
     def __init__(self, arguments, folder):
         self.arguments, self.folder = arguments, folder
         # ASan reserves terabytes of addresses.
-        self.server = runner.Server(arguments.server, folder / "trace" if arguments.strace else None, 0 if arguments.sanitized else 16 << 30)
+        self.server = runner.Server(
+            arguments.server, folder / "trace" if arguments.strace else None, 0 if arguments.sanitized else 16 << 30
+        )
         self.traced = {}
         self.idle = {}
 
@@ -122,7 +165,10 @@ class Zoo:
         (folder / "out").mkdir(parents=True)
         path = write(entry, folder)
         before = set(folder.rglob("*"))
-        for what, arguments in {"inspect-checkpoint": [path.name], "convert-checkpoint": [path.name, "-o", "out/result.miq"]}.items():
+        commands = {"inspect-checkpoint": [path.name], "convert-checkpoint": [path.name, "-o", "out/result.miq"]}
+        if entry.torch is not None and not alone:
+            commands["read-torch-file"] = [path.name]
+        for what, arguments in commands.items():
             run = self.run(what, arguments, folder, alone)
             said += "".join(f"    {line[:400]}\n" for line in (run.err or run.out).splitlines()[:4])
             if self.arguments.strace:
@@ -148,8 +194,12 @@ def all_entries(only):
     for entry in made:
         # A name or content that stands twice is a mistake here: every file must be a case of its own.
         files = {"": entry.files} if isinstance(entry.files, bytes) else entry.files
-        content = tuple(sorted((name, type(value).__name__, b"" if isinstance(value, Fifo) else value.encode() if isinstance(value, Link) else value)
-                               for name, value in files.items()))
+        content = tuple(
+            sorted(
+                (name, type(value).__name__, b"" if isinstance(value, Fifo) else value.encode() if isinstance(value, Link) else value)
+                for name, value in files.items()
+            )
+        )
         for key in (entry.name, content):
             if key in seen:
                 sys.exit(f"{entry.name} and {seen[key]} are the same")
@@ -160,7 +210,13 @@ def all_entries(only):
 def canary_sings(folder):
     """Python itself, made to load a pickle of the zoo, runs what it holds: only so does the canary's silence mean anything."""
     (folder / "singer.pkl").write_bytes(hostile_pickle.SINGER)
-    subprocess.run([sys.executable, "-c", "import pickle; pickle.load(open('singer.pkl', 'rb'))"], cwd=folder, capture_output=True, timeout=60, check=False)
+    subprocess.run(
+        [sys.executable, "-c", "import pickle; pickle.load(open('singer.pkl', 'rb'))"],
+        cwd=folder,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
     return (folder / CANARY).exists()
 
 
@@ -169,7 +225,9 @@ def trace_sees(folder):
     folder = folder / "seen"
     (folder / "out").mkdir(parents=True)
     acts = ["os.system('true')", "socket.socket()", "open('../outside', 'w')", "os.rename('out/in', 'away')", "os.mkdir('made')"]
-    done = runner.run_program([sys.executable, "-c", "import os, socket; open('out/in', 'w'); " + "; ".join(acts)], folder, folder / "trace")
+    done = runner.run_program(
+        [sys.executable, "-c", "import os, socket; open('out/in', 'w'); " + "; ".join(acts)], folder, folder / "trace"
+    )
     log = (folder / "trace").read_text(errors="replace")
     seen = [line for _, line in runner.judge_trace(log, {int(log.split()[0]): folder}, 1)]
     wanted = ["fork|clone", "socket", "outside", "away", "made"]
@@ -179,7 +237,12 @@ def trace_sees(folder):
 def why_not_traced():
     if not shutil.which("strace"):
         return "strace is not installed"
-    done = subprocess.run(["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", "trace=execve", "true"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", "trace=execve", "true"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return "" if done.returncode == 0 else f"strace cannot trace here: {done.stderr.strip()[:200]}"
 
 

@@ -1,4 +1,5 @@
 """Runs the commands on files of the zoo, and reads what strace saw of it."""
+
 import os
 import re
 import signal
@@ -7,9 +8,11 @@ import threading
 from pathlib import Path
 
 SECONDS = 20  # for one command; a loaded machine takes 2 s to start one
-TRACED = ("execve,execveat,fork,vfork,clone,clone3,ptrace,process_vm_writev,kill,tkill,socket,connect,bind,listen,accept,sendto,open,openat,openat2,creat,"
-          "rename,renameat,renameat2,unlink,unlinkat,rmdir,mkdir,mkdirat,link,linkat,symlink,symlinkat,chmod,fchmod,fchmodat,truncate,ftruncate,mknod,"
-          "mknodat,chdir,setuid,mount")
+TRACED = ",".join(
+    """execve execveat fork vfork clone clone3 ptrace process_vm_writev kill tkill socket connect bind listen accept sendto open openat openat2
+    creat rename renameat renameat2 unlink unlinkat rmdir mkdir mkdirat link linkat symlink symlinkat chmod fchmod fchmodat truncate ftruncate
+    mknod mknodat chdir setuid mount""".split()
+)
 
 
 class Outcome:
@@ -34,7 +37,17 @@ class Server:
             with self.lock:
                 command = [self.program]
                 if self.log:
-                    command = ["strace", "-f", "--seccomp-bpf", "-qq", "-y", "-o", f"{self.log}.{len(self.processes)}", "-e", "trace=" + TRACED] + command
+                    command = [
+                        "strace",
+                        "-f",
+                        "--seccomp-bpf",
+                        "-qq",
+                        "-y",
+                        "-o",
+                        f"{self.log}.{len(self.processes)}",
+                        "-e",
+                        "trace=" + TRACED,
+                    ] + command
                 self.local.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
                 self.processes.append(self.local.process)
         return self.local.process
@@ -82,7 +95,7 @@ def judge_trace(log, folder_of, programs_allowed=0):
                 if int(thread[1]) in folder_of:
                     folder_of[int(thread[2])] = folder_of[int(thread[1])]
             continue
-        pid, call, words = int(match[1]), match[2], line[match.end():]
+        pid, call, words = int(match[1]), match[2], line[match.end() :]
         if pid not in folder_of:
             continue
         folder = folder_of[pid]
@@ -101,7 +114,19 @@ def judge_trace(log, folder_of, programs_allowed=0):
         elif call == "chdir":
             if f'"{folder}"' not in words:
                 yield folder, line
-        elif call in ("rename", "renameat", "renameat2", "unlink", "unlinkat", "ftruncate", "fchmod", "link", "linkat", "chmod", "fchmodat"):
+        elif call in (
+            "rename",
+            "renameat",
+            "renameat2",
+            "unlink",
+            "unlinkat",
+            "ftruncate",
+            "fchmod",
+            "link",
+            "linkat",
+            "chmod",
+            "fchmodat",
+        ):
             if not to_output(words, folder):
                 yield folder, line
         else:

@@ -2,6 +2,7 @@
 
 Everything here is Python's standard library alone and gives the same bytes on every run.
 """
+
 import json
 import random
 import struct
@@ -31,6 +32,7 @@ class Entry:
     offset   the message must say at which byte
     why      the reason; an advisory, issue or source where there is one
     """
+
     name: str
     files: Union[bytes, dict]
     refused: tuple = ()
@@ -38,6 +40,9 @@ class Entry:
     at: str = ""
     offset: bool = False
     why: str = ""
+    torch: Union[tuple, str, None] = (
+        None  # for PyTorch files: what the reader alone must say, words or "refused" (with the words of `refused`)
+    )
     memory: int = 64 << 20  # bytes of memory above those of an idle process that it may take
 
     def __post_init__(self):
@@ -47,27 +52,53 @@ class Entry:
 @dataclass
 class Model:
     """A whole Llama of one layer, as a Hugging Face folder would hold it."""
-    config: dict = field(default_factory=lambda: {
-        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 256, "hidden_size": 8, "intermediate_size": 12,
-        "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "rms_norm_eps": 1e-5, "max_position_embeddings": 64,
-        "tie_word_embeddings": True, "hidden_act": "silu"})
+
+    config: dict = field(
+        default_factory=lambda: {
+            "model_type": "llama",
+            "architectures": ["LlamaForCausalLM"],
+            "vocab_size": 256,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 64,
+            "tie_word_embeddings": True,
+            "hidden_act": "silu",
+        }
+    )
 
     def tensors(self):
         """{name: (shape, bytes)}, float32, in the order of their names."""
         width, inner, vocabulary = (self.config[key] for key in ("hidden_size", "intermediate_size", "vocab_size"))
         heads, kv_heads = self.config["num_attention_heads"], self.config["num_key_value_heads"]
-        layer = {"self_attn.q_proj": [width, width], "self_attn.k_proj": [width // heads * kv_heads, width],
-                 "self_attn.v_proj": [width // heads * kv_heads, width], "self_attn.o_proj": [width, width], "mlp.gate_proj": [inner, width],
-                 "mlp.up_proj": [inner, width], "mlp.down_proj": [width, inner], "input_layernorm": [width], "post_attention_layernorm": [width]}
+        layer = {
+            "self_attn.q_proj": [width, width],
+            "self_attn.k_proj": [width // heads * kv_heads, width],
+            "self_attn.v_proj": [width // heads * kv_heads, width],
+            "self_attn.o_proj": [width, width],
+            "mlp.gate_proj": [inner, width],
+            "mlp.up_proj": [inner, width],
+            "mlp.down_proj": [width, inner],
+            "input_layernorm": [width],
+            "post_attention_layernorm": [width],
+        }
         shapes = {"model.embed_tokens.weight": [vocabulary, width], "model.norm.weight": [width]}
-        shapes |= {f"model.layers.{i}.{name}.weight": shape for i in range(self.config["num_hidden_layers"]) for name, shape in layer.items()}
+        shapes |= {
+            f"model.layers.{i}.{name}.weight": shape for i in range(self.config["num_hidden_layers"]) for name, shape in layer.items()
+        }
         draw = random.Random(7)
         return {name: (shapes[name], floats(draw.gauss(0, 0.3) for _ in range(product(shapes[name])))) for name in sorted(shapes)}
 
     def folder(self, **changed):
         """The folder's files; a keyword with an underscore for each dot and dash changes or (None) removes one."""
-        files = {"config.json": encoded(self.config), "tokenizer.json": encoded(tokenizer()),
-                 "model.safetensors": safetensors(self.tensors())}
+        files = {
+            "config.json": encoded(self.config),
+            "tokenizer.json": encoded(tokenizer()),
+            "model.safetensors": safetensors(self.tensors()),
+        }
         return {name: content for name, content in (files | changed).items() if content is not None}
 
 
@@ -92,10 +123,27 @@ def tokenizer():
     hidden = [byte for byte in range(256) if byte not in shown]
     characters = {byte: chr(byte) for byte in shown} | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None, "pre_tokenizer": level,
-            "post_processor": None, "decoder": level,
-            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
-                      "fuse_unk": False, "byte_fallback": False, "vocab": {characters[byte]: byte for byte in range(256)}, "merges": []}}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": level,
+        "post_processor": None,
+        "decoder": level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "vocab": {characters[byte]: byte for byte in range(256)},
+            "merges": [],
+        },
+    }
 
 
 def safetensors(tensors, metadata=None, dtype="F32", padding=b""):

@@ -28,7 +28,7 @@ class AtomicFile {
   void discard() noexcept;
   std::string path_, temporary_;
   int descriptor_ = -1;
-  std::uint64_t position_ = 0;
+  std::uint64_t position_ = 0, started_ = 0;  // bytes written; bytes whose way to the disk has begun
 };
 
 // For texts: report files and the like.

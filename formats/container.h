@@ -10,6 +10,7 @@
 #include <string>
 
 #include "miq/base/blob.h"
+#include "miq/base/thread_pool.h"
 #include "miq/formats/tensor.h"
 
 namespace miq {
@@ -20,18 +21,19 @@ struct Container {
   std::map<std::string, Tensor> tensors;
 };
 
-// Atomic (see atomic_file.h), and read back and verified before the rename.
-void write_container(const std::string& path, const Container& container);
+// Atomic (see atomic_file.h), and read back and verified before the rename. Checksums are worked out by all
+// threads of `pool` where there is one; the bytes are the same.
+void write_container(const std::string& path, const Container& container, ThreadPool* pool = nullptr);
 
 // Maps the file and checks the header, the manifest, the files and the tensor table against their
 // checksums, and every tensor's bytes too where `verify_tensors`. Errors name the tensor and the
 // chunk's offset in the file.
-Container read_container(const std::string& path, bool verify_tensors = true);
+Container read_container(const std::string& path, bool verify_tensors = true, ThreadPool* pool = nullptr);
 // The same from bytes in memory; `name` is used in messages.
-Container read_container(Blob file, const std::string& name, bool verify_tensors = true);
+Container read_container(Blob file, const std::string& name, bool verify_tensors = true, ThreadPool* pool = nullptr);
 // Throws FormatError for the first chunk whose checksum is wrong, and for anything else that reading
 // the file and its tensors' sections would refuse.
-void verify_container(const std::string& path);
+void verify_container(const std::string& path, ThreadPool* pool = nullptr);
 
 // True when the bytes begin like a safetensors file whose header metadata says format "miq".
 bool looks_like_container(Bytes start_of_file);

@@ -41,8 +41,8 @@ class Reader {
     check_table_of_checksums();
   }
 
-  Container read(bool verify_tensors) {
-    check_chunks([&](std::string_view stored) { return verify_tensors || stored.substr(0, kReserved.size()) == kReserved; });
+  Container read(bool verify_tensors, ThreadPool* pool) {
+    check_chunks(pool, [&](std::string_view stored) { return verify_tensors || stored.substr(0, kReserved.size()) == kReserved; });
     const std::string table_text(payload(kTable).text());
     const Json table = parse_json(table_text, name_ + ": " + std::string(kTable));
     Container content;
@@ -65,6 +65,11 @@ class Reader {
   }
 
  private:
+  struct Extent {
+    std::uint64_t begin, end;
+    const std::string* stored;
+  };
+
   [[noreturn]] void refuse(const std::string& problem, std::string_view remedy = {}) const { throw FormatError(name_, problem, remedy); }
 
   void check_header(const Blob& file) const {
@@ -154,23 +159,32 @@ class Reader {
 
   std::uint64_t offset_of(std::string_view stored) const { return source_.data_begin + entry(stored).begin; }
 
+  // The first wrong chunk in the file's order is named, however many threads look.
   template <typename Wanted>
-  void check_chunks(const Wanted& wanted) const {
+  void check_chunks(ThreadPool* pool, const Wanted& wanted) const {
+    struct Unit {
+      const Extent* extent;
+      std::uint64_t begin, end;  // within the payloads; whole chunks
+      const std::uint8_t* sum;
+    };
+    constexpr std::uint64_t kUnit = 64 * kChunk;
     const Blob sums = payload(kChecksums);
     const std::uint8_t* sum = sums.bytes().data();
+    std::vector<Unit> units;
     for (const Extent& extent : order_) {
       const bool is_wanted = wanted(*extent.stored);
-      for (std::uint64_t begin = extent.begin; begin < extent.end; begin += kChunk, sum += 8) {
-        if (!is_wanted) continue;
-        const std::uint64_t offset = source_.data_begin + begin, length = std::min(kChunk, extent.end - begin);
-        std::uint64_t expected;
-        std::memcpy(&expected, sum, 8);
-        if (xxh3_64(source_.file.bytes().subspan(offset, length)) == expected) continue;
-        throw FormatError(name_, offset,
-                          described(*extent.stored) + ": the " + std::to_string(length) + " bytes from here do not match their checksum",
-                          kCopyAgain);
+      for (std::uint64_t begin = extent.begin; is_wanted && begin < extent.end; begin += kUnit) {
+        units.push_back({&extent, begin, std::min(extent.end, begin + kUnit), sum + (begin - extent.begin) / kChunk * 8});
       }
+      sum += chunks_of(extent.end - extent.begin) * 8;
     }
+    const auto check = [&](std::int64_t i) {
+      const Unit& unit = units[static_cast<std::size_t>(i)];
+      const std::uint8_t* at = unit.sum;
+      for (std::uint64_t begin = unit.begin; begin < unit.end; begin += kChunk, at += 8) check_chunk(*unit.extent, begin, std::min(kChunk, unit.end - begin), at);
+    };
+    if (pool) return pool->for_each(static_cast<std::int64_t>(units.size()), check);
+    for (std::size_t i = 0; i < units.size(); ++i) check(static_cast<std::int64_t>(i));
   }
 
   void read_files(Container& content, const Json& files) {
@@ -247,10 +261,14 @@ class Reader {
     }
   }
 
-  struct Extent {
-    std::uint64_t begin, end;
-    const std::string* stored;
-  };
+  void check_chunk(const Extent& extent, std::uint64_t begin, std::uint64_t length, const std::uint8_t* sum) const {
+    const std::uint64_t offset = source_.data_begin + begin;
+    std::uint64_t expected;
+    std::memcpy(&expected, sum, 8);
+    if (xxh3_64(source_.file.bytes().subspan(offset, length)) == expected) return;
+    throw FormatError(name_, offset, described(*extent.stored) + ": the " + std::to_string(length) + " bytes from here do not match their checksum", kCopyAgain);
+  }
+
   std::string name_;
   SafetensorsFile source_;
   std::vector<Extent> order_;         // every payload but the checksums, as they lie in the file
@@ -259,13 +277,15 @@ class Reader {
 
 }  // namespace
 
-Container read_container(Blob file, const std::string& name, bool verify_tensors) {
-  return Reader(std::move(file), name).read(verify_tensors);
+Container read_container(Blob file, const std::string& name, bool verify_tensors, ThreadPool* pool) {
+  return Reader(std::move(file), name).read(verify_tensors, pool);
 }
 
-Container read_container(const std::string& path, bool verify_tensors) { return read_container(map_file(path), path, verify_tensors); }
+Container read_container(const std::string& path, bool verify_tensors, ThreadPool* pool) {
+  return read_container(map_file(path), path, verify_tensors, pool);
+}
 
-void verify_container(const std::string& path) { read_container(path, true); }
+void verify_container(const std::string& path, ThreadPool* pool) { read_container(path, true, pool); }
 
 bool looks_like_container(Bytes start_of_file) {
   const std::string_view text(reinterpret_cast<const char*>(start_of_file.data()), start_of_file.size());

@@ -92,8 +92,39 @@ std::vector<Payload> tensor_payloads(const Container& content) {
   return aligned;
 }
 
+// Appends the checksums of all payloads, in order; the work is cut into runs of chunks.
+std::vector<std::uint8_t> checksums_of(const std::vector<Payload>& payloads, ThreadPool* pool) {
+  struct Unit {
+    const Payload* payload;
+    std::uint64_t begin, end, sum_at;
+  };
+  constexpr std::uint64_t kUnit = 64 * kChunk;
+  std::vector<Unit> units;
+  std::uint64_t count = 0;
+  for (const Payload& payload : payloads) {
+    for (std::uint64_t begin = 0; begin < payload.size; begin += kUnit) units.push_back({&payload, begin, std::min(payload.size, begin + kUnit), count + begin / kChunk});
+    count += chunks_of(payload.size);
+  }
+  std::vector<std::uint8_t> sums(count * 8);
+  const auto sum_unit = [&](std::int64_t i) {
+    const Unit& unit = units[static_cast<std::size_t>(i)];
+    std::vector<std::uint8_t> buffer;
+    std::uint8_t* out = sums.data() + unit.sum_at * 8;
+    for (std::uint64_t begin = unit.begin; begin < unit.end; begin += kChunk) {
+      const std::uint64_t sum = xxh3_64(part_of(*unit.payload, begin, std::min(kChunk, unit.end - begin), buffer));
+      for (int k = 0; k < 8; ++k) *out++ = static_cast<std::uint8_t>(sum >> (8 * k));
+    }
+  };
+  if (pool) {
+    pool->for_each(static_cast<std::int64_t>(units.size()), sum_unit);
+  } else {
+    for (std::size_t i = 0; i < units.size(); ++i) sum_unit(static_cast<std::int64_t>(i));
+  }
+  return sums;
+}
+
 // All payloads in the file's order, the checksums filled in.
-std::vector<Payload> lay_out(const Container& content) {
+std::vector<Payload> lay_out(const Container& content, ThreadPool* pool) {
   std::vector<Payload> payloads;
   payloads.push_back(bytes_payload(std::string(kTable), Blob(std::string_view(table_of(content)))));
   payloads.push_back(bytes_payload(std::string(kManifest), Blob(std::string_view(content.manifest))));
@@ -101,13 +132,7 @@ std::vector<Payload> lay_out(const Container& content) {
   const std::size_t checksums_at = payloads.size();
   for (Payload& payload : tensor_payloads(content)) payloads.push_back(std::move(payload));
 
-  std::vector<std::uint8_t> sums, buffer;
-  for (const Payload& payload : payloads) {
-    for (std::uint64_t begin = 0; begin < payload.size; begin += kChunk) {
-      const std::uint64_t sum = xxh3_64(part_of(payload, begin, std::min(kChunk, payload.size - begin), buffer));
-      for (int k = 0; k < 8; ++k) sums.push_back(static_cast<std::uint8_t>(sum >> (8 * k)));
-    }
-  }
+  std::vector<std::uint8_t> sums = checksums_of(payloads, pool);
   sums.resize(padded(sums.size()));
   payloads.insert(payloads.begin() + static_cast<std::ptrdiff_t>(checksums_at),
                   bytes_payload(std::string(kChecksums), Blob(std::move(sums))));
@@ -130,9 +155,9 @@ std::string header_of(const std::vector<Payload>& payloads) {
 
 }  // namespace
 
-void write_container(const std::string& path, const Container& content) {
+void write_container(const std::string& path, const Container& content, ThreadPool* pool) {
   check_content(content);
-  const std::vector<Payload> payloads = lay_out(content);
+  const std::vector<Payload> payloads = lay_out(content, pool);
   const std::string header = header_of(payloads);
   std::uint64_t size = header.size();
   for (const Payload& payload : payloads) size += payload.size;
@@ -143,7 +168,7 @@ void write_container(const std::string& path, const Container& content) {
     file.write(payload.blob.bytes());
     if (payload.size > payload.blob.size()) file.write(part_of(payload, payload.blob.size(), payload.size - payload.blob.size(), buffer));
   }
-  file.commit([](const std::string& temporary) { verify_container(temporary); });
+  file.commit([&](const std::string& temporary) { verify_container(temporary, pool); });
 }
 
 }  // namespace miq

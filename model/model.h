@@ -48,7 +48,8 @@ std::string weights_digest(const Model& model, ThreadPool& pool);
 std::string weights_digest(const std::map<std::string, Tensor>& tensors, const std::map<std::string, std::string>& digests);
 
 // The .miq container (formats/spec/miq.md): Model <-> bytes, without loss.
-void save_model(const Model& model, const std::string& path);
+// `digest` is weights_digest() where it is known already, else empty; `pool` may be null: one is made.
+void save_model(const Model& model, const std::string& path, ThreadPool* pool = nullptr, std::string digest = {});
 Model load_model(const std::string& path);
 
 }  // namespace miq

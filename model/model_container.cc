@@ -14,15 +14,17 @@ constexpr int kManifestVersion = 1;
 
 }  // namespace
 
-void save_model(const Model& model, const std::string& path) {
+void save_model(const Model& model, const std::string& path, ThreadPool* given_pool, std::string digest) {
   validate(model);
-  ThreadPool pool;
+  std::optional<ThreadPool> own_pool;
+  ThreadPool& pool = given_pool ? *given_pool : own_pool.emplace();
+  if (digest.empty()) digest = weights_digest(model, pool);
   Container container;
   container.manifest = Json{{"manifest_version", kManifestVersion},
                             {"written_by", std::string("miq ") + version()},
                             {"name", model.name},
                             {"config", model.config.to_json()},
-                            {"weights_digest", weights_digest(model, pool)},
+                            {"weights_digest", digest},
                             {"method", model.method},
                             {"statistics", model.statistics},
                             {"calibration", model.calibration},
@@ -30,11 +32,12 @@ void save_model(const Model& model, const std::string& path) {
                            .dump();
   container.files = model.files;
   container.tensors = model.tensors;
-  write_container(path, container);
+  write_container(path, container, &pool);
 }
 
 Model load_model(const std::string& path) {
-  Container container = read_container(path);
+  ThreadPool pool;
+  Container container = read_container(path, true, &pool);
   const std::string name = path + " (manifest)";
   const Json manifest = parse_json(container.manifest, name);
   const auto field = [&](const char* key, Json::value_t type) -> const Json& {

@@ -47,7 +47,8 @@ ExitCode convert(const Options& options, Session& session) {
   summary["to"] = options.to;
   // What a folder of ours brought back is already encoded as its container was.
   const std::string encode = opened.restored && !options.encode_given ? "" : options.encode;
-  summary["result"] = options.to == "hf" ? convert_to_hugging_face(opened, options, session) : write_container(opened.model, options.output, wanted_type(options), encode, session);
+  summary["result"] = options.to == "hf" ? convert_to_hugging_face(opened, options, session) : write_container(opened.model, options.output, wanted_type(options), encode, session,
+                                                         summary.at("weights_digest").get<std::string>());
   summary["notes"] = opened.notes;
   for (const std::string& note : opened.notes) session.warn(note);
   session.print(options.json ? summary.dump(2, ' ', false, Json::error_handler_t::replace) + "\n" : summary_text(summary));

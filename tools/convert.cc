@@ -45,7 +45,7 @@ void prepare_container(const std::string& output, Session& session) {
   warn_of_foreign_ending(output, session);
 }
 
-Json write_container(Model& model, const std::string& output, std::optional<DType> dtype, const std::string& encode, Session& session) {
+Json write_container(Model& model, const std::string& output, std::optional<DType> dtype, const std::string& encode, Session& session, const std::string& digest) {
   if (dtype) cast_tensors(model, *dtype, session.pool());
   Json encoding = Json::object();
   if (!encode.empty()) {
@@ -53,13 +53,14 @@ Json write_container(Model& model, const std::string& output, std::optional<DTyp
     encoding = encode_model(model, encode_policy(encode), session.pool(), session.progress_function());
   }
   session.progress().start("writing");
-  save_model(model, output);
+  save_model(model, output, &session.pool(), dtype ? "" : digest);
   return {{"bytes", checkpoint_bytes(output)}, {"encoding", std::move(encoding)}};
 }
 
 Json start_summary(OpenedCheckpoint& opened, const std::string& given, const std::string& path, const std::string& output, Session& session) {
   Model& model = opened.model;
-  if (!opened.restored && model.source.value("format", "miq") != "miq") model.source["digest"] = weights_digest(model, session.pool());
+  const std::string digest = weights_digest(model, session.pool());
+  if (!opened.restored && model.source.value("format", "miq") != "miq") model.source["digest"] = digest;
   std::uint64_t weights = 0;
   for (const auto& [name, tensor] : model.tensors) weights += static_cast<std::uint64_t>(tensor.elements());
   return {{"schema", "miq.convert/1"},
@@ -71,6 +72,7 @@ Json start_summary(OpenedCheckpoint& opened, const std::string& given, const std
           {"parameters", weights},
           {"source_bytes", checkpoint_bytes(path)},
           {"output", output},
+          {"weights_digest", digest},
           {"method", model.method},
           {"restored", opened.restored}};
 }

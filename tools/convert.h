@@ -16,8 +16,9 @@ namespace miq {
 void prepare_container(const std::string& output, Session& session);
 
 // Casts to `dtype` where given, encodes by the policy `encode` (encode.h; empty: tensors stay as they are)
-// and saves. Returns {"bytes", "encoding"}.
-Json write_container(Model& model, const std::string& output, std::optional<DType> dtype, const std::string& encode, Session& session);
+// and saves. `digest` is weights_digest() of the model as it is given, where it is known. Returns {"bytes", "encoding"}.
+Json write_container(Model& model, const std::string& output, std::optional<DType> dtype, const std::string& encode, Session& session,
+                     const std::string& digest = {});
 
 // Facts of the source; also notes the digest of a foreign model's weights in its description. `given` is
 // what the user wrote, `path` where it was found. The caller adds "result" (as write_container's) and "notes".

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "miq/base/blob.h"
 
@@ -26,8 +27,10 @@ class AtomicFile {
 
  private:
   void discard() noexcept;
+  void write_some(Bytes bytes);
   std::string path_, temporary_;
   int descriptor_ = -1;
+  std::vector<std::uint8_t> stage_;
   std::uint64_t position_ = 0, started_ = 0;  // bytes written; bytes whose way to the disk has begun
 };
 

@@ -3,12 +3,16 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <limits>
 
 #include "miq/base/error.h"
+#include "miq/formats/atomic_file.h"
+#include "miq/formats/mapped_file.h"
 #include "miq/formats/safetensors_writer.h"
 
 namespace miq {
@@ -69,6 +73,26 @@ TEST(Cast, RefusesOverflowAndOtherTypes) {
   EXPECT_THROW(cast_elements(blob_of<double>({1e300}), DType::F64, DType::BF16, "t"), FormatError);
   EXPECT_THROW(cast_elements(blob_of<std::uint8_t>({1}), DType::U8, DType::F32, "t"), FormatError);
   EXPECT_THROW(cast_elements(blob_of<float>({1}), DType::F32, DType::F8E4M3, "t"), FormatError);
+}
+
+// Large writes that lie differently in memory and in the file take another way through AtomicFile.
+TEST(AtomicFileWrite, EveryPlaceInACacheLine) {
+  const std::string path = (std::filesystem::path(testing::TempDir()) / "miq_places").string();
+  std::vector<std::uint8_t> bytes(1 << 20);
+  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::uint8_t>(i * 2654435761u >> 13);
+  std::vector<std::uint8_t> expected;
+  AtomicFile file(path);
+  for (const std::size_t size : {std::size_t{1}, (std::size_t{256} << 10) + 1, std::size_t{700001}, std::size_t{63}, (std::size_t{512} << 10), std::size_t{300007}}) {
+    for (const std::size_t from : {0u, 1u, 8u, 63u, 64u}) {
+      file.write(Bytes(bytes).subspan(from, size));
+      expected.insert(expected.end(), bytes.begin() + static_cast<std::ptrdiff_t>(from), bytes.begin() + static_cast<std::ptrdiff_t>(from + size));
+      ASSERT_EQ(file.position(), expected.size());
+    }
+  }
+  file.commit();
+  const Blob found = map_file(path);
+  EXPECT_TRUE(std::ranges::equal(found.bytes(), expected));
+  std::filesystem::remove(path);
 }
 
 TEST(SafetensorsWriter, WidestFirstThenByNameAndReadBack) {

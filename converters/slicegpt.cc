@@ -36,7 +36,9 @@ class Slices {
       fail("models of architecture '" + config_.architecture + "' cannot be sliced by SliceGPT; supported: llama, opt");
     }
     if (!config_.norm_first) fail("the base model normalises after the residual sum; SliceGPT slices only models that do so before");
-    if (config_.embedding != 0) fail("the base model projects its embedding from width " + text(config_.embedding) + "; SliceGPT does not slice such models");
+    if (config_.embedding != 0) {
+      fail("the base model projects its embedding from width " + text(config_.embedding) + "; SliceGPT does not slice such models");
+    }
     config_.sliced = true;
     config_.norm = NormKind::FusedRms;
     config_.norm_epsilon = kEpsilon;
@@ -57,7 +59,8 @@ class Slices {
 
   void same(const std::string& what, const std::string& seen_in, std::int64_t in_slices, std::int64_t in_base) const {
     if (in_slices == in_base) return;
-    fail("the slices and the base model disagree on the " + what + ": " + text(in_slices) + " (" + seen_in + ") against " + text(in_base) + " (config)",
+    fail("the slices and the base model disagree on the " + what + ": " + text(in_slices) + " (" + seen_in + ") against " + text(in_base) +
+             " (config)",
          "Give the base model that was sliced");
   }
 
@@ -70,12 +73,16 @@ class Slices {
   const Shape& matrix(const std::string& name) const {
     const Tensor* tensor = found(name);
     if (!tensor) fail("tensor '" + name + "' is missing", "The file is incomplete, or not one of SliceGPT");
-    if (tensor->shape.size() != 2) fail("tensor '" + name + "' has " + text(static_cast<std::int64_t>(tensor->shape.size())) + " dimensions, expected 2");
+    if (tensor->shape.size() != 2) {
+      fail("tensor '" + name + "' has " + text(static_cast<std::int64_t>(tensor->shape.size())) + " dimensions, expected 2");
+    }
     return tensor->shape;
   }
 
   const Shape& matrix(std::int64_t layer, Role role) const { return matrix(layer_tensor_name(row_, layer, rule_name(row_, role))); }
-  bool has_bias(std::int64_t layer, Role role) const { return found(layer_tensor_name(row_, layer, rule_name(row_, role, true))) != nullptr; }
+  bool has_bias(std::int64_t layer, Role role) const {
+    return found(layer_tensor_name(row_, layer, rule_name(row_, role, true))) != nullptr;
+  }
 
   void check_layer_count() const {
     std::set<std::string, std::less<>> numbers;
@@ -98,10 +105,16 @@ class Slices {
     layer.input = attention[0];
     layer.middle = attention[1];
     layer.output = mlp[1];
-    if (layer.input != width) fail("the attention rotation" + of + " has " + text(layer.input) + " rows, but the stream before it is " + text(width) + " wide");
-    if (mlp[0] != layer.middle) fail("the MLP rotation" + of + " has " + text(mlp[0]) + " rows, but the attention rotation " + text(layer.middle) + " columns");
+    if (layer.input != width) {
+      fail("the attention rotation" + of + " has " + text(layer.input) + " rows, but the stream before it is " + text(width) + " wide");
+    }
+    if (mlp[0] != layer.middle) {
+      fail("the MLP rotation" + of + " has " + text(mlp[0]) + " rows, but the attention rotation " + text(layer.middle) + " columns");
+    }
     for (const std::int64_t w : {layer.input, layer.middle, layer.output}) {
-      if (w > config_.hidden) fail("layer " + text(number) + " has a width of " + text(w) + ", more than the base model's hidden size " + text(config_.hidden));
+      if (w > config_.hidden) {
+        fail("layer " + text(number) + " has a width of " + text(w) + ", more than the base model's hidden size " + text(config_.hidden));
+      }
     }
     check_heads(number, Role::Query, layer.heads, layer.head_dim);
     check_heads(number, Role::Key, layer.kv_heads, layer.head_dim);
@@ -116,8 +129,9 @@ class Slices {
     const std::int64_t rows = matrix(layer, role)[0];
     if (rows == heads * head_dim) return;
     const char* what = role == Role::Query ? "query" : "key/value";
-    fail("the slices and the base model disagree on heads or head dimension: the " + std::string(what) + " matrix of layer " + text(layer) + " has " +
-             text(rows) + " rows, but " + text(heads) + " heads of dimension " + text(head_dim) + " (config) make " + text(heads * head_dim),
+    fail("the slices and the base model disagree on heads or head dimension: the " + std::string(what) + " matrix of layer " + text(layer) +
+             " has " + text(rows) + " rows, but " + text(heads) + " heads of dimension " + text(head_dim) + " (config) make " +
+             text(heads * head_dim),
          "Give the base model that was sliced");
   }
 
@@ -131,16 +145,23 @@ class Slices {
 void check_schedule(const Config& config, const Json& schedule, const std::string& where) {
   const ConfigFields fields(schedule, where);
   const auto same = [&](const std::string& key, std::int64_t stated, std::int64_t real) {
-    if (stated != real) throw FormatError(where, "states " + key + " " + text(stated) + ", but the tensors have " + text(real), "The json belongs to another file");
+    if (stated != real) {
+      throw FormatError(where, "states " + key + " " + text(stated) + ", but the tensors have " + text(real),
+                        "The json belongs to another file");
+    }
   };
   const auto layers = static_cast<std::int64_t>(config.layers.size());
-  if (fields.flag_or("parallel_blocks", false)) throw FormatError(where, "key 'parallel_blocks' is true: attention and MLP side by side are not supported");
+  if (fields.flag_or("parallel_blocks", false)) {
+    throw FormatError(where, "key 'parallel_blocks' is true: attention and MLP side by side are not supported");
+  }
   if (fields.has("hidden_size")) same("hidden_size", fields.size("hidden_size"), config.hidden);
   if (fields.has("layers_num")) same("layers_num", fields.size("layers_num"), layers);
   if (fields.has("head_dimension")) same("head_dimension", fields.size("head_dimension"), head_width(config));
   const bool sliced_head = head_width(config) != config.hidden;
   if (fields.has("do_slice_head") && !fields.flag("do_slice_head") && sliced_head) {
-    throw FormatError(where, "states an unsliced head (do_slice_head false), which has " + text(config.hidden) + " columns, but the tensor has " + text(head_width(config)),
+    throw FormatError(where,
+                      "states an unsliced head (do_slice_head false), which has " + text(config.hidden) + " columns, but the tensor has " +
+                          text(head_width(config)),
                       "The json or the base model belongs to another file");
   }
   const auto widths = [&](const char* key, std::int64_t count, const auto& real) {
@@ -148,7 +169,9 @@ void check_schedule(const Config& config, const Json& schedule, const std::strin
     const ConfigFields entries(fields.at(key), where + " (" + key + ")");
     for (std::int64_t i = 0; i < count; ++i) {
       const std::string number = text(i);
-      if (entries.has(number.c_str())) same(std::string(key) + " " + number, entries.size(number.c_str()), real(static_cast<std::size_t>(i)));
+      if (entries.has(number.c_str())) {
+        same(std::string(key) + " " + number, entries.size(number.c_str()), real(static_cast<std::size_t>(i)));
+      }
     }
   };
   widths("embedding_dimensions", 2, [&](std::size_t) { return embedding_width(config); });
@@ -168,7 +191,8 @@ std::optional<std::int64_t> check_sparsity(const Config& config, const SliceFact
   std::optional<std::int64_t> interval = facts.round_interval;
   if (!interval) {
     const std::span candidates(kIntervals, scheduled ? std::size(kIntervals) : kDefaultIntervals);
-    const auto explains = std::ranges::find_if(candidates, [&](std::int64_t i) { return sliced_width(config.hidden, sparsity, i) == width; });
+    const auto explains =
+        std::ranges::find_if(candidates, [&](std::int64_t i) { return sliced_width(config.hidden, sparsity, i) == width; });
     if (explains != candidates.end()) interval = *explains;
   }
   // A json may state any widths; the number in a name is then a description at most.
@@ -177,8 +201,9 @@ std::optional<std::int64_t> check_sparsity(const Config& config, const SliceFact
   const std::int64_t expected = sliced_width(config.hidden, sparsity, rounded_to);
   const auto check = [&](std::int64_t real, const std::string& what) {
     if (real == expected) return;
-    throw FormatError(facts.where, "sparsity " + Json(sparsity).dump() + " and round interval " + text(rounded_to) + " make a width of " + text(expected) + " of " +
-                                       text(config.hidden) + ", but " + what + " is " + text(real) + " wide",
+    throw FormatError(facts.where,
+                      "sparsity " + Json(sparsity).dump() + " and round interval " + text(rounded_to) + " make a width of " +
+                          text(expected) + " of " + text(config.hidden) + ", but " + what + " is " + text(real) + " wide",
                       "Give the right --sparsity or --round-interval, or the .json that was written beside the .pt");
   };
   check(width, "the embedding");
@@ -219,7 +244,8 @@ void describe(Model& model, const SliceFacts& facts, std::optional<std::int64_t>
   if (interval) model.method["round_interval"] = *interval;
   if (!facts.base_model.empty()) model.method["base_model"] = facts.base_model;
   if (!facts.note.empty()) model.method["note"] = facts.note;
-  model.statistics["slicing"] = {{"parameters", parameters}, {"parameters_fused", before}, {"hidden_size", config.hidden}, {"width", embedding_width(config)}};
+  model.statistics["slicing"] = {
+      {"parameters", parameters}, {"parameters_fused", before}, {"hidden_size", config.hidden}, {"width", embedding_width(config)}};
 }
 
 }  // namespace
@@ -250,7 +276,9 @@ Model assemble_sliced(CheckpointParts parts, const SliceFacts& facts) {
       // Before the tensors are read, so that a base folder of another size is named as such.
       const ConfigFields fields(facts.schedule, facts.schedule_where);
       if (fields.has("hidden_size") && fields.size("hidden_size") != config.hidden) {
-        throw FormatError(facts.schedule_where, "the slices come from a hidden size of " + text(fields.size("hidden_size")) + ", but the base model's is " + text(config.hidden),
+        throw FormatError(facts.schedule_where,
+                          "the slices come from a hidden size of " + text(fields.size("hidden_size")) + ", but the base model's is " +
+                              text(config.hidden),
                           "Give the base model that was sliced");
       }
     }
@@ -258,10 +286,13 @@ Model assemble_sliced(CheckpointParts parts, const SliceFacts& facts) {
     if (!facts.schedule.is_null()) check_schedule(config, facts.schedule, facts.schedule_where);
     interval = check_sparsity(config, facts);
     // Without a json a sliced head shows in the tensor alone: it then has the width of the stream.
-    const bool explained = head_width(config) == config.hidden || head_width(config) == embedding_width(config) || !facts.schedule.is_null();
+    const bool explained =
+        head_width(config) == config.hidden || head_width(config) == embedding_width(config) || !facts.schedule.is_null();
     if (!explained) {
-      throw FormatError(where, "the head has " + text(head_width(config)) + " columns; an unsliced one would have the base model's " + text(config.hidden) +
-                                   ", a sliced one " + text(embedding_width(config)), "Give the base model that was sliced");
+      throw FormatError(where,
+                        "the head has " + text(head_width(config)) + " columns; an unsliced one would have the base model's " +
+                            text(config.hidden) + ", a sliced one " + text(embedding_width(config)),
+                        "Give the base model that was sliced");
     }
   };
   Model model = assemble_model(std::move(parts));
@@ -278,7 +309,9 @@ Json slicing_schedule(const Config& config) {
                 {"head_dimension", head_width(config)},
                 {"const_dimension", nullptr}};
   if (config.positions == Positions::Learned) schedule["embedding_dimensions"]["1"] = embedding_width(config);
-  for (const char* key : {"attention_input_dimensions", "attention_output_dimensions", "mlp_input_dimensions", "mlp_output_dimensions"}) schedule[key] = Json::object();
+  for (const char* key : {"attention_input_dimensions", "attention_output_dimensions", "mlp_input_dimensions", "mlp_output_dimensions"}) {
+    schedule[key] = Json::object();
+  }
   for (std::size_t i = 0; i < config.layers.size(); ++i) {
     const std::string number = std::to_string(i);
     schedule["attention_input_dimensions"][number] = config.layers[i].input;

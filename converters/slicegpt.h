@@ -14,8 +14,8 @@ namespace miq {
 // What is said about the slicing beside the weights. Everything is optional but `where`: the widths
 // themselves always come from the tensors, and must agree with what is said.
 struct SliceFacts {
-  std::string where;                           // for messages: what says it
-  Json schedule;                               // the official NAME_SPARSITY.json; null: absent
+  std::string where;  // for messages: what says it
+  Json schedule;      // the official NAME_SPARSITY.json; null: absent
   std::string schedule_where;
   std::optional<double> sparsity;              // in [0, 1): the share of each residual width cut away
   bool sparsity_stated = true;                 // false: only the file's name says it

@@ -17,7 +17,11 @@ std::string only_pt(const std::string& folder) {
   std::string found;
   for (const auto& entry : fs::directory_iterator(folder)) {
     if (entry.path().extension() != ".pt" || !entry.is_regular_file()) continue;
-    if (!found.empty()) throw FormatError(folder, "holds several .pt files, among them '" + base_name(found) + "' and '" + entry.path().filename().string() + "'", "Give the one that is meant");
+    if (!found.empty()) {
+      throw FormatError(folder,
+                        "holds several .pt files, among them '" + base_name(found) + "' and '" + entry.path().filename().string() + "'",
+                        "Give the one that is meant");
+    }
     found = entry.path().string();
   }
   return found;
@@ -64,12 +68,17 @@ Model open_slicegpt(const SliceGptSource& source) {
   if (!fs::exists(source.path)) throw FormatError(source.path, "no such file or folder");
   const std::string path = fs::is_directory(source.path) ? only_pt(source.path) : source.path;
   if (path.empty()) throw FormatError(source.path, "a folder without a .pt file", "Give the file of sliced weights");
-  if (!is_torch_checkpoint(path)) throw FormatError(path, "no PyTorch file", "Give the .pt file that SliceGPT saved, or a pickle of the whole module");
-  if (source.sparsity && !(*source.sparsity >= 0 && *source.sparsity < 1)) throw UsageError("a sparsity of " + Json(*source.sparsity).dump() + " is outside [0, 1)");
+  if (!is_torch_checkpoint(path)) {
+    throw FormatError(path, "no PyTorch file", "Give the .pt file that SliceGPT saved, or a pickle of the whole module");
+  }
+  if (source.sparsity && !(*source.sparsity >= 0 && *source.sparsity < 1)) {
+    throw UsageError("a sparsity of " + Json(*source.sparsity).dump() + " is outside [0, 1)");
+  }
   const TorchCheckpoint checkpoint = read_torch_checkpoint(path);
   CheckpointParts parts = checkpoint_parts(checkpoint, path, source.base_model);
   if (!has_rotations(parts.tensors)) {
-    throw FormatError(path, "no layer has a rotation 'attn_shortcut_Q': these are not the weights of a model sliced by SliceGPT", "Use convert-checkpoint for other checkpoints");
+    throw FormatError(path, "no layer has a rotation 'attn_shortcut_Q': these are not the weights of a model sliced by SliceGPT",
+                      "Use convert-checkpoint for other checkpoints");
   }
   parts.name = fs::path(path).stem().string();
   parts.source = {{"format", checkpoint.weights.whole_module() ? "slicegpt_module" : "slicegpt"}};
@@ -91,8 +100,11 @@ Model open_slicegpt(const SliceGptSource& source) {
   }
   if (facts.base_model.empty()) {
     const bool apart = !source.base_model.empty() && !fs::equivalent(fs::path(source.base_model), fs::absolute(path).parent_path());
-    facts.base_model = apart || !named ? base_name(fs::weakly_canonical(source.base_model.empty() ? fs::absolute(path).parent_path() : fs::path(source.base_model)).string())
-                                       : parts.name.substr(0, parts.name.rfind('_'));
+    facts.base_model =
+        apart || !named
+            ? base_name(
+                  fs::weakly_canonical(source.base_model.empty() ? fs::absolute(path).parent_path() : fs::path(source.base_model)).string())
+            : parts.name.substr(0, parts.name.rfind('_'));
   }
   return assemble_sliced(std::move(parts), facts);
 }

@@ -32,7 +32,8 @@ std::function<bool(const std::string&)> replaceable(const std::string& path, boo
 
 // "story_0.25"
 std::string pair_name(const Model& model) {
-  const Json& ratio = model.method.contains("pruning_ratio") ? model.method.at("pruning_ratio") : model.method.value("actual_ratio", Json());
+  const Json& ratio =
+      model.method.contains("pruning_ratio") ? model.method.at("pruning_ratio") : model.method.value("actual_ratio", Json());
   if (!ratio.is_number()) throw Error(model.name + ": its description states no pruning ratio, which the sliced model's file is named by");
   const std::string base = model.method.value("base_model", model.name);
   const bool plain = !base.empty() && base.find_first_of("/\\:") == std::string::npos && base[0] != '.';
@@ -74,17 +75,21 @@ HuggingFaceExport write_slicegpt_folder(const Model& model, const std::string& p
     if (dtype != tensor.dtype) written.tensors[expected.name].encoding = Encoding::Dense;
     written.tensors[expected.name].dtype = dtype;
     result.bytes += tensor_bytes(dtype, tensor.shape).value_or(0);
-    items.push_back({{expected.name, dtype, tensor.shape}, [&, dtype, id = expected.name] {
-                       if (progress) progress({"writing " + name + ".pt", static_cast<double>(digests.size()), static_cast<double>(model.tensors.size())});
-                       const Tensor& source = model.tensors.at(id);
-                       const Blob data = cast_elements(decode(source, id, &pool), source.dtype, dtype, "tensor '" + id + "'");
-                       digests[id] = digest_of(data.bytes());
-                       return data;
-                     }});
+    items.push_back(
+        {{expected.name, dtype, tensor.shape}, [&, dtype, id = expected.name] {
+           if (progress) {
+             progress({"writing " + name + ".pt", static_cast<double>(digests.size()), static_cast<double>(model.tensors.size())});
+           }
+           const Tensor& source = model.tensors.at(id);
+           const Blob data = cast_elements(decode(source, id, &pool), source.dtype, dtype, "tensor '" + id + "'");
+           digests[id] = digest_of(data.bytes());
+           return data;
+         }});
   }
   result.tensors = items.size();
   write_torch_state_dict(place(name + ".pt"), items);
-  result.notes.push_back("a sliced model: " + name + ".pt and " + name + ".json for SliceGPT's load_sliced_model; transformers alone cannot run it");
+  result.notes.push_back("a sliced model: " + name + ".pt and " + name +
+                         ".json for SliceGPT's load_sliced_model; transformers alone cannot run it");
   write_sidecar(folder.temporary(), written, weights_digest(written.tensors, digests), {});
   folder.commit();
   return result;

@@ -37,13 +37,15 @@ NodeId find_model(const TorchFile& file) {
     if (const auto found = candidates.find(key); found != candidates.end()) return found->second;
   }
   if (candidates.empty()) {
-    throw FormatError(file.name(), "no model in it: neither a dict of tensors nor an nn.Module" +
-                                       std::string(is_dict(tree, file.root()) ? "" : ", but a " + class_of(tree, file.root())),
+    throw FormatError(file.name(),
+                      "no model in it: neither a dict of tensors nor an nn.Module" +
+                          std::string(is_dict(tree, file.root()) ? "" : ", but a " + class_of(tree, file.root())),
                       "Give the file with the weights");
   }
   std::string names;
   for (const auto& [name, node] : candidates) names += (names.empty() ? "" : ", ") + name;
-  throw FormatError(file.name(), "several entries could be the model: " + names, "Save the one that is meant alone, or under the key 'model'");
+  throw FormatError(file.name(), "several entries could be the model: " + names,
+                    "Save the one that is meant alone, or under the key 'model'");
 }
 
 // transformers.models.llama.configuration_llama.LlamaConfig -> "llama"
@@ -88,7 +90,10 @@ Json module_config(const TorchFile& file, const TorchWeights& weights) {
 Json tokenizer_config(const PickleTree& tree, NodeId init_kwargs) {
   Json config = to_json(tree, init_kwargs);
   if (!config.is_object()) return Json::object();
-  for (const char* key : {"name_or_path", "vocab_file", "merges_file", "tokenizer_file", "special_tokens_map_file", "tokenizer_object", "__slow_tokenizer"}) config.erase(key);
+  for (const char* key :
+       {"name_or_path", "vocab_file", "merges_file", "tokenizer_file", "special_tokens_map_file", "tokenizer_object", "__slow_tokenizer"}) {
+    config.erase(key);
+  }
   for (auto& [key, value] : config.items()) {
     if (!value.is_object()) continue;
     const std::string name = value.value("__class__", "");
@@ -105,7 +110,9 @@ std::map<std::string, Blob> tokenizer_files(const TorchFile& file, NodeId tokeni
   if (const NodeId fast = attribute(tree, tokenizer, "_tokenizer"); fast != kNoNode) {
     if (const auto json = as_bytes(tree, tree.state(fast))) files["tokenizer.json"] = Blob(std::string_view(*json));
   }
-  if (const auto proto = as_bytes(tree, attribute(tree, tokenizer, "sp_model_proto")); proto && files.empty()) files["tokenizer.model"] = Blob(std::string_view(*proto));
+  if (const auto proto = as_bytes(tree, attribute(tree, tokenizer, "sp_model_proto")); proto && files.empty()) {
+    files["tokenizer.model"] = Blob(std::string_view(*proto));
+  }
   if (files.empty()) return files;
   const Json config = tokenizer_config(tree, attribute(tree, tokenizer, "init_kwargs"));
   if (!config.empty()) files["tokenizer_config.json"] = Blob(std::string_view(config.dump(1)));
@@ -169,7 +176,9 @@ Json structure_of(const std::map<std::int64_t, LayerConfig>& layers, const Confi
 Json method_of(const TorchCheckpoint& checkpoint, const Json& structure) {
   Json method = Json::object();
   for (const auto& [key, value] : checkpoint.notes.items()) {
-    if (key != "config" && (value.is_number() || value.is_boolean() || (value.is_string() && value.get<std::string>().size() < 200))) method[key == "method" ? "name" : key] = value;
+    if (key != "config" && (value.is_number() || value.is_boolean() || (value.is_string() && value.get<std::string>().size() < 200))) {
+      method[key == "method" ? "name" : key] = value;
+    }
   }
   if (method.contains("name") && !method["name"].is_string()) method.erase("name");
   if (!method.contains("name")) method = Json::object();
@@ -232,7 +241,10 @@ CheckpointParts checkpoint_parts(const TorchCheckpoint& checkpoint, const std::s
   parts.config_where = path + " (config)";
   if (parts.config.is_null()) {
     const auto found = beside.find("config.json");
-    if (found == beside.end()) throw FormatError(path, "it holds no model config, and no config.json lies in '" + folder + "'", "Give the base model's folder with --base-model");
+    if (found == beside.end()) {
+      throw FormatError(path, "it holds no model config, and no config.json lies in '" + folder + "'",
+                        "Give the base model's folder with --base-model");
+    }
     parts.config_where = (fs::path(folder) / "config.json").string();
     parts.config = parse_json(found->second.text(), parts.config_where);
     parts.files["config.json"] = found->second;
@@ -249,7 +261,8 @@ CheckpointParts checkpoint_parts(const TorchCheckpoint& checkpoint, const std::s
   settle_tied_head(checkpoint.weights, parts.config);
   if (!checkpoint.config.is_null()) parts.files["config.json"] = Blob(std::string_view(parts.config.dump(1)));
   if (has_rotations(parts.tensors) || layers.count == 0) return parts;
-  parts.layers = module_layer_sizes(checkpoint.file, checkpoint.weights, layers, config_from_hugging_face(parts.config, parts.config_where));
+  parts.layers =
+      module_layer_sizes(checkpoint.file, checkpoint.weights, layers, config_from_hugging_face(parts.config, parts.config_where));
   return parts;
 }
 
@@ -258,7 +271,8 @@ Model open_torch_checkpoint(const std::string& given, const std::string& base) {
   const TorchCheckpoint checkpoint = read_torch_checkpoint(path);
   CheckpointParts parts = checkpoint_parts(checkpoint, path, base);
   if (has_rotations(parts.tensors)) return open_slicegpt({path, base, {}, {}, {}});
-  const Json structure = parts.layers.empty() ? Json::object() : structure_of(parts.layers, config_from_hugging_face(parts.config, parts.config_where));
+  const Json structure =
+      parts.layers.empty() ? Json::object() : structure_of(parts.layers, config_from_hugging_face(parts.config, parts.config_where));
   Model model = assemble_model(std::move(parts));
   model.method = method_of(checkpoint, structure);
   return model;

@@ -24,7 +24,9 @@ class Names {
   void add(const std::string& name, NodeId node) {
     bytes_ += name.size();
     if (++count_ <= kMostNames && bytes_ <= kMostNameBytes) return;
-    throw FormatError(file_.name(), file_.tree().offset(node), "its modules name more than " + std::to_string(kMostNames) + " tensors and modules: they contain themselves or each other many times over");
+    throw FormatError(file_.name(), file_.tree().offset(node),
+                      "its modules name more than " + std::to_string(kMostNames) +
+                          " tensors and modules: they contain themselves or each other many times over");
   }
 
  private:
@@ -46,12 +48,18 @@ std::set<std::string_view> names_in(const PickleTree& tree, NodeId node) {
   return names;
 }
 
-std::string joined(const std::string& prefix, std::string_view name) { return prefix.empty() ? std::string(name) : prefix + "." + std::string(name); }
+std::string joined(const std::string& prefix, std::string_view name) {
+  return prefix.empty() ? std::string(name) : prefix + "." + std::string(name);
+}
 
 void add_tensor(const TorchFile& file, const std::string& name, NodeId node, TorchWeights& weights) {
   const auto tensor = file.tensor(node);
-  if (!tensor) throw FormatError(file.name(), file.tree().offset(node), "parameter '" + name + "' is no tensor but a " + class_of(file.tree(), node));
-  if (!weights.tensors.emplace(name, *tensor).second) throw FormatError(file.name(), file.tree().offset(node), "two tensors are named '" + name + "'");
+  if (!tensor) {
+    throw FormatError(file.name(), file.tree().offset(node), "parameter '" + name + "' is no tensor but a " + class_of(file.tree(), node));
+  }
+  if (!weights.tensors.emplace(name, *tensor).second) {
+    throw FormatError(file.name(), file.tree().offset(node), "two tensors are named '" + name + "'");
+  }
 }
 
 void add_own_tensors(const TorchFile& file, const std::string& prefix, NodeId module, Names& names, TorchWeights& weights) {
@@ -74,7 +82,10 @@ bool is_layer_name(const std::string& name, std::string& prefix, std::int64_t& n
   if (dot == std::string::npos) return false;
   const std::string_view head(name.data(), dot);
   const std::string digits = name.substr(dot + 1);
-  if (!(head == "layers" || head.ends_with(".layers")) || digits.empty() || digits.size() > 6 || digits.find_first_not_of("0123456789") != std::string::npos) return false;
+  if (!(head == "layers" || head.ends_with(".layers")) || digits.empty() || digits.size() > 6 ||
+      digits.find_first_not_of("0123456789") != std::string::npos) {
+    return false;
+  }
   prefix = name.substr(0, dot + 1);
   number = std::stoll(digits);
   return true;
@@ -115,15 +126,17 @@ class LayerSizes {
 
   std::int64_t heads(std::int64_t rows, std::int64_t head_dim, const char* what) const {
     if (rows % head_dim == 0) return rows / head_dim;
-    throw FormatError(file_.name(), "'" + layer_ + "': the " + what + " matrix has " + std::to_string(rows) + " rows, no multiple of the head dimension " +
-                                        std::to_string(head_dim));
+    throw FormatError(file_.name(), "'" + layer_ + "': the " + what + " matrix has " + std::to_string(rows) +
+                                        " rows, no multiple of the head dimension " + std::to_string(head_dim));
   }
 
   void agree(NodeId module, std::string_view name, std::int64_t real, const char* what) const {
     const auto stated = positive(module, name);
     if (!stated || *stated == real) return;
-    throw FormatError(file_.name(), "'" + layer_ + ".self_attn' states " + std::string(name) + " " + std::to_string(*stated) + ", but the rows of its " + what +
-                                        " matrix make " + std::to_string(real), "The model was changed after it was pruned; it would not run as it is");
+    throw FormatError(file_.name(),
+                      "'" + layer_ + ".self_attn' states " + std::string(name) + " " + std::to_string(*stated) + ", but the rows of its " +
+                          what + " matrix make " + std::to_string(real),
+                      "The model was changed after it was pruned; it would not run as it is");
   }
 
   const TorchFile& file_;
@@ -143,8 +156,9 @@ bool is_module(const PickleTree& tree, NodeId node) {
 
 bool is_state_dict(const TorchFile& file, NodeId node) {
   if (!is_dict(file.tree(), node)) return false;
-  return std::ranges::any_of(dict_items(file.tree(), node),
-                             [&](const auto& item) { return file.is_tensor(item.second) && as_string(file.tree(), item.first).has_value(); });
+  return std::ranges::any_of(dict_items(file.tree(), node), [&](const auto& item) {
+    return file.is_tensor(item.second) && as_string(file.tree(), item.first).has_value();
+  });
 }
 
 TorchWeights module_weights(const TorchFile& file, NodeId module) {
@@ -161,15 +175,20 @@ TorchWeights module_weights(const TorchFile& file, NodeId module) {
     const Visit visit = std::move(stack.back());
     stack.pop_back();
     if (visit.depth > kMostDepth) {
-      throw FormatError(file.name(), tree.offset(visit.node), "modules nest deeper than " + std::to_string(kMostDepth) + " or contain themselves (at '" + visit.name.substr(0, 100) + "')");
+      throw FormatError(
+          file.name(), tree.offset(visit.node),
+          "modules nest deeper than " + std::to_string(kMostDepth) + " or contain themselves (at '" + visit.name.substr(0, 100) + "')");
     }
-    if (!weights.modules.emplace(visit.name, visit.node).second) throw FormatError(file.name(), tree.offset(visit.node), "two modules are named '" + visit.name + "'");
+    if (!weights.modules.emplace(visit.name, visit.node).second) {
+      throw FormatError(file.name(), tree.offset(visit.node), "two modules are named '" + visit.name + "'");
+    }
     add_own_tensors(file, visit.name, visit.node, names, weights);
     for (const auto& [key, child] : dict_items(tree, attribute(tree, visit.node, "_modules"))) {
       const auto name = as_string(tree, key);
       if (!name || is_none(tree, child)) continue;
       if (!is_module(tree, child)) {
-        throw FormatError(file.name(), tree.offset(child), "module '" + joined(visit.name, *name) + "' is no torch.nn.Module but a " + class_of(tree, child));
+        throw FormatError(file.name(), tree.offset(child),
+                          "module '" + joined(visit.name, *name) + "' is no torch.nn.Module but a " + class_of(tree, child));
       }
       std::string full = joined(visit.name, *name);
       names.add(full, child);
@@ -187,7 +206,8 @@ TorchWeights state_dict_weights(const TorchFile& file, NodeId dict) {
     if (name && file.is_tensor(value)) {
       add_tensor(file, std::string(*name), value, weights);
     } else if (is_module(tree, value) || is_state_dict(file, value)) {
-      throw FormatError(file.name(), tree.offset(value), "entry '" + std::string(name.value_or("?")) + "' of the state dict holds tensors of its own",
+      throw FormatError(file.name(), tree.offset(value),
+                        "entry '" + std::string(name.value_or("?")) + "' of the state dict holds tensors of its own",
                         "Which of them are the model's cannot be known; save the state dict alone");
     }
   }
@@ -212,13 +232,14 @@ ModuleLayers find_layers(const TorchFile& file, const TorchWeights& weights) {
     if (static_cast<std::int64_t>(numbers.size()) > layers.count) layers = {prefix, static_cast<std::int64_t>(numbers.size())};
   }
   if (layers.count > 0 && *lists[layers.prefix].rbegin() != layers.count - 1) {
-    throw FormatError(file.name(), "the decoder layers '" + layers.prefix + "N' are " + std::to_string(layers.count) + ", but numbered up to " +
-                                       std::to_string(*lists[layers.prefix].rbegin()));
+    throw FormatError(file.name(), "the decoder layers '" + layers.prefix + "N' are " + std::to_string(layers.count) +
+                                       ", but numbered up to " + std::to_string(*lists[layers.prefix].rbegin()));
   }
   return layers;
 }
 
-std::map<std::int64_t, LayerConfig> module_layer_sizes(const TorchFile& file, const TorchWeights& weights, const ModuleLayers& layers, const Config& config) {
+std::map<std::int64_t, LayerConfig> module_layer_sizes(const TorchFile& file, const TorchWeights& weights, const ModuleLayers& layers,
+                                                       const Config& config) {
   const Architecture& row = architecture(config.architecture);
   std::map<std::int64_t, LayerConfig> result;
   for (std::int64_t number = 0; number < layers.count; ++number) {
@@ -229,7 +250,8 @@ std::map<std::int64_t, LayerConfig> module_layer_sizes(const TorchFile& file, co
     if (empty) {
       const std::string name = class_of(file.tree(), weights.modules.at(layer));
       if (name.find("Identity") == std::string::npos) {
-        throw FormatError(file.name(), "layer '" + layer + "' of class '" + name + "' has no tensors and is not named as an identity", "What it computes cannot be known");
+        throw FormatError(file.name(), "layer '" + layer + "' of class '" + name + "' has no tensors and is not named as an identity",
+                          "What it computes cannot be known");
       }
       sizes = {};
       sizes.identity = true;

@@ -35,7 +35,7 @@ std::map<std::string, Tensor> read_tensors(const TorchFile& file, const TorchWei
 
 // The decoder layers of a whole module: the modules "….layers.N", counted from 0 without gaps.
 struct ModuleLayers {
-  std::string prefix;      // "model.layers."; empty: no such modules
+  std::string prefix;  // "model.layers."; empty: no such modules
   std::int64_t count = 0;
 };
 ModuleLayers find_layers(const TorchFile& file, const TorchWeights& weights);

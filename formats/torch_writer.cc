@@ -26,17 +26,28 @@ Bytes bytes_of(const std::string& text) { return {reinterpret_cast<const std::ui
 
 std::string_view storage_class(DType dtype) {
   switch (dtype) {
-    case DType::Bool: return "BoolStorage";
-    case DType::U8: return "ByteStorage";
-    case DType::I8: return "CharStorage";
-    case DType::I16: return "ShortStorage";
-    case DType::I32: return "IntStorage";
-    case DType::I64: return "LongStorage";
-    case DType::F16: return "HalfStorage";
-    case DType::BF16: return "BFloat16Storage";
-    case DType::F32: return "FloatStorage";
-    case DType::F64: return "DoubleStorage";
-    default: return {};
+    case DType::Bool:
+      return "BoolStorage";
+    case DType::U8:
+      return "ByteStorage";
+    case DType::I8:
+      return "CharStorage";
+    case DType::I16:
+      return "ShortStorage";
+    case DType::I32:
+      return "IntStorage";
+    case DType::I64:
+      return "LongStorage";
+    case DType::F16:
+      return "HalfStorage";
+    case DType::BF16:
+      return "BFloat16Storage";
+    case DType::F32:
+      return "FloatStorage";
+    case DType::F64:
+      return "DoubleStorage";
+    default:
+      return {};
   }
 }
 
@@ -84,7 +95,10 @@ std::string state_dict_pickle(const std::vector<SafetensorsItem>& items, const s
     const SafetensorsLayout& layout = items[i].layout;
     if (!names.insert(layout.name).second) throw Error(path + ": two tensors are named '" + layout.name + "'");
     const std::string_view storage = storage_class(layout.dtype);
-    if (storage.empty()) throw Error(path + ": tensor '" + layout.name + "' has element type " + std::string(dtype_name(layout.dtype)) + ", which torch files do not hold; cast it first");
+    if (storage.empty()) {
+      throw Error(path + ": tensor '" + layout.name + "' has element type " + std::string(dtype_name(layout.dtype)) +
+                  ", which torch files do not hold; cast it first");
+    }
     if (!tensor_bytes(layout.dtype, layout.shape)) throw Error(path + ": tensor '" + layout.name + "' is too large");
     std::vector<std::int64_t> strides(layout.shape.size());
     std::int64_t stride = 1;
@@ -121,7 +135,8 @@ class ZipWriter {
   ZipWriter(AtomicFile& file, std::string folder) : file_(file), folder_(std::move(folder)) {}
 
   void add(const std::string& record, Bytes content) {
-    Entry entry{folder_ + "/" + record, file_.position(), content.size(), static_cast<std::uint32_t>(::crc32_z(0, content.data(), content.size()))};
+    Entry entry{folder_ + "/" + record, file_.position(), content.size(),
+                static_cast<std::uint32_t>(::crc32_z(0, content.data(), content.size()))};
     const std::string zip64 = entry.size >= kFull32 ? little(1, 2) + little(16, 2) + little(entry.size, 8) + little(entry.size, 8) : "";
     const std::uint64_t start = entry.offset + 30 + entry.name.size() + zip64.size() + 4;
     const std::uint64_t filler = (kAlignment - start % kAlignment) % kAlignment;
@@ -138,18 +153,19 @@ class ZipWriter {
       if (entry.size >= kFull32) zip64 += little(entry.size, 8) + little(entry.size, 8);
       if (entry.offset >= kFull32) zip64 += little(entry.offset, 8);
       if (!zip64.empty()) zip64 = little(1, 2) + little(zip64.size(), 2) + zip64;
-      write(little(0x02014b50, 4) + little(zip64.empty() ? 20 : 45, 2) + common(entry) + little(zip64.size(), 2) + little(0, 2) + little(0, 2) + little(0, 2) +
-            little(0, 4) + little(std::min(entry.offset, kFull32), 4) + entry.name + zip64);
+      write(little(0x02014b50, 4) + little(zip64.empty() ? 20 : 45, 2) + common(entry) + little(zip64.size(), 2) + little(0, 2) +
+            little(0, 2) + little(0, 2) + little(0, 4) + little(std::min(entry.offset, kFull32), 4) + entry.name + zip64);
     }
     const std::uint64_t size = file_.position() - start, count = entries_.size();
     if (start >= kFull32 || size >= kFull32 || count >= 0xffff) {
       const std::uint64_t end = file_.position();
-      write(little(0x06064b50, 4) + little(44, 8) + little(45, 2) + little(45, 2) + little(0, 4) + little(0, 4) + little(count, 8) + little(count, 8) + little(size, 8) +
-            little(start, 8));
+      write(little(0x06064b50, 4) + little(44, 8) + little(45, 2) + little(45, 2) + little(0, 4) + little(0, 4) + little(count, 8) +
+            little(count, 8) + little(size, 8) + little(start, 8));
       write(little(0x07064b50, 4) + little(0, 4) + little(end, 8) + little(1, 4));
     }
     const std::uint64_t entries = std::min<std::uint64_t>(count, 0xffff);
-    write(little(0x06054b50, 4) + little(0, 4) + little(entries, 2) + little(entries, 2) + little(std::min(size, kFull32), 4) + little(std::min(start, kFull32), 4) + little(0, 2));
+    write(little(0x06054b50, 4) + little(0, 4) + little(entries, 2) + little(entries, 2) + little(std::min(size, kFull32), 4) +
+          little(std::min(start, kFull32), 4) + little(0, 2));
   }
 
  private:
@@ -162,8 +178,8 @@ class ZipWriter {
   // Version needed, flags (UTF-8 names), method, time, date (1980-01-01), checksum, sizes, length of the name.
   static std::string common(const Entry& entry) {
     const std::uint64_t size = std::min(entry.size, kFull32);
-    return little(entry.size >= kFull32 || entry.offset >= kFull32 ? 45 : 20, 2) + little(0x800, 2) + little(0, 2) + little(0, 2) + little(0x21, 2) + little(entry.crc, 4) +
-           little(size, 4) + little(size, 4) + little(entry.name.size(), 2);
+    return little(entry.size >= kFull32 || entry.offset >= kFull32 ? 45 : 20, 2) + little(0x800, 2) + little(0, 2) + little(0, 2) +
+           little(0x21, 2) + little(entry.crc, 4) + little(size, 4) + little(size, 4) + little(entry.name.size(), 2);
   }
   void write(const std::string& text) { file_.write(bytes_of(text)); }
 
@@ -185,7 +201,8 @@ void write_torch_state_dict(const std::string& path, const std::vector<Safetenso
   for (std::size_t i = 0; i < items.size(); ++i) {
     const Blob data = items[i].data();
     if (data.size() != tensor_bytes(items[i].layout.dtype, items[i].layout.shape)) {
-      throw Error(path + ": tensor '" + items[i].layout.name + "' has " + std::to_string(data.size()) + " bytes, which is not what its type and shape need");
+      throw Error(path + ": tensor '" + items[i].layout.name + "' has " + std::to_string(data.size()) +
+                  " bytes, which is not what its type and shape need");
     }
     zip.add("data/" + std::to_string(i), data.bytes());
   }

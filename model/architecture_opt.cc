@@ -17,17 +17,21 @@ bool has_norm_weights(const Config& c) { return c.norm != NormKind::FusedRms; }
 bool projected(const Config& c) { return !c.sliced && c.embedding != 0 && c.embedding != c.hidden; }
 
 constexpr GlobalTensorRule kGlobals[] = {
-    {"model.decoder.embed_tokens.weight", Role::Embedding, false, Part::Embedding, [](const Config& c) { return Shape{c.vocabulary, embedding_width(c)}; }},
+    {"model.decoder.embed_tokens.weight", Role::Embedding, false, Part::Embedding,
+     [](const Config& c) { return Shape{c.vocabulary, embedding_width(c)}; }},
     {"model.decoder.embed_positions.weight", Role::Positions, false, Part::PositionEmbedding,
      [](const Config& c) { return Shape{c.max_positions + c.position_offset, c.sliced ? embedding_width(c) : c.hidden}; }},
-    {"model.decoder.project_in.weight", Role::EmbeddingProjection, false, Part::Projection, [](const Config& c) { return Shape{c.hidden, c.embedding}; }, projected},
-    {"model.decoder.project_out.weight", Role::OutputProjection, false, Part::Projection, [](const Config& c) { return Shape{c.embedding, c.hidden}; }, projected},
+    {"model.decoder.project_in.weight", Role::EmbeddingProjection, false, Part::Projection,
+     [](const Config& c) { return Shape{c.hidden, c.embedding}; }, projected},
+    {"model.decoder.project_out.weight", Role::OutputProjection, false, Part::Projection,
+     [](const Config& c) { return Shape{c.embedding, c.hidden}; }, projected},
     {"model.decoder.final_layer_norm.weight", Role::FinalNorm, false, Part::FinalNorm, [](const Config& c) { return Shape{c.hidden}; },
      [](const Config& c) { return c.final_norm && has_norm_weights(c); }},
     {"model.decoder.final_layer_norm.bias", Role::FinalNorm, true, Part::FinalNorm, [](const Config& c) { return Shape{c.hidden}; },
      [](const Config& c) { return c.final_norm && has_norm_weights(c); }},
     {"lm_head.weight", Role::Head, false, Part::Head, [](const Config& c) { return Shape{c.vocabulary, head_width(c)}; }},
-    {"lm_head.bias", Role::Head, true, Part::Head, [](const Config& c) { return Shape{c.vocabulary}; }, [](const Config& c) { return c.head_bias; }},
+    {"lm_head.bias", Role::Head, true, Part::Head, [](const Config& c) { return Shape{c.vocabulary}; },
+     [](const Config& c) { return c.head_bias; }},
 };
 
 bool layer_norm_weights(const Config& c, const LayerConfig&) { return has_norm_weights(c); }
@@ -61,7 +65,8 @@ constexpr LayerTensorRule kLayer[] = {
     {"self_attn.v_proj.weight", Role::Value, false, Part::Attention, true, Attention, key_value_shape},
     {"self_attn.v_proj.bias", Role::Value, true, Part::Attention, false, Attention, key_value_bias_shape, query_bias},
     {"self_attn.out_proj.weight", Role::AttentionOutput, false, Part::Attention, true, AttentionOutput, attention_output_shape},
-    {"self_attn.out_proj.bias", Role::AttentionOutput, true, Part::Attention, false, AttentionOutput, attention_output_bias_shape, output_bias},
+    {"self_attn.out_proj.bias", Role::AttentionOutput, true, Part::Attention, false, AttentionOutput, attention_output_bias_shape,
+     output_bias},
     {"attn_shortcut_Q", Role::AttentionRotation, false, Part::Rotation, false, Attention, attention_rotation_shape, sliced},
     {"final_layer_norm.weight", Role::MlpNorm, false, Part::PostAttentionNorm, false, Mlp, vector_shape, layer_norm_weights},
     {"final_layer_norm.bias", Role::MlpNorm, true, Part::PostAttentionNorm, false, Mlp, vector_shape, layer_norm_weights},
@@ -105,7 +110,8 @@ void read_config(const ConfigFields& fields, Config& config) {
   LayerConfig layer;
   layer.heads = layer.kv_heads = fields.size("num_attention_heads");
   if (config.hidden % layer.heads != 0) {
-    throw FormatError(fields.name(), "hidden_size " + std::to_string(config.hidden) + " is no multiple of num_attention_heads " + std::to_string(layer.heads));
+    throw FormatError(fields.name(), "hidden_size " + std::to_string(config.hidden) + " is no multiple of num_attention_heads " +
+                                         std::to_string(layer.heads));
   }
   layer.head_dim = config.hidden / layer.heads;
   layer.mlp_width = fields.size("ffn_dim");

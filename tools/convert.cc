@@ -33,7 +33,9 @@ void cast_tensors(Model& model, DType dtype, ThreadPool& pool) {
 void warn_of_foreign_ending(const std::string& output, Session& session) {
   for (const char* ending : {".bin", ".pt", ".pth", ".safetensors", ".gguf", ".ckpt"}) {
     if (output.ends_with(ending)) {
-      session.warn(output + " will be a .miq container whatever its ending says: only miq, and any safetensors reader, opens it. --to hf writes a folder for transformers");
+      session.warn(output +
+                   " will be a .miq container whatever its ending says: only miq, and any safetensors reader, opens it. --to hf writes a "
+                   "folder for transformers");
     }
   }
 }
@@ -45,7 +47,8 @@ void prepare_container(const std::string& output, Session& session) {
   warn_of_foreign_ending(output, session);
 }
 
-Json write_container(Model& model, const std::string& output, std::optional<DType> dtype, const std::string& encode, Session& session, const std::string& digest) {
+Json write_container(Model& model, const std::string& output, std::optional<DType> dtype, const std::string& encode, Session& session,
+                     const std::string& digest) {
   if (dtype) cast_tensors(model, *dtype, session.pool());
   Json encoding = Json::object();
   if (!encode.empty()) {
@@ -57,7 +60,8 @@ Json write_container(Model& model, const std::string& output, std::optional<DTyp
   return {{"bytes", checkpoint_bytes(output)}, {"encoding", std::move(encoding)}};
 }
 
-Json start_summary(OpenedCheckpoint& opened, const std::string& given, const std::string& path, const std::string& output, Session& session) {
+Json start_summary(OpenedCheckpoint& opened, const std::string& given, const std::string& path, const std::string& output,
+                   Session& session) {
   Model& model = opened.model;
   const std::string digest = weights_digest(model, session.pool());
   if (!opened.restored && model.source.value("format", "miq") != "miq") model.source["digest"] = digest;
@@ -80,8 +84,9 @@ Json start_summary(OpenedCheckpoint& opened, const std::string& given, const std
 std::string summary_text(const Json& summary) {
   const auto text = [&](const char* key) { return summary.at(key).get<std::string>(); };
   const Json &method = summary.at("method"), &result = summary.at("result");
-  std::string out = "found: " + text("kind") + ", " + text("name") + ", " + text("architecture") + ", " + summary.at("layers").dump() + " layers, " +
-                    summary.at("parameters").dump() + " parameters, " + bytes_text(summary.at("source_bytes").get<std::uint64_t>()) +
+  std::string out = "found: " + text("kind") + ", " + text("name") + ", " + text("architecture") + ", " + summary.at("layers").dump() +
+                    " layers, " + summary.at("parameters").dump() + " parameters, " +
+                    bytes_text(summary.at("source_bytes").get<std::uint64_t>()) +
                     (method.contains("name") ? ", method " + method["name"].dump() : "") + "\n";
   if (method.value("name", "") == "slicegpt") {
     out += "sliced: ";

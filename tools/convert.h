@@ -22,7 +22,8 @@ Json write_container(Model& model, const std::string& output, std::optional<DTyp
 
 // Facts of the source; also notes the digest of a foreign model's weights in its description. `given` is
 // what the user wrote, `path` where it was found. The caller adds "result" (as write_container's) and "notes".
-Json start_summary(OpenedCheckpoint& opened, const std::string& given, const std::string& path, const std::string& output, Session& session);
+Json start_summary(OpenedCheckpoint& opened, const std::string& given, const std::string& path, const std::string& output,
+                   Session& session);
 // One line of facts after another: what was found, what was made of it.
 std::string summary_text(const Json& summary);
 

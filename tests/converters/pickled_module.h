@@ -22,7 +22,9 @@ inline Ops dict_ops(const std::vector<std::pair<std::string, Ops>>& entries) {
   return ops + "u";
 }
 
-inline Ops object_ops(const std::string& module, const std::string& name, const Ops& state) { return Pickle::bare().global(module, name).text + ")\x81" + state + "b"; }
+inline Ops object_ops(const std::string& module, const std::string& name, const Ops& state) {
+  return Pickle::bare().global(module, name).text + ")\x81" + state + "b";
+}
 
 inline Ops json_ops(const Json& value) {
   if (value.is_null()) return "N";
@@ -43,11 +45,11 @@ inline Ops json_ops(const Json& value) {
 
 class TorchSketch {
  public:
-  std::map<std::string, std::string> classes;               // module name -> "package.Class"
+  std::map<std::string, std::string> classes;                                  // module name -> "package.Class"
   std::map<std::string, std::vector<std::pair<std::string, Ops>>> attributes;  // module name -> further attributes
   std::map<std::string, std::vector<std::pair<std::string, Ops>>> buffers;
   std::map<std::string, std::vector<std::string>> transient;  // non-persistent buffers
-  std::vector<std::string> empty_modules;                   // modules without tensors, by name
+  std::vector<std::string> empty_modules;                     // modules without tensors, by name
 
   // A tensor with a storage of its own; the same data twice shares it.
   Ops tensor(const Tensor& tensor) {
@@ -64,7 +66,9 @@ class TorchSketch {
 
   Ops module(const std::map<std::string, Tensor>& tensors) {
     Node root;
-    for (const auto& [name, value] : tensors) root.at(name.substr(0, name.rfind('.'))).parameters.emplace_back(name.substr(name.rfind('.') + 1), tensor(value));
+    for (const auto& [name, value] : tensors) {
+      root.at(name.substr(0, name.rfind('.'))).parameters.emplace_back(name.substr(name.rfind('.') + 1), tensor(value));
+    }
     for (const auto& [name, list] : buffers) root.at(name).buffers = list;
     for (const std::string& name : empty_modules) root.at(name);
     return emit(root, "");
@@ -102,12 +106,15 @@ class TorchSketch {
     if (const auto found = transient.find(name); found != transient.end()) {
       for (const std::string& buffer : found->second) names += text_ops(buffer);
     }
-    std::vector<std::pair<std::string, Ops>> state{{"training", "\x89"},
-                                                   {"_parameters", dict_ops(node.parameters)},
-                                                   {"_buffers", dict_ops(node.buffers)},
-                                                   {"_non_persistent_buffers_set", Pickle::bare().global("__builtin__", "set").text + names + "e\x85R"},
-                                                   {"_modules", dict_ops(children)}};
-    if (const auto more = attributes.find(name); more != attributes.end()) state.insert(state.end(), more->second.begin(), more->second.end());
+    std::vector<std::pair<std::string, Ops>> state{
+        {"training", "\x89"},
+        {"_parameters", dict_ops(node.parameters)},
+        {"_buffers", dict_ops(node.buffers)},
+        {"_non_persistent_buffers_set", Pickle::bare().global("__builtin__", "set").text + names + "e\x85R"},
+        {"_modules", dict_ops(children)}};
+    if (const auto more = attributes.find(name); more != attributes.end()) {
+      state.insert(state.end(), more->second.begin(), more->second.end());
+    }
     const auto known = classes.find(name);
     const std::string full = known == classes.end() ? "some.package.Module" : known->second;
     return object_ops(full.substr(0, full.rfind('.')), full.substr(full.rfind('.') + 1), dict_ops(state));

@@ -55,11 +55,15 @@ void expect_refused(const CheckpointParts& parts, const SliceFacts& facts, const
     assemble_sliced(parts, facts);
     FAIL() << "expected an error with " << words.front();
   } catch (const Error& error) {
-    for (const std::string& word : words) EXPECT_NE(std::string(error.what()).find(word), std::string::npos) << word << " in: " << error.what();
+    for (const std::string& word : words) {
+      EXPECT_NE(std::string(error.what()).find(word), std::string::npos) << word << " in: " << error.what();
+    }
   }
 }
 
-void cut(Tensor& tensor, Shape shape) { tensor = dense_tensor(tensor.dtype, shape, Blob(std::vector<std::uint8_t>(*tensor_bytes(tensor.dtype, shape)))); }
+void cut(Tensor& tensor, Shape shape) {
+  tensor = dense_tensor(tensor.dtype, shape, Blob(std::vector<std::uint8_t>(*tensor_bytes(tensor.dtype, shape))));
+}
 
 TEST(SliceGpt, ReadsWidthsOfEveryLayer) {
   for (const char* architecture : {"llama", "opt"}) {
@@ -113,7 +117,9 @@ TEST(SliceGpt, TakesTheSparsityWhereThereIsNoJson) {
 TEST(SliceGpt, FindsTheNumberInAName) {
   EXPECT_EQ(sparsity_of_name("story_0.25"), 0.25);
   EXPECT_EQ(sparsity_of_name("Llama-2_7b_0.3"), 0.3);
-  for (const char* name : {"story", "story_", "story_25", "story_1.5", "0.25", "story_0.2.5", "story_-0.25", "story_0.25x", "story_nan"}) EXPECT_FALSE(sparsity_of_name(name)) << name;
+  for (const char* name : {"story", "story_", "story_25", "story_1.5", "0.25", "story_0.2.5", "story_-0.25", "story_0.25x", "story_nan"}) {
+    EXPECT_FALSE(sparsity_of_name(name)) << name;
+  }
   EXPECT_EQ(sliced_width(128, 0.25, 8), 96);
   EXPECT_EQ(sliced_width(192, 0.2, 8), 152);
   EXPECT_EQ(sliced_width(192, 0.2, 1), 153);
@@ -223,7 +229,9 @@ class SliceGptFiles : public testing::Test {
   Model write(const Config& config, const std::string& name) {
     const Model model = small_model(config).model;
     std::vector<SafetensorsItem> items;
-    for (const auto& [id, tensor] : model.tensors) items.push_back({{id, tensor.dtype, tensor.shape}, [&tensor] { return decode(tensor, ""); }});
+    for (const auto& [id, tensor] : model.tensors) {
+      items.push_back({{id, tensor.dtype, tensor.shape}, [&tensor] { return decode(tensor, ""); }});
+    }
     write_torch_state_dict((folder_ / "sliced" / (name + ".pt")).string(), items);
     text(folder_ / "sliced" / (name + ".json"), slicing_schedule(config).dump());
     for (const char* place : {"sliced", "base"}) text(folder_ / place / "config.json", base_config_json(config).dump());

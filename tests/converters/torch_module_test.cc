@@ -21,10 +21,21 @@ using test::Ops;
 using test::text_ops;
 
 Json config_json(const Config& config) {
-  return {{"model_type", "llama"},    {"vocab_size", config.vocabulary}, {"hidden_size", config.hidden}, {"num_hidden_layers", config.layers.size()},
-          {"num_attention_heads", 6}, {"num_key_value_heads", 2},        {"head_dim", 10},               {"intermediate_size", 53},
-          {"rms_norm_eps", 1e-5},     {"max_position_embeddings", 4096}, {"tie_word_embeddings", false}, {"hidden_act", "silu"},
-          {"_name_or_path", "/home/someone/model"}, {"_attn_implementation_internal", "sdpa"}, {"torch_dtype", "torch.float16"}};
+  return {{"model_type", "llama"},
+          {"vocab_size", config.vocabulary},
+          {"hidden_size", config.hidden},
+          {"num_hidden_layers", config.layers.size()},
+          {"num_attention_heads", 6},
+          {"num_key_value_heads", 2},
+          {"head_dim", 10},
+          {"intermediate_size", 53},
+          {"rms_norm_eps", 1e-5},
+          {"max_position_embeddings", 4096},
+          {"tie_word_embeddings", false},
+          {"hidden_act", "silu"},
+          {"_name_or_path", "/home/someone/model"},
+          {"_attn_implementation_internal", "sdpa"},
+          {"torch_dtype", "torch.float16"}};
 }
 
 Ops config_ops(const Json& json) { return object_ops("transformers.models.llama.configuration_llama", "LlamaConfig", json_ops(json)); }
@@ -37,7 +48,10 @@ class TorchModule : public testing::Test {
     fs::create_directories(folder_);
     for (std::size_t i = 0; i < config_.layers.size(); ++i) {
       const LayerConfig& layer = config_.layers[i];
-      state_attention(i, {{"num_heads", layer.heads}, {"num_key_value_heads", layer.kv_heads}, {"num_key_value_groups", layer.heads / layer.kv_heads}, {"head_dim", layer.head_dim}});
+      state_attention(i, {{"num_heads", layer.heads},
+                          {"num_key_value_heads", layer.kv_heads},
+                          {"num_key_value_groups", layer.heads / layer.kv_heads},
+                          {"head_dim", layer.head_dim}});
     }
   }
   ~TorchModule() override { fs::remove_all(folder_); }
@@ -62,7 +76,9 @@ class TorchModule : public testing::Test {
       open_model(path());
       FAIL() << "expected an error with " << words.front();
     } catch (const Error& error) {
-      for (const std::string& word : words) EXPECT_NE(std::string(error.what()).find(word), std::string::npos) << word << " in: " << error.what();
+      for (const std::string& word : words) {
+        EXPECT_NE(std::string(error.what()).find(word), std::string::npos) << word << " in: " << error.what();
+      }
     }
   }
 
@@ -181,16 +197,31 @@ TEST_F(TorchModule, TakesConfigAndTokenizerFromTheFolderOrTheOption) {
 TEST_F(TorchModule, TakesThePickledTokenizer) {
   Json vocabulary = Json::object();
   for (int byte = 33; byte < 127; ++byte) vocabulary[std::string(1, static_cast<char>(byte))] = byte - 33;
-  const std::string tokenizer = Json{{"version", "1.0"}, {"added_tokens", Json::array()}, {"normalizer", nullptr},
-                                     {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}}},
-                                     {"post_processor", nullptr}, {"decoder", {{"type", "ByteLevel"}}},
-                                     {"model", {{"type", "BPE"}, {"dropout", nullptr}, {"unk_token", nullptr}, {"continuing_subword_prefix", nullptr}, {"end_of_word_suffix", nullptr},
-                                                {"fuse_unk", false}, {"byte_fallback", false}, {"vocab", vocabulary}, {"merges", Json::array()}}}}.dump();
+  const std::string tokenizer = Json{
+      {"version", "1.0"},
+      {"added_tokens", Json::array()},
+      {"normalizer", nullptr},
+      {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}}},
+      {"post_processor", nullptr},
+      {"decoder", {{"type", "ByteLevel"}}},
+      {"model",
+       {{"type", "BPE"},
+        {"dropout", nullptr},
+        {"unk_token", nullptr},
+        {"continuing_subword_prefix", nullptr},
+        {"end_of_word_suffix", nullptr},
+        {"fuse_unk", false},
+        {"byte_fallback", false},
+        {"vocab", vocabulary},
+        {"merges", Json::array()}}}}.dump();
   const Ops fast = object_ops("tokenizers", "Tokenizer", "B" + little(tokenizer.size(), 4) + tokenizer);
-  const Ops object = object_ops("transformers", "LlamaTokenizerFast",
-                                dict_ops({{"_tokenizer", fast},
-                                          {"init_kwargs", dict_ops({{"add_bos_token", "\x88"}, {"vocab_file", text_ops("/home/someone/tokenizer.model")},
-                                                                    {"pad_token", object_ops("tokenizers", "AddedToken", dict_ops({{"content", text_ops("!")}}))}})}}));
+  const Ops object = object_ops(
+      "transformers", "LlamaTokenizerFast",
+      dict_ops(
+          {{"_tokenizer", fast},
+           {"init_kwargs", dict_ops({{"add_bos_token", "\x88"},
+                                     {"vocab_file", text_ops("/home/someone/tokenizer.model")},
+                                     {"pad_token", object_ops("tokenizers", "AddedToken", dict_ops({{"content", text_ops("!")}}))}})}}));
   save_module({{"tokenizer", object}});
   const Model model = open_model(path());
   ASSERT_TRUE(model.tokenizer);
@@ -207,7 +238,11 @@ TEST_F(TorchModule, StateDictsAloneAndWithinDicts) {
   model_ = test::small_model(config).model;
   json_["num_hidden_layers"] = 2;
   const Ops dict = sketch_.state_dict(model_.tensors);
-  sketch_.save(path(), dict_ops({{"state_dict", dict}, {"config", json_ops(json_)}, {"epoch", json_ops(3)}, {"method", text_ops("wanda")}, {"sparsity_ratio", json_ops(0.5)}}));
+  sketch_.save(path(), dict_ops({{"state_dict", dict},
+                                 {"config", json_ops(json_)},
+                                 {"epoch", json_ops(3)},
+                                 {"method", text_ops("wanda")},
+                                 {"sparsity_ratio", json_ops(0.5)}}));
   const Model model = open_model(path());
   EXPECT_EQ(digest(model), digest(model_));
   EXPECT_EQ(model.source.at("format"), "torch_state_dict");
@@ -232,7 +267,8 @@ TEST_F(TorchModule, RefusesModulesThatContainThemselves) {
   sketch_.save(path(), Pickle::bare().global("some", "Module").text + ")\x81q\x05" + state + "b");
   expect_refused({"contain themselves"});
   // 2^40 names of one parameter in forty modules.
-  Ops nested = object_ops("some", "Module", dict_ops({{"_parameters", dict_ops({{"w", sketch_.tensor(model_.tensors.begin()->second)}})}, {"_modules", "}"}}));
+  Ops nested = object_ops(
+      "some", "Module", dict_ops({{"_parameters", dict_ops({{"w", sketch_.tensor(model_.tensors.begin()->second)}})}, {"_modules", "}"}}));
   for (int level = 0; level < 40; ++level) {
     const Ops twice = dict_ops({{"a", nested + "q" + static_cast<char>(level)}, {"b", std::string("h") + static_cast<char>(level)}});
     nested = object_ops("some", "Module", dict_ops({{"_parameters", "}"}, {"_modules", twice}}));

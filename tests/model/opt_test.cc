@@ -10,8 +10,18 @@ namespace miq {
 namespace {
 
 Json opt_json() {
-  return {{"model_type", "opt"}, {"vocab_size", 50272}, {"hidden_size", 768}, {"ffn_dim", 3072}, {"num_hidden_layers", 2}, {"num_attention_heads", 12}, {"max_position_embeddings", 2048},
-          {"word_embed_proj_dim", 768}, {"do_layer_norm_before", true}, {"activation_function", "relu"}, {"_remove_final_layer_norm", false}, {"bos_token_id", 2}};
+  return {{"model_type", "opt"},
+          {"vocab_size", 50272},
+          {"hidden_size", 768},
+          {"ffn_dim", 3072},
+          {"num_hidden_layers", 2},
+          {"num_attention_heads", 12},
+          {"max_position_embeddings", 2048},
+          {"word_embed_proj_dim", 768},
+          {"do_layer_norm_before", true},
+          {"activation_function", "relu"},
+          {"_remove_final_layer_norm", false},
+          {"bos_token_id", 2}};
 }
 
 Config read(const Json& json) { return config_from_hugging_face(json, "config.json"); }
@@ -40,7 +50,8 @@ TEST(Opt, ReadsTheConfigOfThe125M) {
   EXPECT_EQ(config.positions, Positions::Learned);
   EXPECT_EQ(config.position_offset, 2);
   EXPECT_TRUE(config.tied_head) << "as transformers has it where the file is silent";
-  EXPECT_TRUE(config.norm_first && config.final_norm && !config.gated_mlp && config.query_bias && config.output_bias && config.mlp_bias && !config.head_bias);
+  EXPECT_TRUE(config.norm_first && config.final_norm && !config.gated_mlp && config.query_bias && config.output_bias && config.mlp_bias &&
+              !config.head_bias);
   EXPECT_EQ(Config::from_json(config.to_json(), "manifest").to_json(), config.to_json());
 
   const auto tensors = expected_tensors(config);
@@ -54,7 +65,11 @@ TEST(Opt, ReadsTheConfigOfThe125M) {
 
 TEST(Opt, ReadsTheConfigOfThe350M) {
   Json json = opt_json();
-  json.update({{"do_layer_norm_before", false}, {"word_embed_proj_dim", 512}, {"hidden_size", 1024}, {"num_attention_heads", 16}, {"ffn_dim", 4096}});
+  json.update({{"do_layer_norm_before", false},
+               {"word_embed_proj_dim", 512},
+               {"hidden_size", 1024},
+               {"num_attention_heads", 16},
+               {"ffn_dim", 4096}});
   const Config config = read(json);
   EXPECT_FALSE(config.norm_first);
   EXPECT_FALSE(config.final_norm);
@@ -69,7 +84,8 @@ TEST(Opt, ReadsTheConfigOfThe350M) {
 
 TEST(Opt, ReadsWhatOthersChange) {
   Json json = opt_json();
-  json.update({{"enable_bias", false}, {"_remove_final_layer_norm", true}, {"tie_word_embeddings", false}, {"activation_function", "gelu_new"}});
+  json.update(
+      {{"enable_bias", false}, {"_remove_final_layer_norm", true}, {"tie_word_embeddings", false}, {"activation_function", "gelu_new"}});
   const Config config = read(json);
   EXPECT_FALSE(config.query_bias || config.output_bias || config.mlp_bias || config.final_norm || config.tied_head);
   EXPECT_EQ(config.activation, Activation::GeluTanh);

@@ -83,7 +83,8 @@ TEST_P(Sliced, GradientsAreThoseOfTheLosses) {
     for (const float value : pass.losses(pass.run_layer(layer, x), ids)) sum += value;
     return sum;
   };
-  const std::vector<float> gradient = values_of(pass.backward_layer(layer, hidden, pass.loss_gradient(pass.run_layer(layer, hidden), ids), {}));
+  const std::vector<float> gradient =
+      values_of(pass.backward_layer(layer, hidden, pass.loss_gradient(pass.run_layer(layer, hidden), ids), {}));
   for (const std::int64_t place : {0, 17, 60, 140}) {
     const at::Tensor up = hidden.clone(), down = hidden.clone();
     up.data_ptr<float>()[place] += 1e-2f;
@@ -103,7 +104,9 @@ TEST_P(Sliced, SurvivesTheContainer) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, Sliced, testing::Values(Case{"llama", 40}, Case{"llama", 27}, Case{"opt", 40}, Case{"opt", 27}),
-                         [](const auto& test) { return std::string(test.param.architecture) + (test.param.head == 40 ? "" : "SlicedHead"); });
+                         [](const auto& test) {
+                           return std::string(test.param.architecture) + (test.param.head == 40 ? "" : "SlicedHead");
+                         });
 
 TEST(DeletedLayer, HandsItsInputOn) {
   Config config = test::odd_config();

@@ -38,17 +38,18 @@ inline Config sliced_config(const std::string& architecture, std::int64_t head =
 // config.json of the model before it was sliced.
 inline Json base_config_json(const Config& config) {
   const LayerConfig& layer = config.layers.front();
-  Json json{{"model_type", config.architecture},
-            {"vocab_size", config.vocabulary},
-            {"hidden_size", config.hidden},
-            {"num_hidden_layers", config.layers.size()},
-            {"num_attention_heads", layer.heads},
-            {"max_position_embeddings", config.max_positions},
+  Json json{{"model_type", config.architecture},  {"vocab_size", config.vocabulary},
+            {"hidden_size", config.hidden},       {"num_hidden_layers", config.layers.size()},
+            {"num_attention_heads", layer.heads}, {"max_position_embeddings", config.max_positions},
             {"tie_word_embeddings", true}};
   if (config.architecture == "opt") {
-    json.update({{"ffn_dim", layer.mlp_width}, {"word_embed_proj_dim", config.hidden}, {"do_layer_norm_before", true}, {"activation_function", "relu"}});
+    json.update({{"ffn_dim", layer.mlp_width},
+                 {"word_embed_proj_dim", config.hidden},
+                 {"do_layer_norm_before", true},
+                 {"activation_function", "relu"}});
   } else {
-    json.update({{"intermediate_size", layer.mlp_width}, {"num_key_value_heads", layer.kv_heads}, {"rms_norm_eps", 1e-6}, {"hidden_act", "silu"}});
+    json.update(
+        {{"intermediate_size", layer.mlp_width}, {"num_key_value_heads", layer.kv_heads}, {"rms_norm_eps", 1e-6}, {"hidden_act", "silu"}});
   }
   return json;
 }

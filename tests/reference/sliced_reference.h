@@ -57,7 +57,8 @@ struct SlicedForward {
     Matrix x(static_cast<std::int64_t>(ids.size()), table.cols);
     for (std::int64_t t = 0; t < x.rows; ++t) {
       for (std::int64_t i = 0; i < x.cols; ++i) {
-        x.at(t, i) = table.at(ids[static_cast<std::size_t>(t)], i) + (opt() ? weights.at("model.decoder.embed_positions.weight").at(t + 2, i) : 0);
+        x.at(t, i) =
+            table.at(ids[static_cast<std::size_t>(t)], i) + (opt() ? weights.at("model.decoder.embed_positions.weight").at(t + 2, i) : 0);
       }
     }
     return x;

@@ -28,7 +28,8 @@ Json golden(const std::string& folder) {
 // {"text", "seqlen", "windows"} of a golden.json.
 double perplexity(const Model& model, const Json& protocol) {
   const bool stories = protocol.at("text") == "tiny.utf8";
-  const Text text = stories ? load_text("tiny", std::string(kData) + "tinystories/tiny.utf8") : load_text("wikitext2", std::string(kData) + "wikitext2/wiki.test.raw");
+  const Text text = stories ? load_text("tiny", std::string(kData) + "tinystories/tiny.utf8")
+                            : load_text("wikitext2", std::string(kData) + "wikitext2/wiki.test.raw");
   ThreadPool pool;
   PerplexityOptions options;
   options.seqlen = protocol.at("seqlen").get<std::int64_t>();
@@ -71,28 +72,42 @@ TEST_P(Golden, HasThePerplexityParametersAndZeros) {
   RecordProperty("perplexity", std::to_string(measured));
   EXPECT_NEAR(measured, expected, 1e-3 * expected);
   const ParameterCount count = count_parameters(model, pool);
-  if (stated.contains("params")) { EXPECT_EQ(count.total, stated["params"]); }
-  if (stated.contains("measured_sparsity")) { EXPECT_NEAR(count.sparsity(), stated["measured_sparsity"].get<double>(), 1e-12); }
+  if (stated.contains("params")) {
+    EXPECT_EQ(count.total, stated["params"]);
+  }
+  if (stated.contains("measured_sparsity")) {
+    EXPECT_NEAR(count.sparsity(), stated["measured_sparsity"].get<double>(), 1e-12);
+  }
   const Json parameters = stated.value("parameters", Json::object());
-  if (parameters.contains("total")) { EXPECT_EQ(count.total, parameters["total"]); }
-  if (parameters.contains("nonzero")) { EXPECT_EQ(count.nonzero, parameters["nonzero"]); }
-  if (parameters.contains("decoder_linears")) { EXPECT_EQ(count.decoder_linears, parameters["decoder_linears"]); }
-  if (parameters.contains("decoder_linear_zeros")) { EXPECT_EQ(count.decoder_linear_zeros, parameters["decoder_linear_zeros"]); }
+  if (parameters.contains("total")) {
+    EXPECT_EQ(count.total, parameters["total"]);
+  }
+  if (parameters.contains("nonzero")) {
+    EXPECT_EQ(count.nonzero, parameters["nonzero"]);
+  }
+  if (parameters.contains("decoder_linears")) {
+    EXPECT_EQ(count.decoder_linears, parameters["decoder_linears"]);
+  }
+  if (parameters.contains("decoder_linear_zeros")) {
+    EXPECT_EQ(count.decoder_linear_zeros, parameters["decoder_linear_zeros"]);
+  }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Examples, Golden,
-    testing::Values(Example{"sparsegpt-50", "sparsegpt-50"}, Example{"sparsegpt-50-4bit", "sparsegpt-50-4bit"}, Example{"sparsegpt-3bit", "sparsegpt-3bit"},
-                    Example{"sparsegpt-2of4-4bit", "sparsegpt-2of4-4bit"}, Example{"wanda-50", "wanda-50"}, Example{"magnitude-50", "magnitude-50"},
-                    Example{"mixed-bits", "mixed-bits"}, Example{"slicegpt-25", "slicegpt-25"}, Example{"slicegpt-25/story_0.25.pt", "slicegpt-25"},
-                    Example{"slicegpt-opt-20", "slicegpt-opt-20"}, Example{"whole-module/slicegpt_dill.bin", "whole-module", "slicegpt_dill.bin"},
-                    Example{"whole-module/llm_pruner.bin", "whole-module", "llm_pruner.bin"},
-                    Example{"whole-module/identity_layer.bin", "whole-module", "identity_layer.bin"}, Example{"whole-module/wanda.bin", "whole-module", "wanda.bin"}),
-    [](const auto& test) {
-      std::string name = test.param.path;
-      for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
-      return name;
-    });
+INSTANTIATE_TEST_SUITE_P(Examples, Golden,
+                         testing::Values(Example{"sparsegpt-50", "sparsegpt-50"}, Example{"sparsegpt-50-4bit", "sparsegpt-50-4bit"},
+                                         Example{"sparsegpt-3bit", "sparsegpt-3bit"}, Example{"sparsegpt-2of4-4bit", "sparsegpt-2of4-4bit"},
+                                         Example{"wanda-50", "wanda-50"}, Example{"magnitude-50", "magnitude-50"},
+                                         Example{"mixed-bits", "mixed-bits"}, Example{"slicegpt-25", "slicegpt-25"},
+                                         Example{"slicegpt-25/story_0.25.pt", "slicegpt-25"}, Example{"slicegpt-opt-20", "slicegpt-opt-20"},
+                                         Example{"whole-module/slicegpt_dill.bin", "whole-module", "slicegpt_dill.bin"},
+                                         Example{"whole-module/llm_pruner.bin", "whole-module", "llm_pruner.bin"},
+                                         Example{"whole-module/identity_layer.bin", "whole-module", "identity_layer.bin"},
+                                         Example{"whole-module/wanda.bin", "whole-module", "wanda.bin"}),
+                         [](const auto& test) {
+                           std::string name = test.param.path;
+                           for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
+                           return name;
+                         });
 
 // The README of the data states it: the pickle is the pair once more.
 TEST(GoldenTwins, OfASlicedModelHaveOneDigest) {
@@ -102,7 +117,9 @@ TEST(GoldenTwins, OfASlicedModelHaveOneDigest) {
   const Model pair = open_model(folder + "slicegpt-25"), module = open_model(folder + "whole-module/slicegpt_dill.bin");
   EXPECT_EQ(weights_digest(pair, pool), weights_digest(module, pool));
   EXPECT_EQ(pair.config.to_json(), module.config.to_json());
-  for (const char* key : {"pruning_ratio", "actual_ratio", "parameter_ratio", "round_interval", "base_model", "sliced_head"}) EXPECT_EQ(pair.method.at(key), module.method.at(key)) << key;
+  for (const char* key : {"pruning_ratio", "actual_ratio", "parameter_ratio", "round_interval", "base_model", "sliced_head"}) {
+    EXPECT_EQ(pair.method.at(key), module.method.at(key)) << key;
+  }
 }
 
 TEST(GoldenOpt, HasThePerplexityOfItsReadme) {

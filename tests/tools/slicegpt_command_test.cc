@@ -37,7 +37,8 @@ class ConvertSliceGpt : public testing::Test {
       std::ifstream file(path);
       return std::string(std::istreambuf_iterator<char>(file), {});
     };
-    const std::string line = "cd '" + work_.string() + "' && '" MIQ_TOOLS_DIR "'/convert-slicegpt --quiet " + arguments + " >out.txt 2>err.txt </dev/null";
+    const std::string line =
+        "cd '" + work_.string() + "' && '" MIQ_TOOLS_DIR "'/convert-slicegpt --quiet " + arguments + " >out.txt 2>err.txt </dev/null";
     const int status = std::system(line.c_str());
     return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, slurp(work_ / "out.txt"), slurp(work_ / "err.txt")};
   }
@@ -63,7 +64,9 @@ TEST_F(ConvertSliceGpt, TakesTheNumbersThatNothingElseStates) {
   EXPECT_EQ(load_model((work_ / "a.miq").string()).method.at("pruning_ratio"), 0.25);
   const Outcome outcome = run("--slicegpt-model slices.pt --sparsity 0.3 --encode dense --json -o b.miq" + base_);
   EXPECT_EQ(outcome.code, 1);
-  for (const char* word : {"slices.pt", "0.3", "88", "96", "--sparsity"}) EXPECT_NE(outcome.err.find(word), std::string::npos) << word << " in " << outcome.err;
+  for (const char* word : {"slices.pt", "0.3", "88", "96", "--sparsity"}) {
+    EXPECT_NE(outcome.err.find(word), std::string::npos) << word << " in " << outcome.err;
+  }
   EXPECT_FALSE(fs::exists(work_ / "b.miq"));
 }
 

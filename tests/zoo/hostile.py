@@ -262,9 +262,13 @@ def tour(arguments, entries, folder):
                 wrong.setdefault(f"{entry.name} ({entry.why})", []).extend(problems + [said])
             elif arguments.verbose and not alone:
                 print(f"{entry.name}\n{said}", end="")
-    for log in zoo.close():
+    logs, made = zoo.close(), 0
+    for log in logs:
+        made += runner.converted(log)
         for place, line in runner.judge_trace(log, zoo.traced):
             wrong.setdefault(place.name, []).append(line)
+    if logs and made < sum(not entry.refused for entry in entries):
+        wrong["strace"] = [f"the trace shows {made} files made, fewer than are converted: it does not see everything"]
     for name, problems in wrong.items():
         print(name + "\n" + "".join(f"  {problem}\n" for problem in problems))
     return len(wrong), "" if arguments.strace else f"; an idle process takes {zoo.idle[True] >> 20} MiB"

@@ -13,6 +13,8 @@ TRACED = ",".join(
     creat rename renameat renameat2 unlink unlinkat rmdir mkdir mkdirat link linkat symlink symlinkat chmod fchmod fchmodat truncate ftruncate
     mknod mknodat chdir setuid mount""".split()
 )
+LINE = re.compile(r"(\d+)\s+(?:<\.\.\. )?(\w+)(?:\(|( resumed>))(.*)")
+IN_OUTPUT = "rename renameat renameat2 unlink unlinkat ftruncate fchmod link linkat chmod fchmodat".split()
 
 
 class Outcome:
@@ -87,50 +89,41 @@ def judge_trace(log, folder_of, programs_allowed=0):
 
     folder_of: the working folder of each process that is judged, by its number; its threads are found in the log.
     """
-    folder_of = dict(folder_of)
-    for line in log.splitlines():
-        match = re.match(r"(\d+)\s+(\w+)\(", line)
-        if not match:
-            if thread := re.match(r"(\d+)\s+<\.\.\. clone3? resumed>.*= (\d+)", line):
-                if int(thread[1]) in folder_of:
-                    folder_of[int(thread[2])] = folder_of[int(thread[1])]
-            continue
-        pid, call, words = int(match[1]), match[2], line[match.end() :]
-        if pid not in folder_of:
+    lines = [(match, line) for line in log.splitlines() if (match := LINE.match(line))]
+    folder_of = with_threads(lines, folder_of)
+    for match, line in lines:
+        pid, call, words = int(match[1]), match[2], match[4]
+        if pid not in folder_of or match[3]:
             continue
         folder = folder_of[pid]
-        if call in ("clone", "clone3"):
-            if "CLONE_THREAD" not in words:
-                yield folder, line
-            elif thread := re.search(r"= (\d+)$", words):
-                folder_of[int(thread[1])] = folder
-        elif call in ("execve", "execveat"):
+        if call in ("execve", "execveat"):
             programs_allowed -= 1
-            if programs_allowed < 0:
-                yield folder, line
+            allowed = programs_allowed >= 0
+        elif call in ("clone", "clone3"):
+            allowed = "CLONE_THREAD" in words
         elif call in ("open", "openat", "openat2"):
-            if re.search(r"O_WRONLY|O_RDWR|O_CREAT|O_TRUNC|O_APPEND", words) and not to_output(words, folder):
-                yield folder, line
+            allowed = not re.search(r"O_WRONLY|O_RDWR|O_CREAT|O_TRUNC|O_APPEND", words) or to_output(words, folder)
         elif call == "chdir":
-            if f'"{folder}"' not in words:
-                yield folder, line
-        elif call in (
-            "rename",
-            "renameat",
-            "renameat2",
-            "unlink",
-            "unlinkat",
-            "ftruncate",
-            "fchmod",
-            "link",
-            "linkat",
-            "chmod",
-            "fchmodat",
-        ):
-            if not to_output(words, folder):
-                yield folder, line
+            allowed = f'"{folder}"' in words
         else:
+            allowed = call in IN_OUTPUT and to_output(words, folder)
+        if not allowed:
             yield folder, line
+
+
+def with_threads(lines, folder_of):
+    """`folder_of` with the threads that its processes start, wherever in the log they come to light."""
+    folder_of = dict(folder_of)
+    for match, _ in lines:
+        started = re.search(r"= (\d+)$", match[4])
+        if match[2] in ("clone", "clone3") and int(match[1]) in folder_of and started:
+            folder_of[int(started[1])] = folder_of[int(match[1])]
+    return folder_of
+
+
+def converted(log):
+    """How often a log shows a file made in a folder for output: what must be seen where something is converted."""
+    return len(re.findall(r'open\w*\([^\n]*"[^"\n]*out/[^"\n]*", [^\n]*O_CREAT', log))
 
 
 def to_output(words, folder):

@@ -3,6 +3,7 @@
 Everything here is Python's standard library alone and gives the same bytes on every run.
 """
 
+import functools
 import json
 import random
 import struct
@@ -89,8 +90,7 @@ class Model:
         shapes |= {
             f"model.layers.{i}.{name}.weight": shape for i in range(self.config["num_hidden_layers"]) for name, shape in layer.items()
         }
-        draw = random.Random(7)
-        return {name: (shapes[name], floats(draw.gauss(0, 0.3) for _ in range(product(shapes[name])))) for name in sorted(shapes)}
+        return {name: (shapes[name], normal_bytes(product(shapes[name]), name)) for name in sorted(shapes)}
 
     def folder(self, **changed):
         """The folder's files; a keyword with an underscore for each dot and dash changes or (None) removes one."""
@@ -100,6 +100,12 @@ class Model:
             "model.safetensors": safetensors(self.tensors()),
         }
         return {name: content for name, content in (files | changed).items() if content is not None}
+
+
+@functools.cache
+def normal_bytes(elements, draw_from):
+    draw = random.Random(draw_from)
+    return floats(draw.gauss(0, 0.3) for _ in range(elements))
 
 
 def product(numbers):

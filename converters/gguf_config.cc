@@ -212,6 +212,7 @@ Config gguf_config(const GgufFile& file, const std::string& path) {
     read_experts(file, i, experts, config.layers[i], path);
     check_layer(config, config.layers[i], path);
   }
+  check_experts(config, path);
   const auto embedding = file.tensors.find("token_embd.weight");
   if (embedding == file.tensors.end() || embedding->second.shape.size() != 2) throw FormatError(path, "tensor 'token_embd.weight' is missing or no matrix");
   config.vocabulary = embedding->second.shape[0];

@@ -138,6 +138,14 @@ void check_layer(const Config& config, const LayerConfig& layer, const std::stri
   }
 }
 
+void check_experts(const Config& config, const std::string& name) {
+  std::int64_t experts = 0;
+  for (const LayerConfig& layer : config.layers) {
+    if (layer.experts > kMostExperts - experts) throw FormatError(name, "more than " + std::to_string(kMostExperts) + " experts in all layers together");
+    experts += layer.experts;
+  }
+}
+
 Json Config::to_json() const {
   Json json{{"architecture", architecture},
             {"vocabulary", vocabulary},
@@ -205,6 +213,7 @@ Config Config::from_json(const Json& json, const std::string& name) {
   const Json& layers = fields.at("layers");
   if (!layers.is_array() || layers.empty() || layers.size() > static_cast<std::size_t>(kMostLayers)) fields.refuse("layers", "a list of layers");
   for (const Json& entry : layers) config.layers.push_back(layer_from_json(ConfigFields(entry, name), config));
+  check_experts(config, name);
   return config;
 }
 

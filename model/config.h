@@ -84,6 +84,10 @@ std::int64_t embedding_width(const Config& config);
 std::int64_t head_width(const Config& config);
 
 inline constexpr std::int64_t kMostLayers = 100'000;
+// Of all layers together: far above any real model, and few enough for a list of their tensors.
+inline constexpr std::int64_t kMostExperts = 200'000;
+// Throws FormatError naming `name` where the layers have more experts.
+void check_experts(const Config& config, const std::string& name);
 // Heads against key/value heads, pairs for the rotation, experts. Throws FormatError naming `name`.
 void check_layer(const Config& config, const LayerConfig& layer, const std::string& name);
 

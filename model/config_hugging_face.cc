@@ -66,6 +66,7 @@ Config read(const Architecture& row, const ConfigFields& fields) {
   config.bos_id = fields.id("bos_token_id");
   config.eos_id = fields.id("eos_token_id");
   row.read_config(fields, config);
+  check_experts(config, fields.name());
   return config;
 }
 

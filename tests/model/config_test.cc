@@ -99,6 +99,77 @@ TEST(Config, UnknownKeysWithoutEffectAreAccepted) {
   EXPECT_EQ(refusal(json), "");
 }
 
+Json family_json(const char* type, const Json& more) {
+  Json json = llama_json();
+  json["model_type"] = type;
+  json.update(more);
+  return json;
+}
+
+TEST(Config, WindowsStandWhereEachFamilyHasThem) {
+  const auto windows = [](const char* type, const Json& more) {
+    std::vector<std::int64_t> found;
+    Json json = family_json(type, more);
+    json["num_hidden_layers"] = 4;
+    for (const LayerConfig& layer : config_from_hugging_face(json, "config.json").layers) found.push_back(layer.window);
+    return found;
+  };
+  using Windows = std::vector<std::int64_t>;
+  EXPECT_EQ(windows("mistral", {{"sliding_window", 9}}), (Windows{9, 9, 9, 9}));
+  EXPECT_EQ(windows("mistral", {{"sliding_window", nullptr}}), (Windows{0, 0, 0, 0}));
+  EXPECT_EQ(windows("mistral", Json::object()), (Windows{4096, 4096, 4096, 4096}));
+  EXPECT_EQ(windows("qwen2", {{"sliding_window", 9}, {"use_sliding_window", false}, {"max_window_layers", 2}}), (Windows{0, 0, 0, 0}));
+  EXPECT_EQ(windows("qwen2", {{"sliding_window", 9}, {"use_sliding_window", true}, {"max_window_layers", 3}}), (Windows{0, 0, 0, 9}));
+  const Json types{"sliding_attention", "full_attention", "full_attention", "sliding_attention"};
+  EXPECT_EQ(windows("qwen3", {{"head_dim", 16}, {"sliding_window", 7}, {"use_sliding_window", true}, {"layer_types", types}}), (Windows{7, 0, 0, 7}));
+}
+
+TEST(Config, ExpertsStandWhereTheStepAndTheListPutThem) {
+  const Json json = family_json("qwen2_moe", {{"num_hidden_layers", 6}, {"num_experts", 5}, {"num_experts_per_tok", 2}, {"decoder_sparse_step", 2},
+                                              {"mlp_only_layers", {3}}, {"moe_intermediate_size", 22}, {"shared_expert_intermediate_size", 30}});
+  const Config config = config_from_hugging_face(json, "config.json");
+  for (std::size_t i = 0; i < 6; ++i) {
+    const bool sparse = i == 1 || i == 5;
+    EXPECT_EQ(config.layers[i].experts, sparse ? 5 : 0) << i;
+    EXPECT_EQ(config.layers[i].shared_width, sparse ? 30 : 0) << i;
+    EXPECT_EQ(config.layers[i].mlp_width, sparse ? 22 : json["intermediate_size"].get<std::int64_t>()) << i;
+  }
+  EXPECT_FALSE(config.normalise_experts);
+  EXPECT_TRUE(config.query_bias);
+}
+
+TEST(Config, FamiliesRefuseWhatTheyCannotMean) {
+  const Json experts{{"num_local_experts", 4}, {"num_experts_per_tok", 2}};
+  const auto with = [&](Json more) {
+    Json all = experts;
+    all.update(more);
+    return all;
+  };
+  const std::vector<std::pair<Json, std::string>> cases{
+      {family_json("mixtral", with({{"num_experts_per_tok", 5}})), "5 experts per token of 4"},
+      {family_json("mixtral", with({{"num_local_experts", 4000000000u}})), "more than 200000 experts"},
+      {family_json("mixtral", with({{"num_local_experts", 0}})), "'num_local_experts' is 0"},
+      {family_json("qwen3", {{"head_dim", nullptr}}), "'head_dim' is missing"},
+      {family_json("qwen2", {{"use_sliding_window", "yes"}}), "'use_sliding_window' is \"yes\""},
+      {family_json("qwen2", {{"layer_types", {"full_attention"}}}), "'layer_types'"},
+      {family_json("qwen2", {{"rope_scaling", {{"type", "mrope"}, {"mrope_section", {16, 24, 24}}}}}), "'mrope_section'"},
+      {family_json("qwen2", {{"rope_parameters", {{"full_attention", {{"rope_theta", 1e4}}}}}}), "'full_attention'"},
+      {family_json("qwen", {{"layer_norm_epsilon", 1e-6}, {"rotary_pct", 0.5}}), "'rotary_pct'"},
+      {family_json("qwen", {{"layer_norm_epsilon", 1e-6}, {"intermediate_size", 7}}), "'intermediate_size'"}};
+  for (const auto& [json, expected] : cases) EXPECT_NE(refusal(json).find(expected), std::string::npos) << expected << "\n" << refusal(json);
+}
+
+TEST(Config, AModelTypeOfNobodysIsReadAsLlamaWithAWarning) {
+  std::vector<std::string> warnings;
+  const Config config = config_from_hugging_face(family_json("nobodys", Json::object()), "config.json", &warnings);
+  EXPECT_EQ(config.architecture, "llama");
+  ASSERT_EQ(warnings.size(), 1u);
+  EXPECT_NE(warnings[0].find("'nobodys' is not known"), std::string::npos);
+  warnings.clear();
+  config_from_hugging_face(llama_json(), "config.json", &warnings);
+  EXPECT_TRUE(warnings.empty());
+}
+
 TEST(Architecture, ListsEveryTensorOnce) {
   Config config = config_from_hugging_face(llama_json(), "config.json");
   EXPECT_EQ(expected_tensors(config).size(), 2u + 2 * 9);
@@ -122,6 +193,8 @@ TEST(Architecture, UnknownNamesAreRefusedWithTheKnownOnes) {
 
 TEST(Architecture, ShortNames) {
   EXPECT_EQ(short_linear_name("self_attn.q_proj.weight"), "q_proj");
+  EXPECT_EQ(short_linear_name("mlp.experts.3.gate_proj.weight"), "experts.3.gate_proj");
+  EXPECT_EQ(short_linear_name("mlp.shared_expert.gate_proj.weight"), "shared_expert.gate_proj");
   EXPECT_EQ(short_linear_name("model.layers.3.mlp.down_proj.weight"), "down_proj");
 }
 

@@ -31,16 +31,39 @@ constexpr SourceKind kKinds[] = {
      [](const std::string& path, const OpenOptions& options) { return open_torch_checkpoint(path, options.base_model); }},
 };
 
+struct Beginning {
+  std::size_t at;
+  std::string_view bytes, what;
+};
+constexpr Beginning kBeginnings[] = {
+    {8, "{", "a safetensors file on its own; give the folder that holds it and its config.json"},
+    {0, "version https://git-lfs", "a Git LFS pointer; fetch the real file with 'git lfs pull'"},
+    {0, "<!DOCTYPE", "a web page; download the file again"},
+    {0, "<html", "a web page; download the file again"},
+    {0, "PYTORCH1", "a PyTorch file of the first form (PYTORCH1); write it again with torch.save"},
+    {257, "ustar", "a tar archive (torch before 0.2 wrote such files); write it again with torch.save, or unpack it"},
+    {0, "PK\x05\x06", "an empty zip archive"},
+    {0, "\x80", "a pickle of a protocol other than 2 to 5; write it again with torch.save"},
+    {0, "\x89HDF", "an HDF5 file (Keras), which is not read"},
+    {0, "\x93NUMPY", "a NumPy array, which is not read"},
+    {0, "\x1f\x8b", "a file compressed with gzip; unpack it first"},
+    {0, "BZh", "a file compressed with bzip2; unpack it first"},
+    {0, "\xfd" "7zXZ", "a file compressed with xz; unpack it first"},
+    {0, "7z\xbc\xaf", "a 7-Zip archive; unpack it first"},
+    {0, "\x7f" "ELF", "a program"},
+};
+
 // What a file that no row recognises looks like, for the message.
 std::string guess(const std::string& path) {
   if (std::filesystem::is_directory(path)) return "a folder without config.json";
-  unsigned char start[9] = {};
+  std::string start(512, '\0');
   std::ifstream file(path, std::ios::binary);
-  file.read(reinterpret_cast<char*>(start), 9);
-  const auto size = file.gcount();
-  if (size == 0) return "an empty or unreadable file";
-  if (size >= 9 && start[8] == '{') return "a safetensors file on its own; give the folder that holds it and its config.json";
-  if (start[0] == 'v' && start[1] == 'e' && start[2] == 'r') return "a text file that begins like a Git LFS pointer; fetch the real file";
+  file.read(start.data(), static_cast<std::streamsize>(start.size()));
+  start.resize(static_cast<std::size_t>(file.gcount()));
+  if (start.empty()) return "an empty or unreadable file";
+  for (const Beginning& known : kBeginnings) {
+    if (start.size() >= known.at && std::string_view(start).substr(known.at).starts_with(known.bytes)) return std::string(known.what);
+  }
   return "a file of unknown kind (wrong magic, or truncated)";
 }
 

@@ -105,7 +105,11 @@ def check_message(entry, what, run):
     if (entry.at or entry.name) not in run.err:
         yield f"the message does not name {entry.at or entry.name}"
     if what != "read-torch-file" and entry.torch is not None:
-        return  # the commands may find something else wrong before they come to the stream
+        # The commands may find something else wrong first: a tensor without a model is not looked at.
+        if entry.torch != "refused" or any(
+            words in run.err for words in ("not a checkpoint that miq reads", "no model in it", "no model config")
+        ):
+            return
     if entry.offset and not re.search(r"at byte \d+", run.err):
         yield "the message names no offset"
     yield from (f"the message does not say '{word}'" for word in entry.refused if word not in run.err)

@@ -174,6 +174,10 @@ def states():
     yield "call_for_tensor", state(**{NORM: call("posix system", "touch canary")}), NORM, "a call where a weight should be"
     yield "text_for_tensor", state(**{NORM: text("weight")}), NORM, "a text where a weight should be"
     yield "whole_storage", state(**{NORM: storage("0", 8192)}), NORM, "a storage where a weight should be"
+    flipped = state()
+    bits = bytearray(flipped["pytorch_model.bin"])
+    bits[bits.index(Model().tensors()[UP][1])] ^= 1
+    yield "flipped_bit", flipped | {"pytorch_model.bin": bytes(bits)}, "checksum", "a bit of a weight"
     yield "integers", state(**{NORM: tensor(storage("0", 8192, kind="IntStorage"), [32])}), "", "type confusion: one storage of two types"
     model = Model()
     base = {"model.safetensors": None}

@@ -9,9 +9,9 @@ from pathlib import Path
 
 SECONDS = 20  # for one command; a loaded machine takes 2 s to start one
 TRACED = ",".join(
-    """execve execveat fork vfork clone clone3 ptrace process_vm_writev kill tkill socket connect bind listen accept sendto open openat openat2
-    creat rename renameat renameat2 unlink unlinkat rmdir mkdir mkdirat link linkat symlink symlinkat chmod fchmod fchmodat truncate ftruncate
-    mknod mknodat chdir setuid mount""".split()
+    """execve execveat fork vfork clone clone3 ptrace process_vm_writev kill tkill socket connect bind listen accept sendto open openat
+    openat2 creat rename renameat renameat2 unlink unlinkat rmdir mkdir mkdirat link linkat symlink symlinkat chmod fchmod fchmodat
+    truncate ftruncate mknod mknodat chdir setuid mount""".split()
 )
 LINE = re.compile(r"(\d+)\s+(?:<\.\.\. )?(\w+)(?:\(|( resumed>))(.*)")
 IN_OUTPUT = "rename renameat renameat2 unlink unlinkat ftruncate fchmod link linkat chmod fchmodat".split()

@@ -1,9 +1,9 @@
 // The commands that read foreign files, many runs by one process: loading LibTorch takes longer than refusing a file.
 // Each run is a child of its own, forked before anything is done, that calls the command's own main().
 //
-// Besides, "dump-tensors FILE DATA" is the readers of safetensors and GGUF files alone: metadata and places as JSON on stdout, the tensors'
-// bytes one after another in DATA; and "read-torch-file FILE" is the reader of PyTorch files alone: it opens FILE, verifies it, reads every tensor, turns
-// the tree into JSON, and prints every global with its risk.
+// Besides, "dump-tensors FILE DATA" is the readers of safetensors and GGUF files alone: metadata and places as JSON on
+// stdout, the tensors' bytes one after another in DATA; and "read-torch-file FILE" is the reader of PyTorch files alone: it
+// opens FILE, verifies it, reads every tensor, turns the tree into JSON, and prints every global with its risk.
 //
 //   zoo_commands    reads requests from stdin, a line each: COMMAND 0x1f FOLDER 0x1f SECONDS 0x1f ADDRESS_SPACE 0x1f ARGUMENT ...
 //                   and answers each on stdout: PID STATUS MAXRSS, as wait4 gives them (MAXRSS in bytes)

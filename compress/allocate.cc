@@ -258,6 +258,23 @@ std::vector<std::uint8_t> allocate_global(std::span<const double> loss, std::spa
   return to_bits(choice, levels);
 }
 
+void spend_rest(std::span<std::uint8_t> bits, std::span<const double> score, std::span<const double> kept, double target,
+                std::span<const int> levels) {
+  check_levels(levels);
+  check_kept(kept, bits.size());
+  if (score.size() != bits.size()) throw Error("bit allocation: one score an item is needed");
+  Choice choice(bits.size());
+  for (std::size_t i = 0; i < bits.size(); ++i) {
+    const auto level = std::find(levels.begin(), levels.end(), static_cast<int>(bits[i]));
+    if (level == levels.end()) throw Error("bit allocation: " + std::to_string(bits[i]) + " bits are none of the levels");
+    choice[i] = static_cast<std::uint8_t>(level - levels.begin());
+  }
+  const double budget = target * std::accumulate(kept.begin(), kept.end(), 0.0);
+  fill(choice, by_falling(score), kept, budget - spent(choice, kept, levels), levels);
+  const std::vector<std::uint8_t> filled = to_bits(choice, levels);
+  std::copy(filled.begin(), filled.end(), bits.begin());
+}
+
 double average_bits(std::span<const std::uint8_t> bits, std::span<const double> kept) {
   double total = 0, weights = 0;
   for (std::size_t i = 0; i < bits.size(); ++i) total += kept[i] * bits[i], weights += kept[i];

@@ -46,6 +46,11 @@ std::vector<std::uint8_t> allocate_redundancy(std::span<const double> informatio
 std::vector<std::uint8_t> allocate_global(std::span<const double> loss, std::span<const double> kept, double target,
                                           std::span<const int> levels = kBitLevels);
 
+// Spends what a choice made in parts leaves of the whole budget: single steps by falling score while any fits. Then the rule
+// about being exact above holds for all items together.
+void spend_rest(std::span<std::uint8_t> bits, std::span<const double> score, std::span<const double> kept, double target,
+                std::span<const int> levels = kBitLevels);
+
 // Sum of kept * bits over sum of kept; 0 when nothing is kept.
 double average_bits(std::span<const std::uint8_t> bits, std::span<const double> kept);
 

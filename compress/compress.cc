@@ -4,9 +4,8 @@
 // will be stored, to make the inputs of the next one. Methods that need no calibration skip both.
 #include "miq/compress/compress.h"
 
-#include <algorithm>
-#include <array>
 #include <chrono>
+#include <map>
 #include <optional>
 
 #include "miq/base/error.h"
@@ -58,6 +57,7 @@ class Driver {
     model.calibration = needs_calibration(recipe_) ? calibration_.description : Json::object();
     model.statistics = report_.statistics(model);
     result_.fallbacks = report_.fallbacks();
+    result_.unseen = report_.unseen();
     result_.summary = report_.summary(model);
     return std::move(result_);
   }
@@ -71,14 +71,14 @@ class Driver {
   void compress_layer(const ForwardPass& forward, Walk* walk, std::int64_t layer) {
     const std::string stage = "layer " + std::to_string(layer + 1) + " of " + std::to_string(forward.layers());
     const double visit = visits_ / static_cast<double>(forward.layers()) / (walk ? 3 : 1);
-    std::array<InputStatistics, kInputSites.size()> inputs;
+    std::map<InputPlace, InputStatistics> inputs;
     if (walk) {
       observe(forward, *walk, layer, inputs);
       advance(stage, visit);
     }
-    for (InputSite site : kInputSites) {
-      compress_site(layer, site, inputs[static_cast<std::size_t>(site)]);
-      inputs[static_cast<std::size_t>(site)] = {};
+    for (InputPlace place : input_places(result_.model.config, layer)) {
+      compress_place(layer, place, inputs[place]);
+      inputs[place] = {};
     }
     advance(stage, visit);
     if (walk) {
@@ -87,34 +87,32 @@ class Driver {
     }
   }
 
-  void observe(const ForwardPass& forward, Walk& walk, std::int64_t layer, std::array<InputStatistics, kInputSites.size()>& inputs) {
-    std::array<std::optional<HessianSum>, kInputSites.size()> sums;
-    walk.observe(forward.load_layer(layer), [&](InputSite site, std::span<const at::Tensor> batch) {
-      const auto s = static_cast<std::size_t>(site);
-      if (needs_hessian(recipe_)) {
-        if (!sums[s]) sums[s].emplace(batch.front().size(1));
-        sums[s]->add(batch, pool_);
-      }
-      if (needs_channel_statistics(recipe_)) {
-        for (const at::Tensor& window : batch) accumulate(inputs[s].channels, window, pool_);
+  void observe(const ForwardPass& forward, Walk& walk, std::int64_t layer, std::map<InputPlace, InputStatistics>& inputs) {
+    std::map<InputPlace, HessianSum> sums;
+    walk.observe(forward.load_layer(layer), [&](InputPlace place, std::span<const at::Tensor> batch) {
+      if (needs_hessian(recipe_)) sums.try_emplace(place, batch.front().size(1)).first->second.add(batch, pool_);
+      InputStatistics& input = inputs[place];
+      for (const at::Tensor& window : batch) {
+        input.tokens += window.size(0);
+        if (needs_channel_statistics(recipe_)) accumulate(input.channels, window, pool_);
       }
     }, false);
-    for (std::size_t s = 0; s < sums.size(); ++s) {
-      if (sums[s]) inputs[s].hessian = sums[s]->mean();
-      sums[s].reset();
+    for (auto& [place, sum] : sums) {
+      inputs[place].hessian = sum.mean();
+      sum = HessianSum(0);
     }
   }
 
-  void compress_site(std::int64_t layer, InputSite site, const InputStatistics& input) {
+  void compress_place(std::int64_t layer, InputPlace place, const InputStatistics& input) {
     const auto start = Clock::now();
     const Architecture& table = architecture(result_.model.config.architecture);
     const LayerPlan* layer_plan = plan_.empty() ? nullptr : &plan_[static_cast<std::size_t>(layer)];
-    const SitePlan* site_plan = layer_plan ? &layer_plan->sites[static_cast<std::size_t>(site)] : nullptr;
+    const SitePlan* site_plan = layer_plan ? &layer_plan->places.at(place) : nullptr;
     std::vector<MatrixJob> jobs;
     std::vector<std::string> names;
     std::int64_t weights = 0;
     for (const LayerTensor& rule : layer_tensors(result_.model.config, layer)) {
-      if (!rule.linear() || rule.site() != site) continue;
+      if (!rule.linear() || rule.place() != place) continue;
       names.push_back(layer_tensor_name(table, layer, rule.name));
       MatrixJob& job = jobs.emplace_back();
       job.rule = rule.name;
@@ -123,7 +121,10 @@ class Driver {
       weights += job.weights.numel();
     }
     if (jobs.empty()) return;
-    std::vector<MatrixResult> solved = solve_site(recipe_, jobs, input, site_plan, pool_);
+    std::vector<MatrixResult> solved = solve_place(recipe_, jobs, input, site_plan, pool_);
+    if (place.expert >= 0 && needs_calibration(recipe_)) {
+      for (MatrixResult& result : solved) result.expert_tokens = input.tokens;
+    }
     pool_.for_each(static_cast<std::int64_t>(jobs.size()), [&](std::int64_t unit) { store(names[static_cast<std::size_t>(unit)], solved[static_cast<std::size_t>(unit)]); });
     const double seconds = seconds_since(start);
     for (std::size_t i = 0; i < jobs.size(); ++i) {
@@ -151,23 +152,10 @@ class Driver {
   double visits_ = 0, total_ = 1, done_ = 0;
 };
 
-// What the methods cannot work on yet, said before any work is done.
-void check_compressible(const Model& model, const Recipe& recipe) {
-  if (model.config.sliced) {
-    throw Error("model '" + model.name + "' was sliced by SliceGPT; its rotations belong to its weights, and compressing it further is not supported. Compress the model that it was made from");
-  }
-  const bool experts = std::ranges::any_of(model.config.layers, [](const LayerConfig& layer) { return layer.experts > 0; });
-  if (experts && needs_calibration(recipe)) {
-    throw Error("model '" + model.name + "' is a mixture of experts, and each expert sees only the tokens routed to it, which method " +
-                std::string(recipe.method->name) + " does not gather yet. Methods without calibration (magnitude, round to nearest) work");
-  }
-}
-
 }  // namespace
 
 CompressResult compress(const Model& model, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool,
                         const ProgressFunction& progress, const MessageFunction& message) {
-  check_compressible(model, recipe);
   if (needs_calibration(recipe) && calibration.windows.empty()) throw Error("no calibration windows");
   return Driver(model, calibration, recipe, pool, progress, message).run();
 }

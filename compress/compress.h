@@ -24,6 +24,7 @@ struct CompressResult {
   // them: the same model, windows and recipe give the same model, byte for byte, at any thread count.
   Model model;
   std::int64_t fallbacks = 0;  // matrices whose factorisation or solution needed help; each was a message
+  std::int64_t unseen = 0;     // those of them that no calibration token reached: matrices of experts
   std::string summary;         // for people: channels, bits, per layer averages; several lines
 };
 

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "miq/base/error.h"
+#include "miq/compress/hierarchical.h"
 #include "miq/compress/rng.h"
 #include "miq/compress/spectral.h"
 
@@ -59,10 +60,14 @@ std::vector<std::int64_t> energy_order(const Labels& labels, std::span<const dou
   return order;
 }
 
-// Spectral clusters of the channels in `members` (any order), laid end to end by falling energy and cut into groups of `size`: labels from
+Labels clusters_of(const at::Tensor& information, std::int64_t count, Clustering clustering, std::uint64_t seed, ThreadPool& pool) {
+  return clustering == Clustering::Spectral ? spectral_clusters(information, count, seed, pool) : hierarchical_clusters(information, count);
+}
+
+// Clusters of the channels in `members` (any order), laid end to end by falling energy and cut into groups of `size`: labels from
 // `first` on, written for the members alone.
 void cluster_and_cut(std::span<const std::int64_t> members, std::span<const double> energy, const at::Tensor& information,
-                     std::int64_t size, std::uint64_t seed, std::int32_t first, Labels& labels, ThreadPool& pool) {
+                     std::int64_t size, Clustering clustering, std::uint64_t seed, std::int32_t first, Labels& labels, ThreadPool& pool) {
   const auto count = static_cast<std::int64_t>(members.size());
   const std::int64_t clusters = (count + size - 1) / size;
   std::vector<double> its_energy(members.size());
@@ -75,7 +80,7 @@ void cluster_and_cut(std::span<const std::int64_t> members, std::span<const doub
     float* to = part.data_ptr<float>();
     for (std::int64_t i = 0; i < count; ++i)
       for (std::int64_t j = 0; j < count; ++j) to[i * count + j] = from[members[i] * source.size(0) + members[j]];
-    inside = spectral_clusters(part, clusters, seed, pool);
+    inside = clusters_of(part, clusters, clustering, seed, pool);
   }
   const auto order = energy_order(inside, its_energy);
   for (std::int64_t k = 0; k < count; ++k) labels[members[order[k]]] = first + static_cast<std::int32_t>(k / size);
@@ -83,7 +88,7 @@ void cluster_and_cut(std::span<const std::int64_t> members, std::span<const doub
 
 // Bands of `band_groups` groups by falling energy, each clustered and cut by itself.
 Labels banded(std::span<const double> energy, const at::Tensor& information, std::int64_t size, std::int64_t band_groups,
-              std::uint64_t seed, ThreadPool& pool) {
+              Clustering clustering, std::uint64_t seed, ThreadPool& pool) {
   const auto n = static_cast<std::int64_t>(energy.size());
   const std::int64_t groups = (n + size - 1) / size;
   const std::int64_t per_band = band_groups > 0 ? std::min(band_groups, groups) : groups;
@@ -92,7 +97,7 @@ Labels banded(std::span<const double> energy, const at::Tensor& information, std
   for (std::int64_t g = 0; g < groups; g += per_band) {
     const std::int64_t first = g * size, last = std::min(n, (g + per_band) * size);
     cluster_and_cut(std::span(sorted).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(last - first)), energy, information,
-                    size, seed + static_cast<std::uint64_t>(g), static_cast<std::int32_t>(g), labels, pool);
+                    size, clustering, seed + static_cast<std::uint64_t>(g), static_cast<std::int32_t>(g), labels, pool);
   }
   return labels;
 }
@@ -158,9 +163,9 @@ ChannelGroups group_channels(const GroupingOptions& options, std::span<const dou
     case Grouping::Contiguous: return from_order(identity(energy.size()), cut(identity(energy.size()), size));
     case Grouping::Sensitivity: labels = cut(by_falling(energy), size); break;
     case Grouping::Random: labels = cut(shuffled(energy.size(), options.seed), size); break;
-    case Grouping::MutualInformation: labels = spectral_clusters(mutual_information, clusters, options.seed, pool); break;
+    case Grouping::MutualInformation: labels = clusters_of(mutual_information, clusters, options.clustering, options.seed, pool); break;
     case Grouping::MutualInformationEqual:
-      labels = banded(energy, mutual_information, size, options.band_groups, options.seed, pool);
+      labels = banded(energy, mutual_information, size, options.band_groups, options.clustering, options.seed, pool);
       break;
   }
   return from_order(energy_order(labels, energy), labels);

@@ -15,10 +15,13 @@ namespace miq {
 enum class Grouping {
   Contiguous,              // runs of group_size channels in their own order
   Sensitivity,             // sorted by H_jj, largest first, cut every group_size
-  MutualInformation,       // spectral clusters as they are, of whatever sizes
-  MutualInformationEqual,  // within bands of similar energy: spectral clusters laid end to end and cut into equal groups
+  MutualInformation,       // clusters as they are, of whatever sizes
+  MutualInformationEqual,  // within bands of similar energy: clusters laid end to end and cut into equal groups
   Random,                  // a seeded permutation cut every group_size: the null against which the others are measured
 };
+
+// How channels are clustered by mutual information: spectral.h, hierarchical.h.
+enum class Clustering { Spectral, Hierarchical };
 
 std::string_view grouping_name(Grouping grouping);  // "contiguous", "sensitivity", "mi", "mi-equal", "random"
 inline bool needs_mutual_information(Grouping grouping) {
@@ -34,6 +37,7 @@ struct GroupingOptions {
   // Sensitivity; 0 is one band of all. Bands keep large channels at the front of the sweep, which counts for more than who shares a
   // scale once there are zeros (SmolLM2 at 50 % and 4 bits: 1 band 60.9, bands of two groups 46.9, sorted alone 48.3).
   std::int64_t band_groups = 2;
+  Clustering clustering = Clustering::Spectral;  // the two mutual-information groupings
 };
 
 // One distinct input's channels. Groups are runs in the processing order, numbered from 0 in that order.

@@ -63,7 +63,7 @@ void resolve_zeros(const CompressOptions& options, const Config& config, Recipe&
                        " takes channels out of their order; use --sparsity");
     }
     for (const LayerConfig& layer : config.layers) {
-      for (std::int64_t width : {config.hidden, layer.heads * layer.head_dim, layer.mlp_width}) {
+      for (std::int64_t width : {config.hidden, layer.heads * layer.head_dim, layer.mlp_width, layer.shared_width}) {
         if (width % recipe.prune_m != 0) {
           throw UsageError("--prune-m " + std::to_string(recipe.prune_m) + " does not divide an input of " + std::to_string(width) + " channels");
         }
@@ -92,13 +92,20 @@ void resolve_bits(const CompressOptions& options, Recipe& recipe) {
   if (options.bit_method && method.layout != Layout::Levels) {
     if (quantile || method.layout == Layout::Uniform) throw UsageError("--bit-method belongs to method enhanced");
   }
-  const bool has_bits = target || (quantile && method.layout == Layout::Levels);
+  if (options.target_bpw) {
+    if (target) throw UsageError("--target-bpw counts what --target-avg-bits and --wbits leave out; give one of them");
+    if (method.layout != Layout::Groups) throw UsageError("--target-bpw belongs to methods mi and mixed; elsewhere the width decides");
+    if (!(*options.target_bpw > 0 && *options.target_bpw <= 32)) throw UsageError("--target-bpw " + number(*options.target_bpw) + " is not in (0, 32]");
+  }
+  const bool by_rank = (quantile && method.layout == Layout::Levels) || (method.layout == Layout::Groups && options.allocator == Allocator::Quantile);
+  const bool has_bits = target || options.target_bpw || by_rank;
   if (!has_bits) {
     if (method.quantizes) {
       throw UsageError("method " + std::string(method.name) + " quantizes, but neither --wbits nor --target-avg-bits says to how many bits");
     }
-    if (options.group_size || options.n_groups || options.grouping || options.levels || options.bit_method) {
-      throw UsageError("--group-size, --n-groups, --grouping, --levels and --bit-method are about quantization, but neither --wbits nor "
+    if (options.group_size || options.n_groups || options.grouping || options.levels || options.bit_method || options.allocator ||
+        options.importance_weights) {
+      throw UsageError("--group-size, --n-groups, --grouping, --levels, --bit-method, --allocator and --importance-weights are about quantization, but neither --wbits nor "
                        "--target-avg-bits says to how many bits; nothing would be quantized");
     }
     return;
@@ -106,6 +113,7 @@ void resolve_bits(const CompressOptions& options, Recipe& recipe) {
   recipe.quantize = true;
   recipe.bit_method = options.bit_method.value_or(BitMethod::Budget);
   recipe.target = target;
+  recipe.target_bpw = options.target_bpw;
   if (method.layout == Layout::Uniform) {
     const int width = static_cast<int>(*target);
     if (width != *target || !is_width(width)) {
@@ -144,7 +152,59 @@ void resolve_groups(const CompressOptions& options, Recipe& recipe) {
   }
 }
 
+void resolve_allocator(const CompressOptions& given, Recipe& recipe) {
+  const Method& method = *recipe.method;
+  if (!given.allocator) return;
+  const std::string name(allocator_name(*given.allocator));
+  switch (method.layout) {
+    case Layout::Uniform: throw UsageError("--allocator belongs to methods enhanced, mi and mixed; " + std::string(method.name) + " has one width");
+    case Layout::Levels: {
+      if (*given.allocator != Allocator::Quantile && *given.allocator != Allocator::Budget) {
+        throw UsageError("--allocator " + name + " belongs to methods mi and mixed; enhanced knows quantile and budget");
+      }
+      const BitMethod same = *given.allocator == Allocator::Quantile ? BitMethod::Quantile : BitMethod::Budget;
+      if (given.bit_method && *given.bit_method != same) throw UsageError("--allocator and --bit-method contradict each other; give one of them");
+      break;
+    }
+    case Layout::Groups: recipe.allocator = *given.allocator; break;
+  }
+}
+
+void resolve_information(const CompressOptions& given, Recipe& recipe) {
+  if (given.mi_estimator && !recipe.needs_information()) {
+    throw UsageError("--mi-estimator says how mutual information is measured, but neither --grouping nor --allocator asks for it");
+  }
+  if (given.clustering && !needs_mutual_information(recipe.grouping)) {
+    throw UsageError("--clustering belongs to the groupings mi and mi-sensitivity");
+  }
+  recipe.mi_estimator = given.mi_estimator.value_or(MiEstimator::Gaussian);
+  recipe.clustering = given.clustering.value_or(Clustering::Spectral);
+  if (!given.importance_weights) return;
+  if (recipe.method->layout != Layout::Levels) throw UsageError("--importance-weights belongs to method enhanced");
+  if (given.importance_weights->size() != kImportanceScores) {
+    throw UsageError("--importance-weights needs five numbers: of mean size, energy, spikiness, weights, and cost of removal");
+  }
+  double sum = 0;
+  for (int i = 0; i < kImportanceScores; ++i) {
+    const double weight = (*given.importance_weights)[static_cast<std::size_t>(i)];
+    if (!(weight >= 0) || !std::isfinite(weight)) throw UsageError("--importance-weights: " + number(weight) + " is not a number >= 0");
+    sum += recipe.importance_weights[static_cast<std::size_t>(i)] = weight;
+  }
+  if (!(sum > 0)) throw UsageError("--importance-weights: at least one must be above 0");
+}
+
 }  // namespace
+
+std::string_view allocator_name(Allocator allocator) {
+  switch (allocator) {
+    case Allocator::Global: return "global";
+    case Allocator::PerLayer: return "per-layer";
+    case Allocator::Redundancy: return "redundancy";
+    case Allocator::Quantile: return "quantile";
+    case Allocator::Budget: return "budget";
+  }
+  throw Error("unknown allocator");
+}
 
 std::span<const Method> methods() { return kMethods; }
 
@@ -154,12 +214,24 @@ std::int64_t Recipe::groups(std::int64_t cols) const {
   return 1;
 }
 
-Recipe resolve(const CompressOptions& options, const Config& config) {
+Recipe resolve(const CompressOptions& given, const Config& config) {
+  CompressOptions options = given;
   Recipe recipe;
   recipe.method = &find_method(options.method);
+  if (config.sliced) {
+    throw UsageError("the model was sliced by SliceGPT; its rotations belong to its weights, and compressing it further is not supported. "
+                     "Compress the model that it was made from");
+  }
+  // Two names for one thing: `enhanced` allocates by what it calls a bit method.
+  if (recipe.method->layout == Layout::Levels && options.allocator && !options.bit_method) {
+    if (options.allocator == Allocator::Quantile) options.bit_method = BitMethod::Quantile;
+    if (options.allocator == Allocator::Budget) options.bit_method = BitMethod::Budget;
+  }
   resolve_zeros(options, config, recipe);
   resolve_bits(options, recipe);
   resolve_groups(options, recipe);
+  resolve_allocator(options, recipe);
+  resolve_information(options, recipe);
   if (!recipe.quantize && recipe.sparsity == 0) {
     throw UsageError("nothing to do: give --sparsity, --prune-n and --prune-m, or a number of bits (--wbits, --target-avg-bits)");
   }
@@ -188,8 +260,15 @@ Json Recipe::to_json() const {
   if (method->layout != Layout::Uniform) {
     json["levels"] = levels;
     if (target) json["target_avg_bits"] = *target;
+    if (target_bpw) json["target_bpw"] = *target_bpw;
   }
   if (method->layout == Layout::Levels) json["bit_method"] = bit_method == BitMethod::Quantile ? "quantile" : "budget";
+  if (importance_weights != kEqualImportanceWeights) json["importance_weights"] = importance_weights;
+  if (allocator != Allocator::Global) json["allocator"] = std::string(allocator_name(allocator));
+  if (needs_information()) {
+    if (mi_estimator == MiEstimator::Binned) json["mi_estimator"] = "binned";
+    if (clustering == Clustering::Hierarchical) json["clustering"] = "hierarchical";
+  }
   if (method->layout == Layout::Groups) {
     json["grouping"] = std::string(kGroupingNames[static_cast<std::size_t>(grouping)]);
     if (needs_mutual_information(grouping) || grouping == Grouping::Random) json["seed"] = seed;

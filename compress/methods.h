@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "miq/compress/grouping.h"
+#include "miq/compress/importance.h"
+#include "miq/compress/mutual_information.h"
 #include "miq/formats/json.h"
 #include "miq/model/config.h"
 #include "miq/model/forward.h"
@@ -20,6 +22,17 @@ namespace miq {
 enum class BitMethod { Budget, Quantile };
 enum class SparsityAllocation { Even, Global };
 
+// Who gets how many bits where groups have widths (allocate.h). All but Global look at a part of the model at a time and then spend
+// what the parts left over.
+enum class Allocator {
+  Global,      // by predicted loss, over all groups of the model
+  PerLayer,    // by predicted loss, the same budget for every layer
+  Redundancy,  // per matrix: groups that share much information get less; the first scheme
+  Quantile,    // per matrix: classes by rank of the predicted loss of a weight
+  Budget,      // per matrix: the level nearest to a line through the standardised logarithm of that loss
+};
+std::string_view allocator_name(Allocator allocator);  // "global", "per-layer", "redundancy", "quantile", "budget"
+
 // As a user gives them; what is not given keeps the method's default (methods.cc: resolve).
 struct CompressOptions {
   std::string method = "sparsegpt";
@@ -27,7 +40,12 @@ struct CompressOptions {
   int prune_n = 0, prune_m = 0;            // n zeros in every m consecutive input channels
   std::optional<int> wbits;                // a width; 16 means none, as in the earlier scripts
   std::optional<double> target_avg_bits;   // code bits per kept weight
+  std::optional<double> target_bpw;        // effective bits of a weight, everything stored counted
   std::optional<BitMethod> bit_method;
+  std::optional<Allocator> allocator;
+  std::optional<std::vector<double>> importance_weights;  // of the five scores (importance.h)
+  std::optional<MiEstimator> mi_estimator;
+  std::optional<Clustering> clustering;
   std::optional<Grouping> grouping;
   std::optional<std::int64_t> group_size;  // input channels in a group
   std::optional<std::int64_t> n_groups;    // groups in an input
@@ -71,7 +89,12 @@ struct Recipe {
   bool quantize = false;
   int width = 0;                   // Uniform
   std::optional<double> target;    // Levels and Groups; none: equal fifths
+  std::optional<double> target_bpw;  // Groups: instead of target
   BitMethod bit_method = BitMethod::Budget;
+  Allocator allocator = Allocator::Global;
+  ImportanceWeights importance_weights = kEqualImportanceWeights;
+  MiEstimator mi_estimator = MiEstimator::Gaussian;
+  Clustering clustering = Clustering::Spectral;
   Grouping grouping = Grouping::Contiguous;
   std::int64_t group_size = 0;     // 0: n_groups is set, or a whole row
   std::int64_t n_groups = 0;
@@ -81,6 +104,8 @@ struct Recipe {
   ComputeType compute = ComputeType::BFloat16;
   std::uint64_t seed = 0;
 
+  // Whether the plan looks at the mutual information of channels.
+  bool needs_information() const { return needs_mutual_information(grouping) || allocator == Allocator::Redundancy; }
   // Groups in an input of `cols` channels.
   std::int64_t groups(std::int64_t cols) const;
   Json to_json() const;  // Model::method

@@ -59,6 +59,8 @@ double ratio(double sum, std::int64_t count) { return count > 0 ? sum / static_c
 
 }  // namespace
 
+std::string_view mi_estimator_name(MiEstimator estimator) { return estimator == MiEstimator::Gaussian ? "gaussian" : "binned"; }
+
 at::Tensor gaussian_mutual_information(const at::Tensor& second_moment, std::span<const double> mean, ThreadPool& pool) {
   const std::int64_t n = checked_square(second_moment, "mutual information: the second moment");
   if (static_cast<std::int64_t>(mean.size()) != n)
@@ -100,6 +102,24 @@ MutualInformationSummary summarize(const at::Tensor& mutual_information, std::sp
   }
   return {ratio(all.within + all.between, all.pairs_within + all.pairs_between), all.largest, ratio(all.within, all.pairs_within),
           ratio(all.between, all.pairs_between)};
+}
+
+std::vector<double> information_within(const at::Tensor& mutual_information, std::span<const std::int32_t> group, std::int64_t groups) {
+  const std::int64_t n = checked_square(mutual_information, "information within groups: the argument");
+  if (static_cast<std::int64_t>(group.size()) != n) throw Error("information within groups: one group a channel is needed");
+  const at::Tensor matrix = mutual_information.to(at::kFloat).contiguous();
+  const float* values = matrix.const_data_ptr<float>();
+  std::vector<double> sums(static_cast<std::size_t>(groups), 0.0);
+  std::vector<std::int64_t> pairs(sums.size(), 0);
+  for (std::int64_t i = 0; i < n; ++i) {
+    const auto g = static_cast<std::size_t>(group[i]);
+    if (group[i] < 0 || g >= sums.size()) throw Error("information within groups: a channel's group is out of range");
+    for (std::int64_t j = i + 1; j < n; ++j) {
+      if (group[i] == group[j]) sums[g] += values[i * n + j], ++pairs[g];
+    }
+  }
+  for (std::size_t g = 0; g < sums.size(); ++g) sums[g] = ratio(sums[g], pairs[g]);
+  return sums;
 }
 
 }  // namespace miq

@@ -8,10 +8,11 @@
 #include <cmath>
 #include <optional>
 
-#include "miq/compress/allocate.h"
 #include "miq/compress/channel_statistics.h"
 #include "miq/compress/hessian.h"
+#include "miq/compress/plan_bits.h"
 #include "miq/compress/predicted_loss.h"
+#include "miq/compress/quantizer.h"
 #include "miq/compress/sparsity_plan.h"
 #include "miq/compress/walk.h"
 
@@ -34,9 +35,15 @@ const Tensor& matrix_tensor(const Model& model, std::int64_t layer, std::string_
 struct SiteSums {
   std::optional<HessianSum> hessian;
   ChannelStatistics channels;
+  std::optional<TokenSample> sample;
 
-  void add(std::span<const at::Tensor> inputs, const Recipe& recipe, ThreadPool& pool) {
-    const bool information = needs_mutual_information(recipe.grouping);
+  // `tokens`: how many may come.
+  void add(std::span<const at::Tensor> inputs, const Recipe& recipe, std::int64_t tokens, ThreadPool& pool) {
+    const bool information = recipe.needs_information();
+    if (information && recipe.mi_estimator == MiEstimator::Binned) {
+      if (!sample) sample.emplace(tokens);
+      for (const at::Tensor& window : inputs) sample->add(window);
+    }
     if (information || recipe.sparsity > 0) {
       if (!hessian) hessian.emplace(inputs.front().size(1));
       hessian->add(inputs, pool);
@@ -57,14 +64,22 @@ void plan_site(SitePlan& site, const SiteSums& sums, const Recipe& recipe, std::
   }
   const auto channels = static_cast<std::int64_t>(site.energy.size());
   at::Tensor information;
-  if (needs_mutual_information(recipe.grouping)) information = gaussian_mutual_information(hessian, sums.channels.mean(), pool);
+  if (recipe.needs_information()) {
+    information = recipe.mi_estimator == MiEstimator::Binned ? binned_mutual_information(sums.sample->rows(), pool)
+                                                             : gaussian_mutual_information(hessian, sums.channels.mean(), pool);
+  }
   GroupingOptions options;
   options.grouping = recipe.grouping;
   options.group_size = recipe.group_size;
   options.groups = recipe.n_groups ? recipe.groups(channels) : 0;
   options.seed = recipe.seed + site_number;
+  options.clustering = recipe.clustering;
   site.channels = group_channels(options, site.energy, information, pool);
-  if (information.defined()) site.information = summarize(information, site.channels.group_of_channel(), pool);
+  if (information.defined()) {
+    const std::vector<std::int32_t> group = site.channels.group_of_channel();
+    site.information = summarize(information, group, pool);
+    if (recipe.allocator == Allocator::Redundancy) site.information_within = information_within(information, group, site.channels.groups());
+  }
   if (recipe.sparsity > 0) {
     FactorOptions factor_options;
     factor_options.damping = recipe.damping;
@@ -76,6 +91,32 @@ void plan_site(SitePlan& site, const SiteSums& sums, const Recipe& recipe, std::
       for (double energy : site.energy) site.inverse_diagonal.push_back(1 / std::max(energy, floor));
     }
   }
+}
+
+// A place that no token reached, in the plan as an average expert of its layer: equal channels in their own order.
+void plan_unseen(LayerPlan& layer, InputPlace place, std::int64_t channels, const Recipe& recipe, ThreadPool& pool) {
+  double sum = 0, count = 0;
+  for (const auto& [other, site] : layer.places) {
+    if (other.site != place.site || other.expert < 0 || site.energy.empty()) continue;
+    for (double energy : site.energy) sum += energy, ++count;
+  }
+  const double energy = count > 0 ? sum / count : 0;
+  SitePlan site;
+  site.energy.assign(static_cast<std::size_t>(channels), energy);
+  if (recipe.sparsity > 0) site.inverse_diagonal.assign(static_cast<std::size_t>(channels), 1 / std::max(energy, 1e-12));
+  GroupingOptions options;
+  options.grouping = Grouping::Contiguous;
+  options.group_size = recipe.group_size;
+  options.groups = recipe.n_groups ? recipe.groups(channels) : 0;
+  site.channels = group_channels(options, site.energy, {}, pool);
+  site.information_within.assign(static_cast<std::size_t>(site.channels.groups()), 0.0);
+  layer.places[place] = std::move(site);
+}
+
+// Decorrelates the seeds of places.
+std::uint64_t place_number(std::int64_t layer, InputPlace place) {
+  return static_cast<std::uint64_t>(layer) * kInputSites.size() + static_cast<std::uint64_t>(place.site) +
+         (static_cast<std::uint64_t>(place.expert + 1) << 32);
 }
 
 // Forward: groups of every input. Returns the inputs of every layer, and the last outputs, for the windows to walk back.
@@ -92,15 +133,18 @@ std::vector<std::vector<at::Tensor>> walk_forward(const ForwardPass& dense, cons
   for (std::int64_t l = 0; l < dense.layers(); ++l) {
     keep(kept_type);
     const LayerWeights weights = dense.load_layer(l);
-    std::array<SiteSums, kInputSites.size()> sums;
-    walk.observe(weights, [&](InputSite site, std::span<const at::Tensor> inputs) {
-      sums[static_cast<std::size_t>(site)].add(inputs, recipe, pool);
-    }, true);
-    const bool deleted = dense.model().config.layers[static_cast<std::size_t>(l)].identity;
-    for (std::size_t s = 0; s < sums.size() && !deleted; ++s) {
-      plan_site(plan[static_cast<std::size_t>(l)].sites[s], sums[s], recipe, static_cast<std::uint64_t>(l) * sums.size() + s, pool);
-      sums[s] = {};
+    std::map<InputPlace, SiteSums> sums;
+    walk.observe(weights, [&](InputPlace place, std::span<const at::Tensor> inputs) { sums[place].add(inputs, recipe, walk.tokens(), pool); }, true);
+    LayerPlan& layer = plan[static_cast<std::size_t>(l)];
+    for (auto& [place, site] : sums) {
+      plan_site(layer.places[place], site, recipe, place_number(l, place), pool);
+      site = {};
     }
+    std::vector<std::pair<InputPlace, std::int64_t>> unseen;
+    for (const LayerTensor& tensor : layer_tensors(dense.model().config, l)) {
+      if (tensor.linear() && !sums.contains(tensor.place())) unseen.emplace_back(tensor.place(), tensor.shape[1]);
+    }
+    for (const auto& [place, channels] : unseen) plan_unseen(layer, place, channels, recipe, pool);
     advance(layer_stage("measuring layer", l, dense.layers()), kForwardShare / static_cast<double>(dense.layers()));
   }
   keep(at::kFloat);
@@ -112,6 +156,7 @@ struct MatrixCosts {
   std::vector<double> sensitivity;    // f_r
   std::vector<double> column_errors;  // e_j(b)
   ScoreHistogram scores;              // only with zeros
+  bool wide_scales = false;           // some scale may need F32; looked at under a target of effective bits only
 };
 using LayerCosts = std::map<std::string, MatrixCosts, std::less<>>;
 
@@ -139,6 +184,35 @@ LayerCosts walk_layer_back(const ForwardPass& dense, const LayerWeights& weights
   return costs;
 }
 
+// Whether the scales of the finest width are too small for F16; those of the others are larger.
+bool needs_wide_scales(const at::Tensor& weights, const ChannelGroups& channels, int width, ThreadPool& pool) {
+  ColumnGroups groups;
+  groups.bits_of_group.assign(static_cast<std::size_t>(channels.groups()), static_cast<std::uint8_t>(width));
+  for (std::int32_t group : channels.group_of_channel()) groups.group_of_column.push_back(static_cast<std::uint16_t>(group));
+  return choose_scale_dtype(weights, groups, solving_clips(), pool) != DType::F16;
+}
+
+// Experts that no gradient reached get the mean of the layer's other experts' matrices of their kind.
+void fill_unseen_sensitivities(const Config& config, std::int64_t layer, LayerCosts& costs) {
+  const std::vector<LayerTensor> tensors = layer_tensors(config, layer);
+  std::map<Role, std::pair<double, double>> sums;  // of sensitivities, and rows
+  std::vector<const LayerTensor*> unseen;
+  for (const LayerTensor& tensor : tensors) {
+    if (!tensor.linear() || tensor.expert < 0) continue;
+    const std::vector<double>& f = costs[tensor.name].sensitivity;
+    if (std::all_of(f.begin(), f.end(), [](double value) { return value == 0; })) {
+      unseen.push_back(&tensor);
+    } else {
+      auto& [sum, rows] = sums[tensor.rule->role];
+      for (double value : f) sum += value, ++rows;
+    }
+  }
+  for (const LayerTensor* tensor : unseen) {
+    const auto& [sum, rows] = sums[tensor->rule->role];
+    costs[tensor->name].sensitivity.assign(static_cast<std::size_t>(tensor->shape[0]), rows > 0 ? sum / rows : 0);
+  }
+}
+
 std::vector<LayerCosts> walk_back(const ForwardPass& dense, const Calibration& calibration, const Recipe& recipe,
                                   const std::vector<LayerPlan>& plan, std::vector<std::vector<at::Tensor>> states, ThreadPool& pool,
                                   const Advance& advance) {
@@ -153,14 +227,16 @@ std::vector<LayerCosts> walk_back(const ForwardPass& dense, const Calibration& c
     const auto layer = static_cast<std::size_t>(l);
     costs[layer] = walk_layer_back(dense, dense.load_layer(l), states.back(), gradients, pool);
     states.pop_back();
+    fill_unseen_sensitivities(dense.model().config, l, costs[layer]);
     for (const LayerTensor& rule : layer_tensors(dense.model().config, l)) {
       if (!rule.linear()) continue;
       MatrixCosts& matrix = costs[layer][std::string(rule.name)];
-      const SitePlan& site = plan[layer].sites[static_cast<std::size_t>(rule.site())];
+      const SitePlan& site = plan[layer].places.at(rule.place());
       std::string name;
       const Tensor& tensor = matrix_tensor(dense.model(), l, rule.name, name);
       const at::Tensor w = to_torch(tensor, name, at::kFloat);
       if (recipe.quantize) matrix.column_errors = column_errors(w, site.channels, matrix.sensitivity, pool, recipe.levels);
+      if (recipe.target_bpw) matrix.wide_scales = needs_wide_scales(w, site.channels, recipe.levels.back(), pool);
       if (recipe.sparsity > 0) matrix.scores = score_histogram(w, site.channels, matrix.sensitivity, site.inverse_diagonal, pool, 1);
     }
     advance(layer_stage("sensitivity of layer", l, dense.layers()), kBackwardShare / static_cast<double>(dense.layers()));
@@ -197,7 +273,7 @@ std::vector<std::vector<double>> plan_zeros(const ForwardPass& dense, const Reci
   std::size_t item = 0;
   for_each_matrix(dense, [&](std::size_t l, const LayerTensor& rule) {
     MatrixPlan& matrix = plan[l].matrices[std::string(rule.name)];
-    const SitePlan& site = plan[l].sites[static_cast<std::size_t>(rule.site())];
+    const SitePlan& site = plan[l].places.at(rule.place());
     matrix.pruned_of_group = std::move(zeros.pruned[item++]);
     std::string name;
     const Tensor& tensor = matrix_tensor(dense.model(), static_cast<std::int64_t>(l), rule.name, name);
@@ -207,24 +283,27 @@ std::vector<std::vector<double>> plan_zeros(const ForwardPass& dense, const Reci
   return kept;
 }
 
-void plan_bits(const ForwardPass& dense, const Recipe& recipe, std::vector<LayerPlan>& plan, const std::vector<LayerCosts>& costs,
-               const std::vector<std::vector<double>>& kept_share) {
-  std::vector<double> losses, kept;
-  std::size_t item = 0;
+void plan_widths(const ForwardPass& dense, const Recipe& recipe, std::vector<LayerPlan>& plan, const std::vector<LayerCosts>& costs,
+                 const std::vector<std::vector<double>>& kept_share) {
+  std::vector<MatrixItems> items;
   for_each_matrix(dense, [&](std::size_t l, const LayerTensor& rule) {
     MatrixPlan& matrix = plan[l].matrices[std::string(rule.name)];
-    const SitePlan& site = plan[l].sites[static_cast<std::size_t>(rule.site())];
+    const SitePlan& site = plan[l].places.at(rule.place());
     const MatrixCosts& cost = costs[l].find(rule.name)->second;
-    const std::span<const double> share = kept_share.empty() ? std::span<const double>{} : std::span<const double>(kept_share[item]);
-    ++item;
-    const std::vector<double> d = group_losses(cost.column_errors, site.channels, site.energy, share, recipe.levels);
-    losses.insert(losses.end(), d.begin(), d.end());
-    const auto rows = static_cast<std::int64_t>(cost.sensitivity.size());
+    const std::span<const double> share = kept_share.empty() ? std::span<const double>{} : std::span<const double>(kept_share[items.size()]);
+    MatrixItems& item = items.emplace_back();
+    item.layer = static_cast<std::int64_t>(l);
+    item.rows = rule.shape[0];
+    item.starts = site.channels.starts;
+    item.losses = group_losses(cost.column_errors, site.channels, site.energy, share, recipe.levels);
+    item.information = site.information_within;
+    item.masked = recipe.sparsity > 0;
+    item.wide_scales = cost.wide_scales;
     for (std::int64_t g = 0; g < site.channels.groups(); ++g) {
       const auto group = static_cast<std::size_t>(g);
-      const std::int64_t weights = rows * (site.channels.starts[group + 1] - site.channels.starts[group]);
+      const std::int64_t weights = item.rows * (site.channels.starts[group + 1] - site.channels.starts[group]);
       const std::int64_t pruned = matrix.pruned_of_group.empty() ? 0 : matrix.pruned_of_group[group];
-      kept.push_back(static_cast<double>(weights - pruned));
+      item.kept.push_back(static_cast<double>(weights - pruned));
     }
     double least = INFINITY, most = -INFINITY;
     for (std::size_t k = 0; k < site.energy.size(); ++k) {
@@ -236,14 +315,9 @@ void plan_bits(const ForwardPass& dense, const Recipe& recipe, std::vector<Layer
     matrix.least_importance = least;
     matrix.most_importance = most;
   });
-  const std::vector<std::uint8_t> bits = allocate_global(losses, kept, *recipe.target, recipe.levels);
-  auto next = bits.begin();
-  for_each_matrix(dense, [&](std::size_t l, const LayerTensor& rule) {
-    MatrixPlan& matrix = plan[l].matrices[std::string(rule.name)];
-    const std::int64_t groups = plan[l].sites[static_cast<std::size_t>(rule.site())].channels.groups();
-    matrix.bits_of_group.assign(next, next + groups);
-    next += groups;
-  });
+  std::vector<std::vector<std::uint8_t>> widths = plan_bits(items, recipe);
+  std::size_t next = 0;
+  for_each_matrix(dense, [&](std::size_t l, const LayerTensor& rule) { plan[l].matrices[std::string(rule.name)].bits_of_group = std::move(widths[next++]); });
 }
 
 }  // namespace
@@ -255,7 +329,7 @@ std::vector<LayerPlan> make_plan(const ForwardPass& dense, const Calibration& ca
   std::vector<LayerCosts> costs = walk_back(dense, calibration, recipe, plan, std::move(states), pool, advance);
   std::vector<std::vector<double>> kept;
   if (recipe.sparsity > 0) kept = plan_zeros(dense, recipe, plan, costs, pool);
-  if (recipe.quantize) plan_bits(dense, recipe, plan, costs, kept);
+  if (recipe.quantize) plan_widths(dense, recipe, plan, costs, kept);
   for_each_matrix(dense, [&](std::size_t l, const LayerTensor& rule) {
     const std::vector<double>& f = costs[l].find(rule.name)->second.sensitivity;
     plan[l].matrices[std::string(rule.name)].row_weights.assign(f.begin(), f.end());

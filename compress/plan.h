@@ -4,12 +4,15 @@
 //   1. one walk over the dense model: energies H_jj of every input, what channels share, groups
 //   2. one walk back from the losses of a few windows: f_r = E_t[(d loss / d y_r)^2] of every output row
 //   3. what each width would cost each group; where zeros cost least
-//   4. one knapsack over all groups of all matrices
+//   4. one knapsack over all groups of all matrices, or another allocator (plan_bits.h)
 //
 // Of each layer only vectors are kept, beside the inputs of all layers for the windows that are walked back.
+//
+// In a mixture of experts each expert has places of its own, seen by the tokens routed to it. E_t above is over all tokens,
+// H over the expert's, so the product weighs an expert by how often it is used. One that no token reached (it will be
+// rounded to nearest), or no token of the windows walked back, counts as an average expert of its layer.
 #pragma once
 
-#include <array>
 #include <map>
 #include <string>
 #include <vector>
@@ -24,11 +27,13 @@
 
 namespace miq {
 
+// What is known of one place (InputPlace).
 struct SitePlan {
   ChannelGroups channels;
   std::vector<double> energy;            // [n] H_jj by channel number
   std::vector<double> inverse_diagonal;  // [n] of the damped inverse; only with zeros
-  MutualInformationSummary information;  // only where groups come from mutual information
+  MutualInformationSummary information;  // only where the recipe looks at mutual information
+  std::vector<double> information_within;  // [groups] nats; only for Allocator::Redundancy
 };
 
 struct MatrixPlan {
@@ -39,7 +44,7 @@ struct MatrixPlan {
 };
 
 struct LayerPlan {
-  std::array<SitePlan, kInputSites.size()> sites;
+  std::map<InputPlace, SitePlan> places;
   std::map<std::string, MatrixPlan, std::less<>> matrices;  // by rule name
 };
 

@@ -34,6 +34,19 @@ Json histogram_json(const std::map<int, std::uint64_t>& channels) {
   return json;
 }
 
+// "mlp.experts.12.gate_proj.weight" -> "experts.gate_proj"
+std::string kind_of(std::string_view rule) {
+  const std::string name = short_linear_name(rule);
+  std::string kind;
+  for (std::size_t i = 0; i < name.size();) {
+    const std::size_t end = std::min(name.find('.', i), name.size());
+    const std::string part = name.substr(i, end - i);
+    if (part.find_first_not_of("0123456789") != std::string::npos) kind += (kind.empty() ? "" : ".") + part;
+    i = end + 1;
+  }
+  return kind;
+}
+
 }  // namespace
 
 Json CompressionReport::bits_json(const Bits& bits) {
@@ -63,7 +76,7 @@ std::string CompressionReport::add(std::int64_t layer, std::string_view rule, co
     for (std::uint16_t group : result.packed->group_of_column) ++bits.channels[result.packed->bits_of_group[group]];
     quantized_channels_ += result.packed->cols;
   }
-  for (Bits* sum : {&layers_[layer], &all_}) {
+  for (Bits* sum : {&layers_[layer], &kinds_[kind_of(rule)], &all_}) {
     sum->weights += bits.weights;
     sum->kept += bits.kept;
     sum->codes += bits.codes;
@@ -92,7 +105,7 @@ std::string CompressionReport::add(std::int64_t layer, std::string_view rule, co
     entry["groups"] = {{"count", site->channels.groups()}, {"smallest", least}, {"largest", most}};
     line += format("  groups %lld of %lld-%lld", static_cast<long long>(site->channels.groups()), static_cast<long long>(least),
                    static_cast<long long>(most));
-    if (needs_mutual_information(recipe_.grouping)) {
+    if (recipe_.needs_information()) {
       const MutualInformationSummary& mi = site->information;
       entry["mutual_information"] = {{"mean", mi.mean}, {"largest", mi.largest}, {"within", mi.within}, {"between", mi.between}};
       line += format("  MI mean %.4f max %.3f within %.4f between %.4f", mi.mean, mi.largest, mi.within, mi.between);
@@ -112,10 +125,16 @@ std::string CompressionReport::add(std::int64_t layer, std::string_view rule, co
     entry["damping"] = result.damping;
     line += format("  (needed damping %g)", result.damping);
   }
+  const bool unseen = result.expert_tokens && *result.expert_tokens == 0;
+  if (result.expert_tokens) {
+    entry["tokens"] = *result.expert_tokens;
+    line += format("  %lld tokens", static_cast<long long>(*result.expert_tokens));
+  }
   if (result.fallback) {
     entry["fallback"] = "nearest";
-    line += "  (no factorisation: rounded to nearest)";
+    line += unseen ? "  (no token reached this expert: rounded to nearest)" : "  (no factorisation: rounded to nearest)";
     ++fallbacks_;
+    unseen_ += unseen;
   }
   matrices_.push_back(std::move(entry));
   return line;
@@ -129,12 +148,18 @@ Json CompressionReport::statistics(const Model& compressed) const {
     if (const auto range = importance_.find(layer); range != importance_.end()) entry["importance"] = range->second;
     layers.push_back(std::move(entry));
   }
+  Json kinds = Json::array();
+  for (const auto& [kind, bits] : kinds_) {
+    Json entry = bits_json(bits);
+    entry["kind"] = kind;
+    kinds.push_back(std::move(entry));
+  }
   std::uint64_t weights = 0, bytes = 0;
   for (const auto& [name, tensor] : compressed.tensors) {
     weights += static_cast<std::uint64_t>(tensor.elements());
     bytes += tensor.stored_bytes();
   }
-  Json json{{"matrices", matrices_}, {"layers", std::move(layers)}, {"compressed", bits_json(all_)}};
+  Json json{{"matrices", matrices_}, {"layers", std::move(layers)}, {"kinds", std::move(kinds)}, {"compressed", bits_json(all_)}};
   json["model"] = {{"weights", weights}, {"bits_per_weight", ratio(bytes * 8, weights)}};
   if (fallbacks_) json["fallbacks"] = fallbacks_;
   return json;
@@ -143,16 +168,22 @@ Json CompressionReport::statistics(const Model& compressed) const {
 std::string CompressionReport::summary(const Model& compressed) const {
   const Json json = statistics(compressed);
   std::string text;
-  for (const auto& [layer, bits] : layers_) {
-    std::string line = format("layer %3lld", static_cast<long long>(layer));
+  const auto figures = [](const Bits& bits) {
+    std::string line;
     if (bits.codes) line += format("  code bits %.3f", ratio(bits.codes, bits.kept));
     line += format("  effective bits %.3f", ratio(bits.stored, bits.weights));
     if (bits.zeros) line += format("  zeros %.2f %%", 100 * ratio(bits.zeros, bits.weights));
+    if (bits.channels.size() > 1) line += "  channels by bits " + histogram_text(bits.channels);
+    return line;
+  };
+  for (const auto& [layer, bits] : layers_) {
+    text += format("layer %3lld", static_cast<long long>(layer)) + figures(bits);
     if (const auto range = importance_.find(layer); range != importance_.end()) {
-      line += format("  importance %.3f to %.3f", range->second[0], range->second[1]);
+      text += format("  importance %.3f to %.3f", range->second[0], range->second[1]);
     }
-    text += line + "\n";
+    text += "\n";
   }
+  for (const auto& [kind, bits] : kinds_) text += format("%-9s", kind.c_str()) + figures(bits) + "\n";
   text += format("compressed matrices: %llu weights", static_cast<unsigned long long>(all_.weights));
   if (all_.codes) {
     text += format(", %lld channels quantized (%s), %.4f code bits a kept weight", static_cast<long long>(quantized_channels_),

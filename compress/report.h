@@ -25,9 +25,10 @@ class CompressionReport {
                   const SitePlan* site, double seconds);
 
   std::int64_t fallbacks() const { return fallbacks_; }
+  std::int64_t unseen() const { return unseen_; }  // fallbacks for want of any token
   std::int64_t quantized_channels() const { return quantized_channels_; }
 
-  // Model::statistics: {"matrices": […], "layers": […], "compressed": {…}, "model": {…}}.
+  // Model::statistics: {"matrices": […], "layers": […], "kinds": […], "compressed": {…}, "model": {…}}.
   Json statistics(const Model& compressed) const;
   // The same for people, several lines.
   std::string summary(const Model& compressed) const;
@@ -42,9 +43,10 @@ class CompressionReport {
   const Recipe& recipe_;
   std::vector<Json> matrices_;
   std::map<std::int64_t, Bits> layers_;
+  std::map<std::string, Bits> kinds_;  // by short_linear_name(), an expert's number left out
   std::map<std::int64_t, std::array<double, 2>> importance_;  // least and most, by layer
   Bits all_;
-  std::int64_t fallbacks_ = 0, quantized_channels_ = 0;
+  std::int64_t fallbacks_ = 0, unseen_ = 0, quantized_channels_ = 0;
 };
 
 }  // namespace miq

@@ -72,21 +72,19 @@ ColumnGroups groups_by_level(std::span<const std::uint8_t> bits, std::span<const
   return groups;
 }
 
+std::vector<std::uint8_t> widths_by_score(const Recipe& recipe, std::span<const double> score, std::span<const double> kept) {
+  if (recipe.bit_method == BitMethod::Budget) return allocate_budget(score, kept, *recipe.target, 1.0, recipe.levels);
+  if (recipe.target) return allocate_quantile(score, kept, *recipe.target, recipe.levels);
+  return allocate_quantile(score, kept, recipe.levels);
+}
+
 // Widths of `enhanced`: by the channels' importance, over what is kept of each.
 ColumnGroups importance_groups(const Recipe& recipe, const MatrixJob& job, const InputStatistics& input, const InverseFactor& factor,
                                std::span<const double> kept, std::optional<std::array<double, 2>>& range, ThreadPool& pool) {
-  const std::vector<double> score = channel_importance(input.channels, job.weights, factor.inverse_diagonal, kEqualImportanceWeights, pool);
+  const std::vector<double> score = channel_importance(input.channels, job.weights, factor.inverse_diagonal, recipe.importance_weights, pool);
   const auto [least, most] = std::minmax_element(score.begin(), score.end());
   range = std::array<double, 2>{*least, *most};
-  std::vector<std::uint8_t> bits;
-  if (recipe.bit_method == BitMethod::Budget) {
-    bits = allocate_budget(score, kept, *recipe.target, 1.0, recipe.levels);
-  } else if (recipe.target) {
-    bits = allocate_quantile(score, kept, *recipe.target, recipe.levels);
-  } else {
-    bits = allocate_quantile(score, kept, recipe.levels);
-  }
-  return groups_by_level(bits, recipe.levels);
+  return groups_by_level(widths_by_score(recipe, score, kept), recipe.levels);
 }
 
 ColumnGroups planned_groups(const SitePlan& site, const MatrixPlan& matrix) {
@@ -195,18 +193,54 @@ std::vector<MatrixResult> solve_by_sweep(const Recipe& recipe, std::span<const M
   return results;
 }
 
-// No factor: nearest values, with the planned or uniform groups.
+// Of each planned group as many weights as the plan says, those of least f_r w^2.
+KeptMask planned_mask(const MatrixJob& job, const SitePlan& plan) {
+  const std::int64_t rows = job.weights.size(0), n = columns(job);
+  const float* w = job.weights.const_data_ptr<float>();
+  KeptMask kept(static_cast<std::size_t>(rows * n), 1);
+  for (std::int64_t g = 0; g < plan.channels.groups(); ++g) {
+    std::vector<std::pair<double, std::int64_t>> scores;  // and the place in the matrix, which decides between equal ones
+    for (std::int64_t k = plan.channels.starts[static_cast<std::size_t>(g)]; k < plan.channels.starts[static_cast<std::size_t>(g) + 1]; ++k) {
+      for (std::int64_t r = 0; r < rows; ++r) {
+        const std::int64_t at = r * n + plan.channels.order[static_cast<std::size_t>(k)];
+        scores.emplace_back(static_cast<double>(job.plan->row_weights[static_cast<std::size_t>(r)]) * w[at] * w[at], at);
+      }
+    }
+    const auto end = scores.begin() + job.plan->pruned_of_group[static_cast<std::size_t>(g)];
+    std::nth_element(scores.begin(), end, scores.end());
+    for (auto score = scores.begin(); score != end; ++score) kept[static_cast<std::size_t>(score->second)] = 0;
+  }
+  return kept;
+}
+
+// Widths of `enhanced` when nothing is known but the weights: by the size of the columns.
+ColumnGroups weight_groups(const Recipe& recipe, const MatrixJob& job, const KeptMask& kept) {
+  const std::int64_t rows = job.weights.size(0), n = columns(job);
+  const float* w = job.weights.const_data_ptr<float>();
+  std::vector<double> score(static_cast<std::size_t>(n), 0.0);
+  for (std::int64_t i = 0; i < rows * n; ++i) score[static_cast<std::size_t>(i % n)] += static_cast<double>(w[i]) * w[i];
+  for (double& value : score) value = std::log(value + 1e-12);
+  return groups_by_level(widths_by_score(recipe, score, kept_of_columns(kept, rows, n)), recipe.levels);
+}
+
+// No factor, or no token: nearest values, with the planned or uniform groups.
 MatrixResult fall_back(const Recipe& recipe, const MatrixJob& job, const SitePlan* plan, ThreadPool& pool) {
   KeptMask kept;
-  if (recipe.prune_m) {
+  if (recipe.method->solver == Solver::Wanda && recipe.sparsity > 0) {  // all inputs alike
+    const std::vector<float> norms(static_cast<std::size_t>(columns(job)), 1.0f);
+    kept = recipe.prune_m ? wanda_mask_nm(job.weights, norms, recipe.prune_n, recipe.prune_m, pool)
+                          : wanda_mask(job.weights, norms, recipe.sparsity, pool);
+  } else if (recipe.prune_m) {
     kept = magnitude_mask_nm(job.weights, recipe.prune_n, recipe.prune_m, pool);
+  } else if (plan && !job.plan->pruned_of_group.empty()) {
+    kept = planned_mask(job, *plan);
   } else if (recipe.sparsity > 0) {
     kept = magnitude_mask(job.weights, recipe.sparsity, pool);
   }
   ColumnGroups groups;
   switch (recipe.method->layout) {
     case Layout::Uniform: groups = uniform_groups(recipe, columns(job)); break;
-    case Layout::Levels: groups = contiguous_groups(columns(job), 0, std::max(2, recipe.levels.front())); break;
+    case Layout::Levels: groups = weight_groups(recipe, job, kept); break;
     case Layout::Groups: groups = planned_groups(*plan, *job.plan); break;
   }
   MatrixResult result = round_matrix(job.weights, kept, groups, has_exact_scales(recipe, columns(job)), pool);
@@ -249,10 +283,12 @@ bool needs_channel_statistics(const Recipe& recipe) {
   return (recipe.method->solver == Solver::Wanda && recipe.sparsity > 0) || (recipe.method->layout == Layout::Levels && recipe.quantize);
 }
 
-std::vector<MatrixResult> solve_site(const Recipe& recipe, std::span<const MatrixJob> jobs, const InputStatistics& input,
-                                     const SitePlan* plan, ThreadPool& pool) {
+std::vector<MatrixResult> solve_place(const Recipe& recipe, std::span<const MatrixJob> jobs, const InputStatistics& input,
+                                      const SitePlan* plan, ThreadPool& pool) {
   std::vector<MatrixResult> results;
-  if (needs_hessian(recipe)) {
+  if (needs_calibration(recipe) && input.tokens == 0) {
+    for (const MatrixJob& job : jobs) results.push_back(fall_back(recipe, job, plan, pool));
+  } else if (needs_hessian(recipe)) {
     FactorOptions options;
     options.damping = recipe.damping;
     const auto order = plan ? plan->channels.order : natural_order(columns(jobs.front()));

@@ -27,6 +27,7 @@ struct MatrixJob {
 
 // What calibration knows of the input; the fields that the recipe does not need are empty.
 struct InputStatistics {
+  std::int64_t tokens = 0;     // 0: an expert that none was routed to
   at::Tensor hessian;          // [n, n] float32
   ChannelStatistics channels;
 };
@@ -38,7 +39,8 @@ struct MatrixResult {
   at::Tensor values;                       // [rows, n] float32, the new weights
   std::optional<PackedMatrix> packed;      // quantizing only
   std::optional<double> output_loss;       // tr(D H D^T), where the sweep already knows it
-  bool fallback = false;                   // the factorisation failed: nearest values instead
+  bool fallback = false;                   // the factorisation failed, or nothing was seen of the input: nearest values instead
+  std::optional<std::int64_t> expert_tokens;  // experts only: how many tokens they saw
   double damping = 0;                      // the share that the factorisation needed; 0 without one
   std::int64_t dead_channels = 0;          // inputs that were always zero in calibration
   // tr(D H D^T) / tr(W H W^T), D = W - values: the share of the outputs' energy that was lost. Without a Hessian
@@ -47,8 +49,8 @@ struct MatrixResult {
   std::optional<std::array<double, 2>> importance;  // least and most of its channels
 };
 
-// `plan` of the site: Layout::Groups only.
-std::vector<MatrixResult> solve_site(const Recipe& recipe, std::span<const MatrixJob> jobs, const InputStatistics& input,
-                                     const SitePlan* plan, ThreadPool& pool);
+// `plan` of the place: Layout::Groups only.
+std::vector<MatrixResult> solve_place(const Recipe& recipe, std::span<const MatrixJob> jobs, const InputStatistics& input,
+                                      const SitePlan* plan, ThreadPool& pool);
 
 }  // namespace miq

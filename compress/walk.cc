@@ -3,7 +3,6 @@
 #include "miq/compress/walk.h"
 
 #include <algorithm>
-#include <array>
 
 namespace miq {
 namespace {
@@ -19,14 +18,17 @@ Walk::Walk(const ForwardPass& forward, const Calibration& calibration, ThreadPoo
 }
 
 void Walk::observe(const LayerWeights& layer, const BatchObserver& observer, bool advance) {
+  const std::vector<InputPlace> places = input_places(forward_.model().config, layer.index);
   const std::int64_t batch = std::max<std::int64_t>(1, kBatchTokens / seqlen_);
   for (std::int64_t first = 0; first < windows(); first += batch) {
     const std::int64_t count = std::min(batch, windows() - first);
-    std::array<std::vector<at::Tensor>, kInputSites.size()> inputs;
-    for (auto& site : inputs) site.resize(static_cast<std::size_t>(count));
+    std::vector<std::vector<at::Tensor>> seen(places.size());  // by place and window of the batch
+    for (auto& windows : seen) windows.resize(static_cast<std::size_t>(count));
     pool_.for_each(count, [&](std::int64_t unit) {
-      auto keep = [&](InputSite site, const at::Tensor& input) {
-        inputs[static_cast<std::size_t>(site)][static_cast<std::size_t>(unit)] = input.reshape({seqlen_, -1}).contiguous();
+      auto keep = [&](InputPlace place, const at::Tensor& input) {
+        const auto found = std::lower_bound(places.begin(), places.end(), place);
+        if (found == places.end() || *found != place) return;
+        seen[static_cast<std::size_t>(found - places.begin())][static_cast<std::size_t>(unit)] = input.contiguous();
       };
       at::Tensor& state = hidden_[static_cast<std::size_t>(first + unit)];
       if (advance) {
@@ -35,10 +37,10 @@ void Walk::observe(const LayerWeights& layer, const BatchObserver& observer, boo
         forward_.observe_layer(layer, state, keep);
       }
     });
-    for (InputSite site : kInputSites) {
-      if (!inputs[static_cast<std::size_t>(site)].front().defined()) continue;  // a deleted layer has no inputs
-      observer(site, inputs[static_cast<std::size_t>(site)]);
-      inputs[static_cast<std::size_t>(site)].clear();
+    for (std::size_t p = 0; p < places.size(); ++p) {
+      std::erase_if(seen[p], [](const at::Tensor& input) { return !input.defined() || input.size(0) == 0; });
+      if (!seen[p].empty()) observer(places[p], seen[p]);
+      seen[p].clear();
     }
   }
 }

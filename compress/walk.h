@@ -18,9 +18,10 @@ namespace miq {
 // from them is the same at any number of threads.
 class Walk {
  public:
-  // Sees the inputs of a site, one tensor [tokens, in] of the compute type for each window of a batch; called
-  // from the calling thread, in forward order of sites, batch after batch.
-  using BatchObserver = std::function<void(InputSite site, std::span<const at::Tensor> inputs)>;
+  // Sees what the linears at a place read, one tensor [tokens, in] of the compute type for each window of a batch
+  // that has tokens there (an expert may get none); called from the calling thread, in rising order of places,
+  // batch after batch. Places that no linear reads are left out.
+  using BatchObserver = std::function<void(InputPlace place, std::span<const at::Tensor> inputs)>;
 
   Walk(const ForwardPass& forward, const Calibration& calibration, ThreadPool& pool);
 

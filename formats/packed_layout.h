@@ -83,7 +83,4 @@ PackedLayout parse_packed(const Tensor& tensor, std::string_view name, bool chec
 // Columns' places in storage order; fills first, columns of each group, position_of_column, in_order.
 void order_columns(PackedLayout& layout);
 
-// Bits of one group index: ceil(log2(groups)).
-int group_index_bits(std::int64_t groups);
-
 }  // namespace miq

@@ -54,6 +54,9 @@ PackedMatrix unpack(const Tensor& tensor, std::string_view name);
 // Reads only the sections' sizes, the level list, the groups and the mask.
 PackedBits packed_bits(const Tensor& tensor, std::string_view name);
 
+// Bits of one group index: ceil(log2(groups)).
+int group_index_bits(std::int64_t groups);
+
 struct PackedLayout;
 
 // Decodes a packed tensor again and again, or in parts: everything is checked once, in the constructor

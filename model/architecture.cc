@@ -1,6 +1,8 @@
 // The table of architectures and what can be read off a row without knowing which one it is.
 #include "miq/model/architecture.h"
 
+#include <algorithm>
+
 #include "miq/base/error.h"
 #include "miq/model/architecture_llama.h"
 #include "miq/model/architecture_mistral.h"
@@ -117,6 +119,16 @@ std::vector<LayerTensor> layer_tensors(const Config& config, std::int64_t layer)
     i = end;
   }
   return tensors;
+}
+
+std::vector<InputPlace> input_places(const Config& config, std::int64_t layer) {
+  std::vector<InputPlace> places;
+  for (const LayerTensor& tensor : layer_tensors(config, layer)) {
+    if (tensor.linear()) places.push_back(tensor.place());
+  }
+  std::sort(places.begin(), places.end());
+  places.erase(std::unique(places.begin(), places.end()), places.end());
+  return places;
 }
 
 std::vector<ExpectedTensor> expected_tensors(const Config& config) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <compare>
 #include <span>
 #include <string>
 #include <string_view>
@@ -15,10 +16,18 @@
 namespace miq {
 
 // Which activation a linear reads. Linears of one layer with the same site share their input, so they
-// share one Hessian. (The experts of a mixture read parts of it: the tokens routed to them.)
+// share one Hessian; the experts of a mixture read parts of it: the tokens routed to them (InputPlace).
 enum class InputSite { Attention, AttentionOutput, Mlp, MlpOutput };
 inline constexpr std::array<InputSite, 4> kInputSites{InputSite::Attention, InputSite::AttentionOutput, InputSite::Mlp, InputSite::MlpOutput};
 std::string_view input_site_name(InputSite site);  // "attention", "attention_output", "mlp", "mlp_output"
+
+// A site of a layer, and in a mixture the expert whose tokens alone are meant. -1: every token; there the
+// router and the shared expert read.
+struct InputPlace {
+  InputSite site;
+  std::int64_t expert = -1;
+  auto operator<=>(const InputPlace&) const = default;
+};
 
 // The part of the model a tensor is counted in; reports show the names.
 enum class Part {
@@ -91,8 +100,11 @@ struct LayerTensor {
   std::int64_t expert;  // -1: none
   bool linear() const { return rule->linear; }
   InputSite site() const { return rule->site; }
+  InputPlace place() const { return {rule->site, expert}; }
 };
 std::vector<LayerTensor> layer_tensors(const Config& config, std::int64_t layer);
+// The places that the layer's linears read, each once, in rising order. Empty for a deleted layer.
+std::vector<InputPlace> input_places(const Config& config, std::int64_t layer);
 
 // The name, "{}" left in, of the rule with this role; empty when the architecture has none.
 std::string_view rule_name(const Architecture& architecture, Role role, bool bias = false);

@@ -142,7 +142,7 @@ at::Tensor Bf16Layer::run(const LayerContext& context, const at::Tensor& hidden,
     for (std::int64_t t = 0; t < tokens; ++t) rms_norm_bf16(x + t * n, weight, epsilon, n, bits(to) + t * n);
   };
   const auto observe = [&](InputSite site, const at::Tensor& input) {
-    if (observer) observer(site, input);
+    if (observer) observer({site}, input);
   };
   // output = residual + input * weight
   const auto add_product = [&](const at::Tensor& input, const PackedBf16& weight, const float* residual, float* output) {

@@ -65,9 +65,9 @@ class LayerRun {
   }
 
  private:
-  at::Tensor input(InputSite site, at::Tensor x) const {
+  at::Tensor input(InputSite site, at::Tensor x, std::int64_t expert = -1) const {
     x = x.to(scalar_type(context_.type));
-    if (on_input_) on_input_(site, x);
+    if (on_input_) on_input_({site, expert}, x);
     return x;
   }
 
@@ -143,7 +143,6 @@ class LayerRun {
 
   // Every token goes through the experts with its largest router probabilities, and through the shared one.
   at::Tensor experts(const at::Tensor& x) const {
-    const at::ScalarType type = scalar_type(context_.type);
     const at::Tensor probabilities = at::softmax(linear(Role::Router, x).to(at::kFloat), 1);
     auto [weights, chosen] = probabilities.topk(context_.config.experts_per_token, 1);
     if (context_.config.normalise_experts) weights = weights / weights.sum(1, true);
@@ -152,12 +151,14 @@ class LayerRun {
       const at::Tensor routed = (chosen == expert).nonzero();  // [pairs, 2]: token, place among its chosen
       if (routed.size(0) == 0) continue;
       const at::Tensor tokens = routed.select(1, 0);
-      const at::Tensor middle = mlp(Role::ExpertGate, Role::ExpertUp, x.index_select(0, tokens), expert).to(type);
+      const at::Tensor mine = input(InputSite::Mlp, x.index_select(0, tokens), expert);
+      const at::Tensor middle = input(InputSite::MlpOutput, mlp(Role::ExpertGate, Role::ExpertUp, mine, expert), expert);
       const at::Tensor weight = weights.index({tokens, routed.select(1, 1)}).unsqueeze(1);
       output = output.index_add(0, tokens, linear(Role::ExpertDown, middle, expert).to(at::kFloat) * weight);
     }
     if (context_.sizes.shared_width > 0) {
-      const at::Tensor shared = linear(Role::SharedDown, mlp(Role::SharedGate, Role::SharedUp, x).to(type)).to(at::kFloat);
+      const at::Tensor middle = input(InputSite::MlpOutput, mlp(Role::SharedGate, Role::SharedUp, x));
+      const at::Tensor shared = linear(Role::SharedDown, middle).to(at::kFloat);
       output = output + at::sigmoid(linear(Role::SharedRouter, x).to(at::kFloat)) * shared;
     }
     return output;

@@ -49,8 +49,9 @@ struct LayerWeights {
   const at::Tensor& tensor(std::string_view name) const;  // throws Error naming the layer and the tensor
 };
 
-// Sees the input [tokens, in] (compute type) of every linear of a layer, once per site, in forward order.
-using InputObserver = std::function<void(InputSite site, const at::Tensor& input)>;
+// Sees the input [tokens, in] (compute type) of every linear of a layer, once per place, in forward order.
+// The tokens of an expert are those routed to it, in their own order; one that gets none is not shown.
+using InputObserver = std::function<void(InputPlace place, const at::Tensor& input)>;
 
 class ForwardPass {
  public:

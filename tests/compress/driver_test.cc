@@ -2,6 +2,7 @@
 // depend on the number of threads.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <random>
@@ -185,6 +186,89 @@ TEST(Driver, BudgetsAreExact) {
   }
 }
 
+TEST(Driver, EffectiveBitsAreExactAsStored) {
+  for (Allocator allocator : {Allocator::Global, Allocator::PerLayer, Allocator::Redundancy, Allocator::Quantile, Allocator::Budget}) {
+    for (const char* method : {"mi", "mixed"}) {
+      for (double target : {4.5, 5.3}) {
+        for (double sparsity : {0.0, 0.4}) {
+          CompressOptions options = base(method);
+          options.target_bpw = target, options.allocator = allocator;
+          options.group_size = 16;
+          if (sparsity > 0) options.sparsity = sparsity;
+          const Model model = run(options).model;
+          const std::string what = std::string(allocator_name(allocator)) + " " + method + " " + std::to_string(target) + " sparsity " + std::to_string(sparsity);
+          std::uint64_t stored = 0, weights = 0;
+          for (const ExpectedTensor& expected : expected_tensors(model.config)) {
+            if (!expected.linear) continue;
+            const PackedBits packed = packed_bits(model.tensors.at(expected.name), expected.name);
+            stored += packed.total(), weights += packed.weights;
+          }
+          const double average = static_cast<double>(stored) / static_cast<double>(weights);
+          EXPECT_LE(average, target) << what;
+          // The smallest step is at most two bits of the smallest whole group with its zero points, here 17 columns of 24 rows.
+          EXPECT_GT(average, target - (2.0 * 17 * 24 + 14 * 14 * 6) / static_cast<double>(weights)) << what;
+          EXPECT_NEAR(model.statistics["compressed"]["effective_bits"].get<double>(), average, 1e-9) << what;
+        }
+      }
+    }
+  }
+}
+
+TEST(Driver, OptionsOfInformationChangeTheGroupsAndTheDefaultsDoNot) {
+  CompressOptions options = base("mi");
+  options.wbits = 3, options.group_size = 8;
+  const std::string plain = stored_digest(run(options).model);
+  options.allocator = Allocator::Global, options.mi_estimator = MiEstimator::Gaussian, options.clustering = Clustering::Spectral;
+  EXPECT_EQ(stored_digest(run(options).model), plain);
+  std::vector<std::string> digests = {plain};
+  for (int change = 0; change < 3; ++change) {
+    CompressOptions other = base("mi");
+    other.wbits = 3, other.group_size = 8;
+    if (change != 1) other.mi_estimator = MiEstimator::Binned;
+    if (change != 0) other.clustering = Clustering::Hierarchical;
+    const Model model = run(other, 1).model;
+    digests.push_back(stored_digest(model));
+    EXPECT_EQ(digests.back(), stored_digest(run(other, 3).model));
+    EXPECT_TRUE(model.statistics["matrices"][0].contains("mutual_information"));
+  }
+  std::sort(digests.begin(), digests.end());
+  EXPECT_EQ(std::unique(digests.begin(), digests.end()), digests.end());
+}
+
+TEST(Driver, ImportanceWeightsDecideWhoGetsTheBits) {
+  CompressOptions options = base("enhanced");
+  options.wbits = 4;
+  const std::string plain = stored_digest(run(options).model);
+  options.importance_weights = std::vector<double>{1, 1, 1, 1, 1};
+  EXPECT_EQ(stored_digest(run(options).model), plain);
+  // Weights' size alone: within a matrix no narrower column may be larger than a wider one.
+  options.importance_weights = std::vector<double>{0, 0, 0, 1, 0};
+  const Model dense = tiny_model(), model = run(options).model;
+  const std::string name = "model.layers.1.mlp.up_proj.weight";
+  const PackedMatrix packed = unpack(model.tensors.at(name), name);
+  const at::Tensor weights = to_torch(dense.tensors.at(name), name, at::kFloat);
+  std::map<int, std::pair<double, double>> range;  // least and most norm by width
+  for (std::int64_t j = 0; j < packed.cols; ++j) {
+    double norm = 0;
+    for (std::int64_t r = 0; r < packed.rows; ++r) norm += std::pow(weights.const_data_ptr<float>()[r * packed.cols + j], 2);
+    auto [entry, fresh] = range.try_emplace(packed.bits_of_group[packed.group_of_column[static_cast<std::size_t>(j)]], norm, norm);
+    if (!fresh) entry->second = {std::min(entry->second.first, norm), std::max(entry->second.second, norm)};
+  }
+  ASSERT_GT(range.size(), 1u);
+  // The rest of the budget goes to the largest columns of each level, which leaves the order as it is.
+  for (auto wide = std::next(range.begin()); wide != range.end(); ++wide) EXPECT_GE(wide->second.first, std::prev(wide)->second.second) << wide->first;
+}
+
+TEST(Driver, TheSummaryShowsTheAllocation) {
+  CompressOptions options = base("mixed");
+  options.target_avg_bits = 3.3, options.group_size = 16;
+  const CompressResult result = run(options);
+  for (const char* shown : {"layer   0  code bits", "layer   1  code bits", "down_proj  code bits", "q_proj     code bits", "channels by bits"}) {
+    EXPECT_NE(result.summary.find(shown), std::string::npos) << shown << "\n" << result.summary;
+  }
+  EXPECT_EQ(result.model.statistics["kinds"].size(), 7u);
+}
+
 TEST(Driver, QuantileWithoutTargetMakesEqualFifths) {
   CompressOptions options = base("enhanced");
   options.bit_method = BitMethod::Quantile;
@@ -306,27 +390,18 @@ TEST(Driver, WorksOnEveryFamilyWithoutExperts) {
   }
 }
 
-TEST(Driver, MixturesAndSlicedModelsAreRefusedByName) {
-  const auto refusal = [](const Config& config, const char* method) {
-    CompressOptions options = base(method);
-    options.sparsity = 0.5;
-    try {
-      run(options, 1, tiny_model(DType::F32, config));
-    } catch (const Error& error) {
-      return std::string(error.what());
-    }
-    return std::string();
-  };
+TEST(Driver, SlicedModelsAreRefusedByName) {
   Config config = tiny_config();
-  config.architecture = "mixtral";
-  config.experts_per_token = 2;
-  for (LayerConfig& layer : config.layers) layer.experts = 4;
-  EXPECT_NE(refusal(config, "sparsegpt").find("mixture of experts"), std::string::npos);
-  EXPECT_EQ(refusal(config, "magnitude"), "");
-  config = tiny_config();
   config.sliced = true;
   config.norm = NormKind::FusedRms;
-  EXPECT_NE(refusal(config, "magnitude").find("sliced by SliceGPT"), std::string::npos);
+  CompressOptions options = base("magnitude");
+  options.sparsity = 0.5;
+  try {
+    resolve(options, config);
+    FAIL();
+  } catch (const UsageError& error) {
+    EXPECT_NE(std::string(error.what()).find("sliced by SliceGPT"), std::string::npos);
+  }
 }
 
 }  // namespace

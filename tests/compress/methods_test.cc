@@ -59,6 +59,23 @@ TEST(Methods, RefusesOptionsThatContradictEachOtherOrDoNothing) {
       {"grouping with sparsegpt", with([](auto& o) { o.wbits = 4, o.grouping = Grouping::Sensitivity; })},
       {"groups with enhanced", with([](auto& o) { o.method = "enhanced", o.wbits = 4, o.n_groups = 4; })},
       {"quantile with mi", with([](auto& o) { o.method = "mi", o.wbits = 4, o.bit_method = BitMethod::Quantile; })},
+      {"allocator with one width", with([](auto& o) { o.wbits = 4, o.allocator = Allocator::Global; })},
+      {"allocator without bits", with([](auto& o) { o.sparsity = 0.5, o.allocator = Allocator::Global; })},
+      {"global with enhanced", with([](auto& o) { o.method = "enhanced", o.wbits = 4, o.allocator = Allocator::Global; })},
+      {"redundancy with enhanced", with([](auto& o) { o.method = "enhanced", o.wbits = 4, o.allocator = Allocator::Redundancy; })},
+      {"two allocators", with([](auto& o) { o.method = "enhanced", o.wbits = 4, o.allocator = Allocator::Quantile, o.bit_method = BitMethod::Budget; })},
+      {"budget without target", with([](auto& o) { o.method = "mixed", o.allocator = Allocator::Budget; })},
+      {"two targets", with([](auto& o) { o.method = "mixed", o.wbits = 4, o.target_bpw = 4.5; })},
+      {"effective bits of one width", with([](auto& o) { o.target_bpw = 4.5; })},
+      {"effective bits of enhanced", with([](auto& o) { o.method = "enhanced", o.target_bpw = 4.5; })},
+      {"no effective bits", with([](auto& o) { o.method = "mixed", o.target_bpw = 0; })},
+      {"estimator without information", with([](auto& o) { o.method = "mixed", o.wbits = 4, o.mi_estimator = MiEstimator::Binned; })},
+      {"estimator with gptq", with([](auto& o) { o.method = "gptq", o.wbits = 4, o.mi_estimator = MiEstimator::Gaussian; })},
+      {"clustering without clusters", with([](auto& o) { o.method = "mi", o.wbits = 4, o.grouping = Grouping::Random, o.clustering = Clustering::Spectral; })},
+      {"scores' weights with mi", with([](auto& o) { o.method = "mi", o.wbits = 4, o.importance_weights = std::vector<double>{1, 1, 1, 1, 1}; })},
+      {"four weights", with([](auto& o) { o.method = "enhanced", o.wbits = 4, o.importance_weights = std::vector<double>{1, 1, 1, 1}; })},
+      {"negative weight", with([](auto& o) { o.method = "enhanced", o.wbits = 4, o.importance_weights = std::vector<double>{1, 1, -1, 1, 1}; })},
+      {"no weight", with([](auto& o) { o.method = "enhanced", o.wbits = 4, o.importance_weights = std::vector<double>{0, 0, 0, 0, 0}; })},
       {"no damping", with([](auto& o) { o.wbits = 4, o.damping = 0; })},
   };
   for (const Row& row : rows) EXPECT_THROW(resolve(row.options, config()), UsageError) << row.what;
@@ -78,6 +95,26 @@ TEST(Methods, QuantileNeedsNoTarget) {
   const Recipe recipe = resolve(with([](auto& o) { o.method = "enhanced", o.bit_method = BitMethod::Quantile; }), config());
   EXPECT_TRUE(recipe.quantize);
   EXPECT_FALSE(recipe.target);
+}
+
+TEST(Methods, AllocatorsAndBitMethodsAreTwoNames) {
+  const Recipe quantile = resolve(with([](auto& o) { o.method = "enhanced", o.allocator = Allocator::Quantile; }), config());
+  EXPECT_EQ(quantile.bit_method, BitMethod::Quantile);
+  EXPECT_EQ(quantile.to_json(), resolve(with([](auto& o) { o.method = "enhanced", o.bit_method = BitMethod::Quantile; }), config()).to_json());
+  const Recipe groups = resolve(with([](auto& o) { o.method = "mixed", o.allocator = Allocator::Quantile; }), config());
+  EXPECT_TRUE(groups.quantize);
+  EXPECT_FALSE(groups.target);
+}
+
+TEST(Methods, DefaultsAreNotWrittenDown) {
+  const Recipe plain = resolve(with([](auto& o) { o.method = "mi", o.wbits = 4; }), config());
+  const Recipe spelled = resolve(with([](auto& o) {
+    o.method = "mi", o.wbits = 4, o.allocator = Allocator::Global, o.mi_estimator = MiEstimator::Gaussian, o.clustering = Clustering::Spectral;
+  }), config());
+  EXPECT_EQ(plain.to_json(), spelled.to_json());
+  const Recipe other = resolve(with([](auto& o) { o.method = "mi", o.target_bpw = 4.4, o.allocator = Allocator::Redundancy; }), config());
+  EXPECT_EQ(other.to_json()["target_bpw"], 4.4);
+  EXPECT_EQ(other.to_json()["allocator"], "redundancy");
 }
 
 TEST(Methods, EqualSparsityAndPatternAgree) {

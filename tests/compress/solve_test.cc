@@ -19,7 +19,7 @@ at::Tensor random_matrix(std::int64_t rows, std::int64_t cols, unsigned seed) {
   return matrix;
 }
 
-TEST(SolveSite, ReportsTheShareOfTheOutputsThatWasLost) {
+TEST(SolvePlace, ReportsTheShareOfTheOutputsThatWasLost) {
   ThreadPool pool(2);
   const std::int64_t cols = 96;
   Config config;
@@ -29,6 +29,7 @@ TEST(SolveSite, ReportsTheShareOfTheOutputsThatWasLost) {
   sum.add({{inputs}}, pool);
   InputStatistics statistics;
   statistics.hessian = sum.mean();
+  statistics.tokens = sum.tokens();
   const at::Tensor weights = random_matrix(40, cols, 2);
   for (double sparsity : {0.0, 0.5}) {
     for (int width : {0, 4}) {
@@ -39,7 +40,7 @@ TEST(SolveSite, ReportsTheShareOfTheOutputsThatWasLost) {
         if (sparsity > 0) options.sparsity = sparsity;
         if (width) options.wbits = width;
         const MatrixJob job{"q", weights, nullptr};
-        const MatrixResult result = solve_site(resolve(options, config), {{job}}, statistics, nullptr, pool).front();
+        const MatrixResult result = solve_place(resolve(options, config), {{job}}, statistics, nullptr, pool).front();
         const double expected = output_error(weights, result.values, statistics.hessian, pool) /
                                 output_error(weights, at::zeros_like(weights), statistics.hessian, pool);
         EXPECT_NEAR(result.error, expected, 0.01 * expected) << sparsity << " " << width;
@@ -49,11 +50,12 @@ TEST(SolveSite, ReportsTheShareOfTheOutputsThatWasLost) {
   }
 }
 
-TEST(SolveSite, FallsBackToNearestWhereNothingWasSeen) {
+TEST(SolvePlace, FallsBackToNearestWhereNothingWasSeen) {
   ThreadPool pool(1);
   Config config;
   config.hidden = 16;
   InputStatistics statistics;
+  statistics.tokens = 5;
   statistics.hessian = at::zeros_like(random_matrix(16, 16, 1));
   const MatrixJob job{"q", random_matrix(8, 16, 2), nullptr};
   for (const char* method : {"sparsegpt", "enhanced"}) {
@@ -61,7 +63,7 @@ TEST(SolveSite, FallsBackToNearestWhereNothingWasSeen) {
     options.method = method;
     options.wbits = 4;
     options.sparsity = 0.5;
-    const MatrixResult result = solve_site(resolve(options, config), {{job}}, statistics, nullptr, pool).front();
+    const MatrixResult result = solve_place(resolve(options, config), {{job}}, statistics, nullptr, pool).front();
     EXPECT_TRUE(result.fallback);
     ASSERT_TRUE(result.packed);
     EXPECT_EQ(result.packed->cols, 16);

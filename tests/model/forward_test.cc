@@ -128,8 +128,9 @@ TEST(Forward, ObserverSeesTheInputsOfEverySiteInOrder) {
   const ForwardPass pass(small.model, ComputeType::BFloat16);
   std::vector<InputSite> sites;
   std::vector<std::int64_t> widths;
-  pass.run_layer(pass.load_layer(0), pass.embed(random_ids(5, 101, 5)), [&](InputSite site, const at::Tensor& input) {
-    sites.push_back(site);
+  pass.run_layer(pass.load_layer(0), pass.embed(random_ids(5, 101, 5)), [&](InputPlace place, const at::Tensor& input) {
+    EXPECT_EQ(place.expert, -1);
+    sites.push_back(place.site);
     widths.push_back(input.size(1));
     EXPECT_EQ(input.size(0), 5);
     EXPECT_EQ(input.scalar_type(), at::kBFloat16);
@@ -145,8 +146,8 @@ TEST(Forward, ObservingALayerShowsWhatRunningItShows) {
     const LayerWeights layer = pass.load_layer(0);
     const at::Tensor hidden = pass.embed(random_ids(40, 131, 1));
     std::vector<at::Tensor> run, observed;
-    pass.run_layer(layer, hidden, [&](InputSite, const at::Tensor& input) { run.push_back(input.clone()); });
-    pass.observe_layer(layer, hidden, [&](InputSite, const at::Tensor& input) { observed.push_back(input.clone()); });
+    pass.run_layer(layer, hidden, [&](InputPlace, const at::Tensor& input) { run.push_back(input.clone()); });
+    pass.observe_layer(layer, hidden, [&](InputPlace, const at::Tensor& input) { observed.push_back(input.clone()); });
     ASSERT_EQ(run.size(), kInputSites.size());
     ASSERT_EQ(observed.size(), run.size());
     for (std::size_t i = 0; i < run.size(); ++i) EXPECT_TRUE(observed[i].equal(run[i])) << i;
@@ -260,7 +261,7 @@ TEST(Forward, ObserverMayKeepWhatItSaw) {
   const LayerWeights layer = pass.load_layer(0);
   std::vector<at::Tensor> kept, copies;
   for (std::uint32_t window = 0; window < 4; ++window) {
-    pass.run_layer(layer, pass.embed(random_ids(40, 131, window)), [&](InputSite, const at::Tensor& input) {
+    pass.run_layer(layer, pass.embed(random_ids(40, 131, window)), [&](InputPlace, const at::Tensor& input) {
       kept.push_back(input);
       copies.push_back(input.clone());
     });

@@ -22,7 +22,7 @@ namespace {
 struct Options {
   std::string model, calibration, output, save, data_dir, dtype = "auto";
   std::vector<std::string> datasets, eval;
-  std::string documents, sampling = "random", bit_method, grouping, sparsity_allocation;
+  std::string documents, sampling = "random", bit_method, grouping, sparsity_allocation, allocator, mi_estimator, clustering;
   std::optional<int> use_mi_grouping;
   std::int64_t windows = 128, seqlen = 0, eval_seqlen = 0, eval_windows = 0;
   std::uint64_t seed = 0;
@@ -69,10 +69,16 @@ CompressOptions method_options(const Options& options) {
     result.sparsity_allocation = options.sparsity_allocation == "global" ? SparsityAllocation::Global : SparsityAllocation::Even;
   }
   if (!options.grouping.empty()) {
+    const std::string name = options.grouping == "mi-sensitivity" ? "mi-equal" : options.grouping;
     for (Grouping grouping : {Grouping::Contiguous, Grouping::Sensitivity, Grouping::MutualInformation, Grouping::MutualInformationEqual, Grouping::Random}) {
-      if (grouping_name(grouping) == options.grouping) result.grouping = grouping;
+      if (grouping_name(grouping) == name) result.grouping = grouping;
     }
   }
+  for (Allocator allocator : {Allocator::Global, Allocator::PerLayer, Allocator::Redundancy, Allocator::Quantile, Allocator::Budget}) {
+    if (allocator_name(allocator) == options.allocator) result.allocator = allocator;
+  }
+  if (!options.mi_estimator.empty()) result.mi_estimator = options.mi_estimator == "binned" ? MiEstimator::Binned : MiEstimator::Gaussian;
+  if (!options.clustering.empty()) result.clustering = options.clustering == "hierarchical" ? Clustering::Hierarchical : Clustering::Spectral;
   if (options.use_mi_grouping) {
     if (result.method != "mi") throw UsageError("--use_mi_grouping belongs to method mi");
     // 1 is what the method does anyway, by whichever of its two groupings was asked for.
@@ -130,7 +136,12 @@ ExitCode run(const Options& options, Session& session) {
   session.print(result.summary + "\n");
   if (!texts.empty()) evaluate(options, result.model, recipe.compute, texts, session);
   if (result.fallbacks > 0) {
-    session.warn(std::to_string(result.fallbacks) + " matrices could not be solved and were rounded to nearest; more calibration text or a larger --damping helps");
+    if (result.unseen > 0) {
+      session.warn(std::to_string(result.unseen) + " matrices of experts that no calibration token reached were rounded to nearest; more calibration text helps");
+    }
+    if (const std::int64_t unsolved = result.fallbacks - result.unseen; unsolved > 0) {
+      session.warn(std::to_string(unsolved) + " matrices could not be solved and were rounded to nearest; more calibration text or a larger --damping helps");
+    }
     return ExitCode::Degraded;
   }
   return ExitCode::Done;
@@ -159,10 +170,23 @@ void declare(CLI::App& app, Options& options) {
       ->check(CLI::IsMember({"even", "global"}));
   app.add_option("--wbits", method.wbits, "bits of a weight: 2, 3, 4, 6 or 8; the average where a method mixes them");
   app.add_option("--target-avg-bits", method.target_avg_bits, "code bits of a kept weight on average, never above");
+  app.add_option("--target-bpw", method.target_bpw, "mi, mixed: effective bits of a weight on average, never above: codes, scales, zero points, masks and groups");
+  app.add_option("--allocator", options.allocator,
+                 "who gets how many bits: global (mi, mixed): by predicted loss over the whole model; per-layer (mi, mixed): the same budget for every layer; "
+                 "redundancy (mi, mixed): groups that share much information get less; quantile, budget (enhanced, mi, mixed): by rank, or by a line through the scores")
+      ->check(CLI::IsMember({"global", "per-layer", "redundancy", "quantile", "budget"}));
+  app.add_option("--importance-weights", method.importance_weights,
+                 "enhanced: five numbers, of mean size, energy, spikiness, weights and cost of removal of a channel; equal by default")
+      ->delimiter(',')
+      ->expected(5);
   app.add_option("--bit-method", options.bit_method, "enhanced: budget (default), or quantile: equal fifths, shifted where there is a target")
       ->check(CLI::IsMember({"budget", "quantile"}));
   app.add_option("--grouping", options.grouping, "mi, mixed: which input channels share a scale and a width")
-      ->check(CLI::IsMember({"contiguous", "sensitivity", "mi", "mi-equal", "random"}));
+      ->check(CLI::IsMember({"contiguous", "sensitivity", "mi", "mi-sensitivity", "mi-equal", "random"}));
+  app.add_option("--mi-estimator", options.mi_estimator, "mutual information from the covariance (gaussian, the default) or from 8 bins a channel (binned, slower)")
+      ->check(CLI::IsMember({"gaussian", "binned"}));
+  app.add_option("--clustering", options.clustering, "groupings by mutual information: spectral (default) or hierarchical")
+      ->check(CLI::IsMember({"spectral", "hierarchical"}));
   app.add_option("--use-mi-grouping", options.use_mi_grouping, "mi: 1 (default), or 0: contiguous groups")->check(CLI::Range(0, 1));
   app.add_option("--group-size", method.group_size, "input channels in a group; mi, mixed: 64, or 128 with zeros; others: a whole row");
   app.add_option("--n-groups", method.n_groups, "groups in an input, instead of --group-size");

@@ -35,7 +35,8 @@ class BinnedSamples {
     channels_.resize(static_cast<std::size_t>(n));
     sets_.assign(static_cast<std::size_t>(n * kBins * words_), 0);
     log_table_.resize(static_cast<std::size_t>(tokens_) + 1);
-    for (std::size_t count = 1; count < log_table_.size(); ++count) log_table_[count] = static_cast<double>(count) * std::log(static_cast<double>(count));
+    for (std::size_t count = 1; count < log_table_.size(); ++count)
+      log_table_[count] = static_cast<double>(count) * std::log(static_cast<double>(count));
     const float* x = samples.const_data_ptr<float>();
     pool.for_each((n + kChannelsPerUnit - 1) / kChannelsPerUnit, [&](std::int64_t unit) {
       for (std::int64_t j = unit * kChannelsPerUnit; j < std::min(n, (unit + 1) * kChannelsPerUnit); ++j) bin(x + j, n, j);
@@ -72,7 +73,8 @@ class BinnedSamples {
   const Word* set(std::int64_t channel, int bin) const { return sets_.data() + (channel * kBins + bin) * words_; }
 
   // Counts of the first kBins - 1 bins of both.
-  __attribute__((target_clones("arch=icelake-server", "popcnt", "default"))) static void count_pairs(const Word* a, const Word* b, std::int64_t words,
+  __attribute__((target_clones("arch=icelake-server", "popcnt", "default"))) static void count_pairs(const Word* a, const Word* b,
+                                                                                                     std::int64_t words,
                                                                                                      std::int64_t* pairs) {
     for (int p = 0; p < kBins - 1; ++p) {
       for (int q = 0; q < kBins - 1; ++q) {
@@ -89,7 +91,8 @@ class BinnedSamples {
     std::vector<float> sorted(static_cast<std::size_t>(tokens_));
     for (std::int64_t t = 0; t < tokens_; ++t) {
       sorted[static_cast<std::size_t>(t)] = x[t * stride];
-      if (!std::isfinite(x[t * stride])) throw Error("mutual information: an activation of channel " + std::to_string(channel) + " is not finite");
+      if (!std::isfinite(x[t * stride]))
+        throw Error("mutual information: an activation of channel " + std::to_string(channel) + " is not finite");
     }
     std::sort(sorted.begin(), sorted.end());
     std::array<float, kBins - 1> edges;
@@ -138,7 +141,8 @@ at::Tensor binned_mutual_information(const at::Tensor& samples, ThreadPool& pool
     const std::int64_t first = unit * kChannelsPerUnit, last = std::min(n, first + kChannelsPerUnit);
     for (std::int64_t i = first; i < last; ++i) out[i * n + i] = 0;
     for (std::int64_t j = first + 1; j < n; ++j) {
-      for (std::int64_t i = first; i < std::min(last, j); ++i) out[i * n + j] = out[j * n + i] = static_cast<float>(binned.information(i, j));
+      for (std::int64_t i = first; i < std::min(last, j); ++i)
+        out[i * n + j] = out[j * n + i] = static_cast<float>(binned.information(i, j));
     }
   });
   return result;

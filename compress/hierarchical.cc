@@ -47,7 +47,8 @@ std::vector<Join> tree(std::vector<float> mean, std::int64_t n) {
     const auto width = static_cast<std::size_t>(n);
     for (std::size_t j = 0; j < width; ++j) {
       if (size[j] == 0 || j == a || j == b) continue;
-      mean[a * width + j] = mean[j * width + a] = static_cast<float>((of_a * mean[a * width + j] + of_b * mean[b * width + j]) / (of_a + of_b));
+      mean[a * width + j] = mean[j * width + a] =
+          static_cast<float>((of_a * mean[a * width + j] + of_b * mean[b * width + j]) / (of_a + of_b));
     }
     size[a] += size[b];
     size[b] = 0;

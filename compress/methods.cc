@@ -95,9 +95,11 @@ void resolve_bits(const CompressOptions& options, Recipe& recipe) {
   if (options.target_bpw) {
     if (target) throw UsageError("--target-bpw counts what --target-avg-bits and --wbits leave out; give one of them");
     if (method.layout != Layout::Groups) throw UsageError("--target-bpw belongs to methods mi and mixed; elsewhere the width decides");
-    if (!(*options.target_bpw > 0 && *options.target_bpw <= 32)) throw UsageError("--target-bpw " + number(*options.target_bpw) + " is not in (0, 32]");
+    if (!(*options.target_bpw > 0 && *options.target_bpw <= 32))
+      throw UsageError("--target-bpw " + number(*options.target_bpw) + " is not in (0, 32]");
   }
-  const bool by_rank = (quantile && method.layout == Layout::Levels) || (method.layout == Layout::Groups && options.allocator == Allocator::Quantile);
+  const bool by_rank =
+      (quantile && method.layout == Layout::Levels) || (method.layout == Layout::Groups && options.allocator == Allocator::Quantile);
   const bool has_bits = target || options.target_bpw || by_rank;
   if (!has_bits) {
     if (method.quantizes) {
@@ -105,8 +107,9 @@ void resolve_bits(const CompressOptions& options, Recipe& recipe) {
     }
     if (options.group_size || options.n_groups || options.grouping || options.levels || options.bit_method || options.allocator ||
         options.importance_weights) {
-      throw UsageError("--group-size, --n-groups, --grouping, --levels, --bit-method, --allocator and --importance-weights are about quantization, but neither --wbits nor "
-                       "--target-avg-bits says to how many bits; nothing would be quantized");
+      throw UsageError(
+          "--group-size, --n-groups, --grouping, --levels, --bit-method, --allocator and --importance-weights are about quantization, "
+          "but neither --wbits nor --target-avg-bits says to how many bits; nothing would be quantized");
     }
     return;
   }
@@ -157,13 +160,15 @@ void resolve_allocator(const CompressOptions& given, Recipe& recipe) {
   if (!given.allocator) return;
   const std::string name(allocator_name(*given.allocator));
   switch (method.layout) {
-    case Layout::Uniform: throw UsageError("--allocator belongs to methods enhanced, mi and mixed; " + std::string(method.name) + " has one width");
+    case Layout::Uniform:
+      throw UsageError("--allocator belongs to methods enhanced, mi and mixed; " + std::string(method.name) + " has one width");
     case Layout::Levels: {
       if (*given.allocator != Allocator::Quantile && *given.allocator != Allocator::Budget) {
         throw UsageError("--allocator " + name + " belongs to methods mi and mixed; enhanced knows quantile and budget");
       }
       const BitMethod same = *given.allocator == Allocator::Quantile ? BitMethod::Quantile : BitMethod::Budget;
-      if (given.bit_method && *given.bit_method != same) throw UsageError("--allocator and --bit-method contradict each other; give one of them");
+      if (given.bit_method && *given.bit_method != same)
+        throw UsageError("--allocator and --bit-method contradict each other; give one of them");
       break;
     }
     case Layout::Groups: recipe.allocator = *given.allocator; break;

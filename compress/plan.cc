@@ -134,7 +134,8 @@ std::vector<std::vector<at::Tensor>> walk_forward(const ForwardPass& dense, cons
     keep(kept_type);
     const LayerWeights weights = dense.load_layer(l);
     std::map<InputPlace, SiteSums> sums;
-    walk.observe(weights, [&](InputPlace place, std::span<const at::Tensor> inputs) { sums[place].add(inputs, recipe, walk.tokens(), pool); }, true);
+    walk.observe(
+        weights, [&](InputPlace place, std::span<const at::Tensor> inputs) { sums[place].add(inputs, recipe, walk.tokens(), pool); }, true);
     LayerPlan& layer = plan[static_cast<std::size_t>(l)];
     for (auto& [place, site] : sums) {
       plan_site(layer.places[place], site, recipe, place_number(l, place), pool);
@@ -290,7 +291,8 @@ void plan_widths(const ForwardPass& dense, const Recipe& recipe, std::vector<Lay
     MatrixPlan& matrix = plan[l].matrices[std::string(rule.name)];
     const SitePlan& site = plan[l].places.at(rule.place());
     const MatrixCosts& cost = costs[l].find(rule.name)->second;
-    const std::span<const double> share = kept_share.empty() ? std::span<const double>{} : std::span<const double>(kept_share[items.size()]);
+    const std::span<const double> share =
+        kept_share.empty() ? std::span<const double>{} : std::span<const double>(kept_share[items.size()]);
     MatrixItems& item = items.emplace_back();
     item.layer = static_cast<std::int64_t>(l);
     item.rows = rule.shape[0];
@@ -317,7 +319,9 @@ void plan_widths(const ForwardPass& dense, const Recipe& recipe, std::vector<Lay
   });
   std::vector<std::vector<std::uint8_t>> widths = plan_bits(items, recipe);
   std::size_t next = 0;
-  for_each_matrix(dense, [&](std::size_t l, const LayerTensor& rule) { plan[l].matrices[std::string(rule.name)].bits_of_group = std::move(widths[next++]); });
+  for_each_matrix(dense, [&](std::size_t l, const LayerTensor& rule) {
+    plan[l].matrices[std::string(rule.name)].bits_of_group = std::move(widths[next++]);
+  });
 }
 
 }  // namespace

@@ -57,7 +57,8 @@ double target_of(std::span<const MatrixItems> matrices, const Items& items, cons
   const auto reach = [&](int level) { return (fixed + level * counted) / weights; };
   if (target < items.levels.front() || target > items.levels.back()) {
     throw UsageError("--target-bpw " + rounded(*recipe.target_bpw) + " cannot be reached: these levels and groups take from " +
-                     rounded(std::ceil(reach(items.levels.front()) * 1000) / 1000) + " to " + rounded(std::floor(reach(items.levels.back()) * 1000) / 1000) +
+                     rounded(std::ceil(reach(items.levels.front()) * 1000) / 1000) + " to " +
+                     rounded(std::floor(reach(items.levels.back()) * 1000) / 1000) +
                      " effective bits a weight; larger groups (--group-size) take less for their scales");
   }
   return target;
@@ -77,7 +78,8 @@ std::vector<double> loss_scores(const Items& items) {
 std::vector<double> next_slopes(const Items& items, std::span<const std::uint8_t> bits) {
   std::vector<double> slope(items.size(), -std::numeric_limits<double>::infinity());
   for (std::size_t i = 0; i < slope.size(); ++i) {
-    const auto level = static_cast<std::size_t>(std::find(items.levels.begin(), items.levels.end(), static_cast<int>(bits[i])) - items.levels.begin());
+    const auto level =
+        static_cast<std::size_t>(std::find(items.levels.begin(), items.levels.end(), static_cast<int>(bits[i])) - items.levels.begin());
     if (level + 1 < items.levels.size() && items.kept[i] > 0) {
       slope[i] = (items.loss(i)[level] - items.loss(i)[level + 1]) / (items.kept[i] * (items.levels[level + 1] - items.levels[level]));
     }
@@ -100,7 +102,8 @@ std::vector<std::uint8_t> by_layer(std::span<const MatrixItems> matrices, const 
   return bits;
 }
 
-std::vector<std::uint8_t> by_matrix(std::span<const MatrixItems> matrices, const Items& items, const Recipe& recipe, std::optional<double> target) {
+std::vector<std::uint8_t> by_matrix(std::span<const MatrixItems> matrices, const Items& items, const Recipe& recipe,
+                                    std::optional<double> target) {
   std::vector<double> score = loss_scores(items);
   std::vector<std::uint8_t> bits(items.size());
   for (std::size_t m = 0; m < matrices.size(); ++m) {
@@ -155,7 +158,8 @@ std::vector<std::vector<std::uint8_t>> plan_bits(std::span<const MatrixItems> ma
   }
   std::vector<std::vector<std::uint8_t>> widths;
   for (std::size_t m = 0; m < matrices.size(); ++m) {
-    widths.emplace_back(bits.begin() + static_cast<std::ptrdiff_t>(items.first[m]), bits.begin() + static_cast<std::ptrdiff_t>(items.first[m + 1]));
+    widths.emplace_back(bits.begin() + static_cast<std::ptrdiff_t>(items.first[m]),
+                        bits.begin() + static_cast<std::ptrdiff_t>(items.first[m + 1]));
   }
   return widths;
 }

@@ -81,7 +81,8 @@ std::vector<std::uint8_t> widths_by_score(const Recipe& recipe, std::span<const 
 // Widths of `enhanced`: by the channels' importance, over what is kept of each.
 ColumnGroups importance_groups(const Recipe& recipe, const MatrixJob& job, const InputStatistics& input, const InverseFactor& factor,
                                std::span<const double> kept, std::optional<std::array<double, 2>>& range, ThreadPool& pool) {
-  const std::vector<double> score = channel_importance(input.channels, job.weights, factor.inverse_diagonal, recipe.importance_weights, pool);
+  const std::vector<double> score =
+      channel_importance(input.channels, job.weights, factor.inverse_diagonal, recipe.importance_weights, pool);
   const auto [least, most] = std::minmax_element(score.begin(), score.end());
   range = std::array<double, 2>{*least, *most};
   return groups_by_level(widths_by_score(recipe, score, kept), recipe.levels);
@@ -200,7 +201,8 @@ KeptMask planned_mask(const MatrixJob& job, const SitePlan& plan) {
   KeptMask kept(static_cast<std::size_t>(rows * n), 1);
   for (std::int64_t g = 0; g < plan.channels.groups(); ++g) {
     std::vector<std::pair<double, std::int64_t>> scores;  // and the place in the matrix, which decides between equal ones
-    for (std::int64_t k = plan.channels.starts[static_cast<std::size_t>(g)]; k < plan.channels.starts[static_cast<std::size_t>(g) + 1]; ++k) {
+    for (std::int64_t k = plan.channels.starts[static_cast<std::size_t>(g)]; k < plan.channels.starts[static_cast<std::size_t>(g) + 1];
+         ++k) {
       for (std::int64_t r = 0; r < rows; ++r) {
         const std::int64_t at = r * n + plan.channels.order[static_cast<std::size_t>(k)];
         scores.emplace_back(static_cast<double>(job.plan->row_weights[static_cast<std::size_t>(r)]) * w[at] * w[at], at);

@@ -78,7 +78,8 @@ CompressOptions method_options(const Options& options) {
     if (allocator_name(allocator) == options.allocator) result.allocator = allocator;
   }
   if (!options.mi_estimator.empty()) result.mi_estimator = options.mi_estimator == "binned" ? MiEstimator::Binned : MiEstimator::Gaussian;
-  if (!options.clustering.empty()) result.clustering = options.clustering == "hierarchical" ? Clustering::Hierarchical : Clustering::Spectral;
+  if (!options.clustering.empty())
+    result.clustering = options.clustering == "hierarchical" ? Clustering::Hierarchical : Clustering::Spectral;
   if (options.use_mi_grouping) {
     if (result.method != "mi") throw UsageError("--use_mi_grouping belongs to method mi");
     // 1 is what the method does anyway, by whichever of its two groupings was asked for.
@@ -137,10 +138,12 @@ ExitCode run(const Options& options, Session& session) {
   if (!texts.empty()) evaluate(options, result.model, recipe.compute, texts, session);
   if (result.fallbacks > 0) {
     if (result.unseen > 0) {
-      session.warn(std::to_string(result.unseen) + " matrices of experts that no calibration token reached were rounded to nearest; more calibration text helps");
+      session.warn(std::to_string(result.unseen) +
+                   " matrices of experts that no calibration token reached were rounded to nearest; more calibration text helps");
     }
     if (const std::int64_t unsolved = result.fallbacks - result.unseen; unsolved > 0) {
-      session.warn(std::to_string(unsolved) + " matrices could not be solved and were rounded to nearest; more calibration text or a larger --damping helps");
+      session.warn(std::to_string(unsolved) +
+                   " matrices could not be solved and were rounded to nearest; more calibration text or a larger --damping helps");
     }
     return ExitCode::Degraded;
   }
@@ -170,10 +173,14 @@ void declare(CLI::App& app, Options& options) {
       ->check(CLI::IsMember({"even", "global"}));
   app.add_option("--wbits", method.wbits, "bits of a weight: 2, 3, 4, 6 or 8; the average where a method mixes them");
   app.add_option("--target-avg-bits", method.target_avg_bits, "code bits of a kept weight on average, never above");
-  app.add_option("--target-bpw", method.target_bpw, "mi, mixed: effective bits of a weight on average, never above: codes, scales, zero points, masks and groups");
-  app.add_option("--allocator", options.allocator,
-                 "who gets how many bits: global (mi, mixed): by predicted loss over the whole model; per-layer (mi, mixed): the same budget for every layer; "
-                 "redundancy (mi, mixed): groups that share much information get less; quantile, budget (enhanced, mi, mixed): by rank, or by a line through the scores")
+  app.add_option("--target-bpw", method.target_bpw,
+                 "mi, mixed: effective bits of a weight on average, never above: codes, scales, zero points, masks and groups");
+  app.add_option(
+         "--allocator", options.allocator,
+         "who gets how many bits: global (mi, mixed): by predicted loss over the whole model; per-layer (mi, mixed): the same budget "
+         "for every layer; "
+         "redundancy (mi, mixed): groups that share much information get less; quantile, budget (enhanced, mi, mixed): "
+         "by rank, or by a line through the scores")
       ->check(CLI::IsMember({"global", "per-layer", "redundancy", "quantile", "budget"}));
   app.add_option("--importance-weights", method.importance_weights,
                  "enhanced: five numbers, of mean size, energy, spikiness, weights and cost of removal of a channel; equal by default")
@@ -183,7 +190,8 @@ void declare(CLI::App& app, Options& options) {
       ->check(CLI::IsMember({"budget", "quantile"}));
   app.add_option("--grouping", options.grouping, "mi, mixed: which input channels share a scale and a width")
       ->check(CLI::IsMember({"contiguous", "sensitivity", "mi", "mi-sensitivity", "mi-equal", "random"}));
-  app.add_option("--mi-estimator", options.mi_estimator, "mutual information from the covariance (gaussian, the default) or from 8 bins a channel (binned, slower)")
+  app.add_option("--mi-estimator", options.mi_estimator,
+                 "mutual information from the covariance (gaussian, the default) or from 8 bins a channel (binned, slower)")
       ->check(CLI::IsMember({"gaussian", "binned"}));
   app.add_option("--clustering", options.clustering, "groupings by mutual information: spectral (default) or hierarchical")
       ->check(CLI::IsMember({"spectral", "hierarchical"}));

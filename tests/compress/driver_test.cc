@@ -196,7 +196,8 @@ TEST(Driver, EffectiveBitsAreExactAsStored) {
           options.group_size = 16;
           if (sparsity > 0) options.sparsity = sparsity;
           const Model model = run(options).model;
-          const std::string what = std::string(allocator_name(allocator)) + " " + method + " " + std::to_string(target) + " sparsity " + std::to_string(sparsity);
+          const std::string what = std::string(allocator_name(allocator)) + " " + method + " " + std::to_string(target) + " sparsity " +
+                                   std::to_string(sparsity);
           std::uint64_t stored = 0, weights = 0;
           for (const ExpectedTensor& expected : expected_tensors(model.config)) {
             if (!expected.linear) continue;
@@ -256,14 +257,16 @@ TEST(Driver, ImportanceWeightsDecideWhoGetsTheBits) {
   }
   ASSERT_GT(range.size(), 1u);
   // The rest of the budget goes to the largest columns of each level, which leaves the order as it is.
-  for (auto wide = std::next(range.begin()); wide != range.end(); ++wide) EXPECT_GE(wide->second.first, std::prev(wide)->second.second) << wide->first;
+  for (auto wide = std::next(range.begin()); wide != range.end(); ++wide)
+    EXPECT_GE(wide->second.first, std::prev(wide)->second.second) << wide->first;
 }
 
 TEST(Driver, TheSummaryShowsTheAllocation) {
   CompressOptions options = base("mixed");
   options.target_avg_bits = 3.3, options.group_size = 16;
   const CompressResult result = run(options);
-  for (const char* shown : {"layer   0  code bits", "layer   1  code bits", "down_proj  code bits", "q_proj     code bits", "channels by bits"}) {
+  for (const char* shown :
+       {"layer   0  code bits", "layer   1  code bits", "down_proj  code bits", "q_proj     code bits", "channels by bits"}) {
     EXPECT_NE(result.summary.find(shown), std::string::npos) << shown << "\n" << result.summary;
   }
   EXPECT_EQ(result.model.statistics["kinds"].size(), 7u);

@@ -76,12 +76,14 @@ void starve_last_expert(Model& model, std::int64_t layer) {
     router[4 * n + j] = 0;
   }
   const auto* bytes = reinterpret_cast<const std::uint8_t*>(router.data());
-  model.tensors[name] = dense_tensor(DType::F32, {kExperts, model.config.hidden}, Blob(std::vector<std::uint8_t>(bytes, bytes + router.size() * 4)));
+  model.tensors[name] =
+      dense_tensor(DType::F32, {kExperts, model.config.hidden}, Blob(std::vector<std::uint8_t>(bytes, bytes + router.size() * 4)));
 }
 
 Calibration calibration_windows(std::int64_t windows = 20) {
   Calibration calibration;
-  for (std::int64_t w = 0; w < windows; ++w) calibration.windows.push_back(test::random_ids(kSeqlen, kVocabulary, static_cast<std::uint32_t>(100 + w)));
+  for (std::int64_t w = 0; w < windows; ++w)
+    calibration.windows.push_back(test::random_ids(kSeqlen, kVocabulary, static_cast<std::uint32_t>(100 + w)));
   calibration.description = {{"text", "none"}};
   return calibration;
 }
@@ -169,7 +171,8 @@ TEST_P(Families, DeletedLayersStayDeleted) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Compress, Families, testing::Values("llama", "mistral", "opt", "qwen", "qwen2", "qwen3", "mixtral", "qwen2_moe", "qwen3_moe"),
+INSTANTIATE_TEST_SUITE_P(Compress, Families,
+                         testing::Values("llama", "mistral", "opt", "qwen", "qwen2", "qwen3", "mixtral", "qwen2_moe", "qwen3_moe"),
                          [](const auto& test) { return std::string(test.param); });
 
 // ---- mixtures of experts ----
@@ -199,7 +202,8 @@ Routed route(const Model& model, std::int64_t layer, const Rows& tokens) {
     const std::vector<double> score = product(router, x);
     std::vector<std::int64_t> order(score.size());
     std::iota(order.begin(), order.end(), 0);
-    std::sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) { return score[static_cast<std::size_t>(a)] > score[static_cast<std::size_t>(b)]; });
+    std::sort(order.begin(), order.end(),
+              [&](std::int64_t a, std::int64_t b) { return score[static_cast<std::size_t>(a)] > score[static_cast<std::size_t>(b)]; });
     for (std::int64_t k = 0; k < model.config.experts_per_token; ++k) {
       const std::int64_t expert = order[static_cast<std::size_t>(k)];
       const std::vector<double> gate = product(weight(Role::ExpertGate, expert), x), up = product(weight(Role::ExpertUp, expert), x);
@@ -277,11 +281,13 @@ TEST(Mixtures, AnExpertWithoutTokensIsRoundedAndReported) {
       const std::string what = std::string(name) + " " + recipe.to_json().dump();
       ThreadPool pool(2);
       std::vector<std::string> lines;
-      const CompressResult result = compress(model, calibration_windows(), recipe, pool, {}, [&](const std::string& line) { lines.push_back(line); });
+      const CompressResult result =
+          compress(model, calibration_windows(), recipe, pool, {}, [&](const std::string& line) { lines.push_back(line); });
       const bool looks = options.method != "rtn" && options.method != "magnitude";
       EXPECT_EQ(result.unseen, looks ? 6 : 0) << what;
       EXPECT_EQ(result.fallbacks, result.unseen) << what;
-      EXPECT_EQ(std::count_if(lines.begin(), lines.end(), [](const std::string& line) { return line.find("no token reached") != std::string::npos; }),
+      EXPECT_EQ(std::count_if(lines.begin(), lines.end(),
+                              [](const std::string& line) { return line.find("no token reached") != std::string::npos; }),
                 result.unseen);
       check_stored(model, result.model, recipe);
       if (!looks) continue;

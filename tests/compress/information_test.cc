@@ -21,7 +21,8 @@ at::Tensor samples_of(const std::vector<std::vector<float>>& channels) {
   const auto n = static_cast<std::int64_t>(channels.size()), tokens = static_cast<std::int64_t>(channels[0].size());
   at::Tensor samples = at::empty({tokens, n}, at::kFloat);
   for (std::int64_t t = 0; t < tokens; ++t)
-    for (std::int64_t j = 0; j < n; ++j) samples.data_ptr<float>()[t * n + j] = channels[static_cast<std::size_t>(j)][static_cast<std::size_t>(t)];
+    for (std::int64_t j = 0; j < n; ++j)
+      samples.data_ptr<float>()[t * n + j] = channels[static_cast<std::size_t>(j)][static_cast<std::size_t>(t)];
   return samples;
 }
 
@@ -57,7 +58,8 @@ TEST(BinnedInformation, MatchesTheNaiveEstimate) {
       EXPECT_EQ(information[i * 20 + i], 0);
       for (std::size_t j = 0; j < 20; ++j) {
         if (i == j) continue;
-        ASSERT_NEAR(information[i * 20 + j], reference::binned_information(channels[i], channels[j]), 1e-6) << tokens << ": " << i << " " << j;
+        ASSERT_NEAR(information[i * 20 + j], reference::binned_information(channels[i], channels[j]), 1e-6)
+            << tokens << ": " << i << " " << j;
         ASSERT_EQ(information[i * 20 + j], information[j * 20 + i]);
       }
     }
@@ -103,7 +105,9 @@ TEST(TokenSample, TakesEveryNthTokenHoweverBatched) {
 
 TEST(InformationWithin, IsTheMeanOverPairsOfAGroup) {
   at::Tensor information = at::zeros({4, 4}, at::kFloat);
-  const auto set = [&](int i, int j, float value) { information.data_ptr<float>()[i * 4 + j] = information.data_ptr<float>()[j * 4 + i] = value; };
+  const auto set = [&](int i, int j, float value) {
+    information.data_ptr<float>()[i * 4 + j] = information.data_ptr<float>()[j * 4 + i] = value;
+  };
   set(0, 1, 0.1f), set(0, 3, 0.2f), set(1, 3, 0.6f), set(0, 2, 9.0f);
   const std::vector<std::int32_t> group = {0, 0, 1, 0};
   const auto within = information_within(information, group, 2);

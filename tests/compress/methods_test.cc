@@ -46,7 +46,9 @@ TEST(Methods, RefusesOptionsThatContradictEachOtherOrDoNothing) {
       {"odd width", with([](auto& o) { o.wbits = 5; })},
       {"uniform at a fraction", with([](auto& o) { o.target_avg_bits = 3.5; })},
       {"target out of range", with([](auto& o) { o.method = "mi", o.target_avg_bits = 9; })},
-      {"target below the levels", with([](auto& o) { o.method = "mi", o.target_avg_bits = 2.5, o.levels = std::vector<int>{3, 4}; })},
+      {"target below the levels", with([](auto& o) {
+         o.method = "mi", o.target_avg_bits = 2.5, o.levels = std::vector<int>{3, 4};
+       })},
       {"sparsity 1", with([](auto& o) { o.sparsity = 1; })},
       {"negative sparsity", with([](auto& o) { o.sparsity = -0.1; })},
       {"NaN sparsity", with([](auto& o) { o.sparsity = std::nan(""); })},
@@ -63,7 +65,8 @@ TEST(Methods, RefusesOptionsThatContradictEachOtherOrDoNothing) {
       {"allocator without bits", with([](auto& o) { o.sparsity = 0.5, o.allocator = Allocator::Global; })},
       {"global with enhanced", with([](auto& o) { o.method = "enhanced", o.wbits = 4, o.allocator = Allocator::Global; })},
       {"redundancy with enhanced", with([](auto& o) { o.method = "enhanced", o.wbits = 4, o.allocator = Allocator::Redundancy; })},
-      {"two allocators", with([](auto& o) { o.method = "enhanced", o.wbits = 4, o.allocator = Allocator::Quantile, o.bit_method = BitMethod::Budget; })},
+      {"two allocators",
+       with([](auto& o) { o.method = "enhanced", o.wbits = 4, o.allocator = Allocator::Quantile, o.bit_method = BitMethod::Budget; })},
       {"budget without target", with([](auto& o) { o.method = "mixed", o.allocator = Allocator::Budget; })},
       {"two targets", with([](auto& o) { o.method = "mixed", o.wbits = 4, o.target_bpw = 4.5; })},
       {"effective bits of one width", with([](auto& o) { o.target_bpw = 4.5; })},
@@ -71,11 +74,20 @@ TEST(Methods, RefusesOptionsThatContradictEachOtherOrDoNothing) {
       {"no effective bits", with([](auto& o) { o.method = "mixed", o.target_bpw = 0; })},
       {"estimator without information", with([](auto& o) { o.method = "mixed", o.wbits = 4, o.mi_estimator = MiEstimator::Binned; })},
       {"estimator with gptq", with([](auto& o) { o.method = "gptq", o.wbits = 4, o.mi_estimator = MiEstimator::Gaussian; })},
-      {"clustering without clusters", with([](auto& o) { o.method = "mi", o.wbits = 4, o.grouping = Grouping::Random, o.clustering = Clustering::Spectral; })},
-      {"scores' weights with mi", with([](auto& o) { o.method = "mi", o.wbits = 4, o.importance_weights = std::vector<double>{1, 1, 1, 1, 1}; })},
-      {"four weights", with([](auto& o) { o.method = "enhanced", o.wbits = 4, o.importance_weights = std::vector<double>{1, 1, 1, 1}; })},
-      {"negative weight", with([](auto& o) { o.method = "enhanced", o.wbits = 4, o.importance_weights = std::vector<double>{1, 1, -1, 1, 1}; })},
-      {"no weight", with([](auto& o) { o.method = "enhanced", o.wbits = 4, o.importance_weights = std::vector<double>{0, 0, 0, 0, 0}; })},
+      {"clustering without clusters",
+       with([](auto& o) { o.method = "mi", o.wbits = 4, o.grouping = Grouping::Random, o.clustering = Clustering::Spectral; })},
+      {"scores' weights with mi", with([](auto& o) {
+         o.method = "mi", o.wbits = 4, o.importance_weights = std::vector<double>{1, 1, 1, 1, 1};
+       })},
+      {"four weights", with([](auto& o) {
+         o.method = "enhanced", o.wbits = 4, o.importance_weights = std::vector<double>{1, 1, 1, 1};
+       })},
+      {"negative weight", with([](auto& o) {
+         o.method = "enhanced", o.wbits = 4, o.importance_weights = std::vector<double>{1, 1, -1, 1, 1};
+       })},
+      {"no weight", with([](auto& o) {
+         o.method = "enhanced", o.wbits = 4, o.importance_weights = std::vector<double>{0, 0, 0, 0, 0};
+       })},
       {"no damping", with([](auto& o) { o.wbits = 4, o.damping = 0; })},
   };
   for (const Row& row : rows) EXPECT_THROW(resolve(row.options, config()), UsageError) << row.what;
@@ -100,7 +112,8 @@ TEST(Methods, QuantileNeedsNoTarget) {
 TEST(Methods, AllocatorsAndBitMethodsAreTwoNames) {
   const Recipe quantile = resolve(with([](auto& o) { o.method = "enhanced", o.allocator = Allocator::Quantile; }), config());
   EXPECT_EQ(quantile.bit_method, BitMethod::Quantile);
-  EXPECT_EQ(quantile.to_json(), resolve(with([](auto& o) { o.method = "enhanced", o.bit_method = BitMethod::Quantile; }), config()).to_json());
+  EXPECT_EQ(quantile.to_json(),
+            resolve(with([](auto& o) { o.method = "enhanced", o.bit_method = BitMethod::Quantile; }), config()).to_json());
   const Recipe groups = resolve(with([](auto& o) { o.method = "mixed", o.allocator = Allocator::Quantile; }), config());
   EXPECT_TRUE(groups.quantize);
   EXPECT_FALSE(groups.target);
@@ -109,8 +122,10 @@ TEST(Methods, AllocatorsAndBitMethodsAreTwoNames) {
 TEST(Methods, DefaultsAreNotWrittenDown) {
   const Recipe plain = resolve(with([](auto& o) { o.method = "mi", o.wbits = 4; }), config());
   const Recipe spelled = resolve(with([](auto& o) {
-    o.method = "mi", o.wbits = 4, o.allocator = Allocator::Global, o.mi_estimator = MiEstimator::Gaussian, o.clustering = Clustering::Spectral;
-  }), config());
+                                   o.method = "mi", o.wbits = 4, o.allocator = Allocator::Global, o.mi_estimator = MiEstimator::Gaussian,
+                                   o.clustering = Clustering::Spectral;
+                                 }),
+                                 config());
   EXPECT_EQ(plain.to_json(), spelled.to_json());
   const Recipe other = resolve(with([](auto& o) { o.method = "mi", o.target_bpw = 4.4, o.allocator = Allocator::Redundancy; }), config());
   EXPECT_EQ(other.to_json()["target_bpw"], 4.4);

@@ -33,10 +33,12 @@ std::vector<MatrixItems> random_matrices(std::uint32_t seed, bool masked) {
       for (int g = 0; g < groups; ++g) {
         matrix.starts.push_back(matrix.starts.back() + 1 + static_cast<std::int64_t>(random() % 64));
         const std::int64_t weights = matrix.rows * (matrix.starts.back() - matrix.starts[static_cast<std::size_t>(g)]);
-        matrix.kept.push_back(static_cast<double>(masked ? weights - static_cast<std::int64_t>(random() % static_cast<std::uint32_t>(weights)) : weights));
+        matrix.kept.push_back(
+            static_cast<double>(masked ? weights - static_cast<std::int64_t>(random() % static_cast<std::uint32_t>(weights)) : weights));
         matrix.information.push_back(0.1 * size(random));
         double loss = size(random) * matrix.kept.back();
-        for (int level : kBitLevels) matrix.losses.push_back(loss * std::pow(4, -level) * (0.9 + 0.2 * static_cast<double>(random() % 100) / 100));
+        for (int level : kBitLevels)
+          matrix.losses.push_back(loss * std::pow(4, -level) * (0.9 + 0.2 * static_cast<double>(random() % 100) / 100));
       }
     }
   }
@@ -93,7 +95,8 @@ TEST(PlanBits, CodeBitsAreExactForEveryAllocator) {
       for (Allocator allocator : kAllocators) {
         for (double target : {2.0, 2.71, 3.0, 4.4, 7.9, 8.0}) {
           const Spent spent = count(matrices, plan_bits(matrices, recipe_of(allocator, target, {})), false);
-          const std::string what = std::string(allocator_name(allocator)) + " at " + std::to_string(target) + " seed " + std::to_string(seed);
+          const std::string what =
+              std::string(allocator_name(allocator)) + " at " + std::to_string(target) + " seed " + std::to_string(seed);
           EXPECT_LE(spent.bits, target * spent.weights + 1e-6) << what;
           if (target < 8) {
             EXPECT_GT(spent.bits + spent.smallest_step, target * spent.weights - 1e-6) << what;
@@ -120,7 +123,8 @@ TEST(PlanBits, EffectiveBitsAreExactForEveryAllocator) {
         for (double level : {2.0, 3.1, 4.0, 7.7}) {  // each of code bits and zero points
           const double target = (fixed + level * counted) / weights + 1e-9;
           const Spent spent = count(matrices, plan_bits(matrices, recipe_of(allocator, {}, target)), true);
-          const std::string what = std::string(allocator_name(allocator)) + " at " + std::to_string(target) + " seed " + std::to_string(seed);
+          const std::string what =
+              std::string(allocator_name(allocator)) + " at " + std::to_string(target) + " seed " + std::to_string(seed);
           EXPECT_LE(spent.bits, target * spent.weights + 1e-6) << what;
           EXPECT_GT(spent.bits + spent.smallest_step + slack, target * spent.weights) << what;
         }
@@ -152,7 +156,10 @@ TEST(PlanBits, GlobalIsTheKnapsackOverAllAndLosesLeast) {
     double sum = 0;
     for (std::size_t m = 0; m < matrices.size(); ++m) {
       for (std::size_t g = 0; g < widths[m].size(); ++g) {
-        sum += matrices[m].losses[g * 5 + static_cast<std::size_t>(std::find(kBitLevels.begin(), kBitLevels.end(), static_cast<int>(widths[m][g])) - kBitLevels.begin())];
+        sum +=
+            matrices[m]
+                .losses[g * 5 + static_cast<std::size_t>(std::find(kBitLevels.begin(), kBitLevels.end(), static_cast<int>(widths[m][g])) -
+                                                         kBitLevels.begin())];
       }
     }
     return sum;

@@ -40,7 +40,8 @@ TEST_P(Baselines, MatchTheOriginalTools) {
   const Setting& setting = *baseline.setting;
   if (!std::filesystem::exists(data + setting.model + "/config.json")) GTEST_SKIP() << "no shared data at " << data;
   const Model model = open_model(data + setting.model);
-  const Text text = load_text(setting.calibration_name, data + setting.calibration), test = load_text(setting.test_name, data + setting.test);
+  const Text text = load_text(setting.calibration_name, data + setting.calibration),
+             test = load_text(setting.test_name, data + setting.test);
   ThreadPool pool;
   CalibrationOptions sampling;
   sampling.sampling = Sampling::InOrder;

@@ -1,0 +1,366 @@
+// Counts follow the code that does the work: solve.cc, plan.cc, walk.cc and the sections of a packed matrix
+// (formats/spec/miq.md). Only the rates are measured, on pieces of the size that the model has (at most 512).
+#include "miq/compress/forecast.h"
+
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdarg>
+#include <cstdio>
+#include <map>
+#include <optional>
+#include <random>
+#include <utility>
+
+#include "miq/compress/hessian.h"
+#include "miq/compress/plan.h"
+#include "miq/compress/predicted_loss.h"
+#include "miq/compress/solve.h"
+#include "miq/compress/sweep.h"
+#include "miq/compress/walk.h"
+#include "miq/formats/packed_matrix.h"
+
+namespace miq {
+namespace {
+
+double rows_of(const LayerTensor& tensor) { return static_cast<double>(tensor.shape[0]); }
+double cols_of(const LayerTensor& tensor) { return static_cast<double>(tensor.shape[1]); }
+std::uint64_t bytes(double count) { return static_cast<std::uint64_t>(std::llround(std::max(0.0, count))); }
+
+// The share of the tokens that an expert sees on average.
+double token_share(const Config& config, std::int64_t layer, const LayerTensor& tensor) {
+  const std::int64_t experts = config.layers[static_cast<std::size_t>(layer)].experts;
+  return tensor.expert >= 0 && experts > 0 ? static_cast<double>(config.experts_per_token) / static_cast<double>(experts) : 1;
+}
+
+// Sums over one layer that both time and memory are made of.
+struct LayerCounts {
+  double weights = 0;        // linears
+  double active = 0;         // weights that a token meets
+  double attention = 0;      // operations of a token's scores and mixing
+  double hessian = 0;        // sum of n^2 over distinct inputs, by the share of tokens
+  double hessian_bytes = 0, largest_input = 0, factor = 0;  // factor: sum of n^3
+  double input_widths = 0;   // sum of n over distinct inputs
+  double sweep = 0;          // sum of rows n^2
+  double largest_site = 0;   // weights that share an input
+};
+
+LayerCounts count_layer(const Config& config, std::int64_t layer, std::int64_t seqlen) {
+  LayerCounts counts;
+  std::map<InputPlace, std::pair<const LayerTensor*, double>> inputs;
+  const std::vector<LayerTensor> tensors = layer_tensors(config, layer);
+  for (const LayerTensor& tensor : tensors) {
+    if (!tensor.linear()) continue;
+    const double weights = rows_of(tensor) * cols_of(tensor);
+    counts.weights += weights;
+    counts.active += weights * token_share(config, layer, tensor);
+    counts.sweep += weights * cols_of(tensor);
+    auto& [first, sum] = inputs[tensor.place()];
+    first = &tensor;
+    sum += weights;
+  }
+  for (const auto& [place, site] : inputs) {
+    const auto& [tensor, weights] = site;
+    const double n = cols_of(*tensor), share = token_share(config, layer, *tensor);
+    counts.hessian += n * n * share;
+    counts.hessian_bytes += 4 * n * n;
+    counts.largest_input = std::max(counts.largest_input, n);
+    counts.factor += n * n * n;
+    counts.input_widths += n * share;
+    counts.largest_site = std::max(counts.largest_site, weights);
+  }
+  const LayerConfig& sizes = config.layers[static_cast<std::size_t>(layer)];
+  counts.attention = 2.0 * static_cast<double>(seqlen * sizes.heads * sizes.head_dim);  // two products, half of them masked
+  return counts;
+}
+
+double forward_operations(const LayerCounts& counts, double tokens) { return tokens * (2 * counts.active + counts.attention); }
+
+template <typename Work>
+double rate_of(double operations, const Work& work) {
+  using Clock = std::chrono::steady_clock;
+  double best = 0, spent = 0;
+  for (int i = 0; i < 3 && spent < 0.1; ++i) {
+    const auto start = Clock::now();
+    work();
+    const double seconds = std::max(1e-9, std::chrono::duration<double>(Clock::now() - start).count());
+    best = std::max(best, operations / seconds);
+    spent += seconds;
+  }
+  return best;
+}
+
+// Not LibTorch's generator: measuring must leave no trace in a run.
+at::Tensor noise(std::int64_t rows, std::int64_t cols) {
+  at::Tensor values = at::empty({rows, cols}, at::kFloat);
+  std::minstd_rand random(1);
+  float* to = values.mutable_data_ptr<float>();
+  for (std::int64_t i = 0; i < rows * cols; ++i) to[i] = static_cast<float>(random() % 65536) / 32768.0f - 1;
+  return values;
+}
+
+std::int64_t first_layer(const Config& config) {
+  for (std::size_t l = 0; l < config.layers.size(); ++l) {
+    if (!config.layers[l].identity) return static_cast<std::int64_t>(l);
+  }
+  return -1;
+}
+
+// Bits of one matrix in the order codes, scales, zeros, mask, groups; bytes of values where it is not quantized.
+void add_matrix(const Recipe& recipe, const LayerTensor& tensor, const Tensor& stored, Forecast& forecast) {
+  auto& output = forecast.output;
+  const double rows = rows_of(tensor), cols = cols_of(tensor), weights = rows * cols;
+  const double kept = weights * (1 - recipe.sparsity);
+  const double mask = recipe.sparsity > 0 ? std::ceil(weights / 8) : 0;
+  if (!recipe.quantize) {
+    const double element = static_cast<double>(std::max<std::size_t>(2, std::min<std::size_t>(4, dtype_bytes(stored.dtype))));
+    const double sparse = mask + kept * element;
+    // encode_best() keeps what saves under 5 % dense.
+    const bool dense = recipe.sparsity == 0 || sparse > 0.95 * weights * element;
+    output.values += bytes(dense ? weights * element : kept * element);
+    output.masks += bytes(dense ? 0 : mask);
+    return;
+  }
+  double groups, width;
+  if (recipe.method->layout == Layout::Uniform) {
+    groups = static_cast<double>(recipe.groups(tensor.shape[1]));
+    if (recipe.group_size == 0 && groups > 1) groups = std::ceil(cols / std::ceil(cols / groups));
+    width = recipe.width;
+  } else {
+    groups = recipe.method->layout == Layout::Levels ? static_cast<double>(recipe.levels.size()) : static_cast<double>(recipe.groups(tensor.shape[1]));
+    double mean = 0;
+    for (int level : recipe.levels) mean += static_cast<double>(level) / static_cast<double>(recipe.levels.size());
+    width = recipe.target.value_or(mean);
+    if (recipe.target_bpw) {
+      const double fixed = groups * rows * 16 + (mask + std::ceil(cols * group_index_bits(static_cast<std::int64_t>(groups)) / 8) + groups) * 8;
+      width = std::max(0.0, (*recipe.target_bpw * weights - fixed) / (kept + groups * rows));
+    }
+  }
+  const double scale = recipe.method->layout == Layout::Uniform && groups == 1 ? 4 : 2;
+  output.codes += bytes(kept * width / 8);
+  output.scales += bytes(groups * rows * scale);
+  output.zeros += bytes(groups * std::ceil(rows * width / 8));
+  output.masks += bytes(mask);
+  output.groups += bytes(groups + (groups > 1 ? std::ceil(cols * group_index_bits(static_cast<std::int64_t>(groups)) / 8) : 0));
+}
+
+void count_memory(const Model& model, const Calibration& calibration, const Recipe& recipe, Forecast& forecast) {
+  const Config& config = model.config;
+  auto& memory = forecast.memory;
+  const double element = recipe.compute == ComputeType::BFloat16 ? 2 : 4;
+  const double windows = static_cast<double>(calibration.windows.size());
+  const double seqlen = calibration.windows.empty() ? 0 : static_cast<double>(calibration.windows.front().size());
+  const bool calibrated = needs_calibration(recipe), planned = recipe.method->layout == Layout::Groups;
+  const double table = static_cast<double>(config.vocabulary) * static_cast<double>(embedding_width(config));
+  memory.embedding = bytes(table * element * (config.tied_head ? 2 : 3));  // kernels keep the head in an order of their own
+  double layer = 0, hessians = 0, inputs = 0;
+  for (std::int64_t l = 0; l < forecast.layers; ++l) {
+    const LayerCounts counts = count_layer(config, l, static_cast<std::int64_t>(seqlen));
+    // Decoded and packed for the kernels; or of one input's matrices float32 weights, the solver's copy, and codes.
+    layer = std::max({layer, calibrated ? 2 * counts.weights * element : 0, counts.largest_site * 14});
+    const double n = counts.largest_input;
+    hessians = std::max(hessians, counts.hessian_bytes + 4 * n * n + 3 * 8 * n * n);
+    const double batch = std::min(windows * seqlen, std::max(seqlen, 16384.0));
+    inputs = std::max(inputs, batch * counts.input_widths * element);
+  }
+  memory.layer = bytes(layer);
+  memory.result = forecast.output.total() - forecast.output.other;
+  if (!calibrated) return;
+  const double state = seqlen * static_cast<double>(config.hidden);
+  memory.hessians = bytes(needs_hessian(recipe) ? hessians : 0);
+  memory.activations = bytes(windows * state * 4);
+  memory.inputs = bytes(inputs);
+  if (planned) memory.plan = bytes(std::min<double>(windows, kSensitivityWindows) * state * (element * static_cast<double>(forecast.layers) + 4));
+}
+
+void count_time(const Model& model, const Calibration& calibration, const Recipe& recipe, const Rates& rates, Forecast& forecast) {
+  const std::int64_t windows = static_cast<std::int64_t>(calibration.windows.size());
+  const std::int64_t seqlen = windows ? static_cast<std::int64_t>(calibration.windows.front().size()) : 0;
+  const double tokens = static_cast<double>(windows * seqlen);
+  const double back = static_cast<double>(std::min(windows, kSensitivityWindows)) / static_cast<double>(std::max<std::int64_t>(1, windows));
+  double forward = 0, hessian = 0, factor = 0, sweep = 0, rounding = 0;
+  for (std::int64_t l = 0; l < forecast.layers; ++l) {
+    const LayerCounts counts = count_layer(model.config, l, seqlen);
+    forward += forward_operations(counts, tokens);
+    hessian += tokens * counts.hessian;
+    factor += counts.factor * 4 / 3;
+    sweep += counts.sweep;
+    rounding += counts.weights * static_cast<double>(recipe.levels.size() * prediction_clips().size());
+  }
+  auto add = [&](const char* name, double operations, double seconds) {
+    if (operations > 0) forecast.parts.push_back({name, operations, seconds});
+  };
+  auto seconds = [](double operations, double rate) { return rate > 0 ? operations / rate : 0; };
+  const bool hessians = needs_hessian(recipe), calibrated = needs_calibration(recipe);
+  if (recipe.method->layout == Layout::Groups) {
+    const bool information = recipe.needs_information(), products = information || recipe.sparsity > 0;
+    // Backwards: the layer again, and two products for each of its own.
+    const double walks = forward * (1 + 3 * back), sums = products ? hessian : 0;
+    const double factors = (recipe.sparsity > 0 ? factor : 0) + (information ? 6 * factor : 0);  // eigenvectors cost about as much
+    add("plan", walks + sums + factors + rounding,
+        seconds(walks, rates.forward) + seconds(sums, rates.hessian) + seconds(factors, rates.factor) + seconds(rounding, rates.rounding));
+  }
+  if (calibrated) {
+    const double sums = hessians ? hessian : 0;
+    add("statistics", forward + sums, seconds(forward, rates.forward) + seconds(sums, rates.hessian));
+  }
+  if (hessians) {
+    const double sweeps = sweep * (recipe.method->layout == Layout::Levels && recipe.sparsity > 0 ? 2 : 1);
+    add("solving", factor + sweeps, seconds(factor, rates.factor) + seconds(sweeps, rates.sweep));
+  } else {
+    // Decoding, packing and counting cost about ten times the rounding itself.
+    const double operations = 10 * static_cast<double>(forecast.compressed_weights);
+    add("rounding", operations, seconds(operations, rates.rounding));
+  }
+  if (calibrated) add("inputs of the next layers", forward, seconds(forward, rates.forward));
+}
+
+std::string format(const char* pattern, ...) __attribute__((format(printf, 1, 2)));
+std::string format(const char* pattern, ...) {
+  char text[512];
+  va_list arguments;
+  va_start(arguments, pattern);
+  std::vsnprintf(text, sizeof text, pattern, arguments);
+  va_end(arguments);
+  return text;
+}
+
+std::string size_text(std::uint64_t size) {
+  return size < 10'000'000 ? format("%.3f MB", static_cast<double>(size) / 1e6) : size < 10'000'000'000 ? format("%.1f MB", static_cast<double>(size) / 1e6) : format("%.2f GB", static_cast<double>(size) / 1e9);
+}
+
+std::string time_text(double seconds) {
+  if (seconds < 9.95) return format("%.1f s", seconds);
+  if (seconds < 100) return format("%.0f s", seconds);
+  return seconds < 5400 ? format("%.0f min", seconds / 60) : format("%.1f h", seconds / 3600);
+}
+
+}  // namespace
+
+Rates measure_rates(const Model& model, std::int64_t seqlen, const Recipe& recipe, ThreadPool& pool) {
+  Rates rates;
+  const Config& config = model.config;
+  const std::int64_t layer = first_layer(config);
+  if (layer < 0) return rates;
+  const std::int64_t n = std::min<std::int64_t>(config.hidden, 512), rows = 256;
+  const auto flat = [&](std::int64_t cols) {
+    std::vector<std::int64_t> order = natural_order(cols);
+    ChannelGroups groups{order, std::vector<std::int32_t>(static_cast<std::size_t>(cols)), {0}};
+    const std::int64_t size = std::max<std::int64_t>(1, std::min<std::int64_t>(64, cols));
+    for (std::int64_t k = 0; k < cols; ++k) groups.group_of[static_cast<std::size_t>(k)] = static_cast<std::int32_t>(k / size);
+    for (std::int64_t start = size; start < cols; start += size) groups.starts.push_back(start);
+    groups.starts.push_back(cols);
+    return groups;
+  };
+  const at::Tensor weights = noise(rows, n);
+  const bool planned = recipe.method->layout == Layout::Groups;
+  if (planned || !needs_hessian(recipe)) {
+    const std::vector<int> levels = recipe.levels.empty() ? std::vector<int>{4} : recipe.levels;
+    rates.rounding = rate_of(static_cast<double>(rows * n) * static_cast<double>(levels.size() * prediction_clips().size()),
+                             [&] { column_errors(weights, flat(n), {}, pool, levels); });
+  }
+  if (!needs_calibration(recipe)) return rates;
+
+  const std::int64_t tokens = std::min<std::int64_t>(seqlen, 256), threads = pool.threads();
+  const LayerCounts counts = count_layer(config, layer, tokens);
+  const ForwardPass forward(model, recipe.compute);
+  const LayerWeights first = forward.load_layer(layer);
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(tokens));
+  for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<std::int32_t>(static_cast<std::int64_t>(i * 7919) % config.vocabulary);
+  const at::Tensor hidden = forward.embed(ids);
+  rates.forward = rate_of(forward_operations(counts, static_cast<double>(tokens * threads)),
+                          [&] { pool.for_each(threads, [&](std::int64_t) { forward.run_layer(first, hidden); }); });
+  if (!needs_hessian(recipe)) return rates;
+
+  std::vector<at::Tensor> inputs;
+  for (std::int64_t t = 0; t < 2 * threads; ++t) inputs.push_back(noise(256, n).to(forward.type() == ComputeType::BFloat16 ? at::kBFloat16 : at::kFloat));
+  HessianSum sum(n);
+  rates.hessian = rate_of(static_cast<double>(256 * 2 * threads * n) * static_cast<double>(n), [&] { sum.add(inputs, pool); });
+  const double cube = std::pow(static_cast<double>(n), 3);
+  const at::Tensor mean = sum.mean();
+  std::optional<InverseFactor> factor;
+  rates.factor = rate_of(cube * 4 / 3, [&] { factor = factor_inverse(mean, natural_order(n), {}, pool); });
+  if (!factor) return rates;
+  SweepMatrix matrix;
+  matrix.weights = weights;
+  SweepOptions options;
+  if (recipe.sparsity > 0) options.pruning = {Pruning::Kind::Block, recipe.sparsity, 0, 0};
+  if (recipe.quantize) matrix.groups = contiguous_groups(n, recipe.method->layout == Layout::Uniform ? recipe.group_size : 64, 4);
+  if (planned) {
+    options.clips = solving_clips();
+    options.timing = GridTiming::Dynamic;
+  }
+  rates.sweep = rate_of(static_cast<double>(rows * n) * static_cast<double>(n), [&] { sweep({&matrix, 1}, *factor, options, pool); });
+  return rates;
+}
+
+double Forecast::seconds() const {
+  double sum = 0;
+  for (const Part& part : parts) sum += part.seconds;
+  return sum;
+}
+
+Forecast forecast(const Model& model, const Calibration& calibration, const Recipe& recipe, const Rates& rates) {
+  Forecast result;
+  result.layers = static_cast<std::int64_t>(model.config.layers.size());
+  const Architecture& table = architecture(model.config.architecture);
+  std::uint64_t replaced = 0, all = 0;
+  for (std::int64_t l = 0; l < result.layers; ++l) {
+    for (const LayerTensor& tensor : layer_tensors(model.config, l)) {
+      if (!tensor.linear()) continue;
+      const Tensor& stored = model.tensors.at(layer_tensor_name(table, l, tensor.name));
+      replaced += stored.stored_bytes();
+      result.compressed_weights += static_cast<std::uint64_t>(stored.elements());
+      add_matrix(recipe, tensor, stored, result);
+    }
+  }
+  for (const auto& [name, tensor] : model.tensors) {
+    result.weights += static_cast<std::uint64_t>(tensor.elements());
+    all += tensor.stored_bytes();
+  }
+  result.output.other = all - replaced;
+  result.output.exact = recipe.sparsity == 0 && recipe.method->layout == Layout::Uniform;
+  count_memory(model, calibration, recipe, result);
+  // Two slots of hidden states, and for a plan two of gradients.
+  const double back = calibration.windows.empty() ? 0 : static_cast<double>(std::min<std::size_t>(calibration.windows.size(), kSensitivityWindows)) / static_cast<double>(calibration.windows.size());
+  const double slots = 2 + (recipe.method->layout == Layout::Groups ? 2 * back : 0);
+  result.journal_bytes = result.memory.result + (result.layers > 1 ? bytes(slots * static_cast<double>(result.memory.activations)) : 0);
+  count_time(model, calibration, recipe, rates, result);
+  return result;
+}
+
+std::string forecast_text(const Forecast& forecast, const Calibration& calibration, const Recipe& recipe) {
+  const auto& memory = forecast.memory;
+  const auto& output = forecast.output;
+  std::string text = "recipe    " + recipe.to_json().dump();
+  text += format("\nmodel     %.1f M weights, %.1f M of them in the matrices of %lld layers to compress", static_cast<double>(forecast.weights) / 1e6,
+                 static_cast<double>(forecast.compressed_weights) / 1e6, static_cast<long long>(forecast.layers));
+  if (needs_calibration(recipe)) {
+    text += format("\nwindows   %zu of %zu tokens", calibration.windows.size(), calibration.windows.front().size());
+  }
+  text += "\nmemory    about " + size_text(memory.peak()) + " at most";
+  const std::pair<const char*, std::uint64_t> uses[] = {{"hidden states", memory.activations}, {"inputs of a layer", memory.inputs}, {"Hessians and factor", memory.hessians},
+                                                        {"a layer", memory.layer}, {"embedding and head", memory.embedding}, {"plan", memory.plan}, {"result", memory.result}};
+  const char* separator = ": ";
+  for (const auto& [name, size] : uses) {
+    if (size > 0) text += std::exchange(separator, ", ") + std::string(name) + " " + size_text(size);
+  }
+  text += "\noutput    " + std::string(output.exact ? "" : "about ") + size_text(output.total()) + " of tensors: ";
+  if (recipe.quantize) {
+    text += "codes " + size_text(output.codes) + ", scales " + size_text(output.scales) + ", zero points " + size_text(output.zeros) +
+            (output.masks ? ", masks " + size_text(output.masks) : "") + ", groups " + size_text(output.groups);
+  } else {
+    text += "values " + size_text(output.values) + (output.masks ? ", masks " + size_text(output.masks) : "");
+  }
+  text += ", uncompressed parts " + size_text(output.other);
+  text += format("; %.3f bits a compressed weight", static_cast<double>(8 * (output.total() - output.other)) / static_cast<double>(std::max<std::uint64_t>(1, forecast.compressed_weights)));
+  text += "\njournal   up to " + size_text(forecast.journal_bytes) + " on the output's disk while it runs";
+  text += "\ntime      about " + time_text(forecast.seconds());
+  for (std::size_t i = 0; i < forecast.parts.size(); ++i) text += (i ? ", " : ": ") + forecast.parts[i].name + " " + time_text(forecast.parts[i].seconds);
+  text += " (an estimate from operations and the speed of a few small ones just now)";
+  return text;
+}
+
+}  // namespace miq

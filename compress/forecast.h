@@ -1,0 +1,66 @@
+// What a run is going to take, before it starts: memory, disk, the size of the result, and an estimate of the time from
+// counts of operations and rates measured on the spot.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "miq/base/thread_pool.h"
+#include "miq/compress/calibration.h"
+#include "miq/compress/methods.h"
+#include "miq/model/model.h"
+
+namespace miq {
+
+// Operations per second of the whole pool.
+struct Rates {
+  double forward = 0;   // products of a layer's forward pass, in the compute type
+  double hessian = 0;   // sums of x x^T
+  double factor = 0;    // factorisation in float64
+  double sweep = 0;     // the solver's compensation, rounding included
+  double rounding = 0;  // (weight, level, clip) triples tried by the plan
+};
+// Times small pieces of the work itself: a fraction of a second.
+Rates measure_rates(const Model& model, std::int64_t seqlen, const Recipe& recipe, ThreadPool& pool);
+
+struct Forecast {
+  std::int64_t layers = 0;
+  std::uint64_t weights = 0, compressed_weights = 0;
+
+  // Bytes of memory of its own at the peak; mapped files are not counted.
+  struct {
+    std::uint64_t embedding = 0;    // embedding and head, decoded
+    std::uint64_t layer = 0;        // the largest layer, decoded, and its matrices while they are solved
+    std::uint64_t hessians = 0;     // of the largest layer, and the largest one's factor
+    std::uint64_t activations = 0;  // hidden states of all windows
+    std::uint64_t inputs = 0;       // what the linears of a layer read, a batch of windows
+    std::uint64_t plan = 0;         // inputs of all layers for the windows that are walked back
+    std::uint64_t result = 0;       // compressed layers
+    std::uint64_t peak() const { return embedding + layer + hessians + activations + inputs + std::max(plan, result); }
+  } memory;
+
+  // Sections of all tensors; the container adds its header, manifest and files.
+  struct {
+    std::uint64_t codes = 0, scales = 0, zeros = 0, masks = 0, groups = 0, values = 0;  // of the compressed matrices
+    std::uint64_t other = 0;                                                           // embedding, norms, …
+    std::uint64_t total() const { return codes + scales + zeros + masks + groups + values + other; }
+    bool exact = false;  // the recipe alone decides every section's size
+  } output;
+  std::uint64_t journal_bytes = 0;  // at most, while the run lasts
+
+  struct Part {
+    std::string name;
+    double operations = 0, seconds = 0;
+  };
+  std::vector<Part> parts;
+  double seconds() const;
+};
+
+Forecast forecast(const Model& model, const Calibration& calibration, const Recipe& recipe, const Rates& rates);
+
+// Several lines for people; without the last newline.
+std::string forecast_text(const Forecast& forecast, const Calibration& calibration, const Recipe& recipe);
+
+}  // namespace miq

@@ -4,13 +4,16 @@
 // will be stored, to make the inputs of the next one. Methods that need no calibration skip both.
 #include "miq/compress/compress.h"
 
+#include <algorithm>
 #include <chrono>
 #include <map>
 #include <optional>
+#include <utility>
 
 #include "miq/base/error.h"
 #include "miq/compress/plan.h"
 #include "miq/compress/report.h"
+#include "miq/compress/run_journal.h"
 #include "miq/compress/solve.h"
 #include "miq/compress/walk.h"
 
@@ -27,29 +30,45 @@ Tensor from_torch(const at::Tensor& values, DType dtype) {
   return dense_tensor(dtype, cast.sizes().vec(), Blob(std::vector<std::uint8_t>(data, data + cast.nbytes())));
 }
 
+MatrixResult without_values(MatrixResult result) {
+  result.values = at::Tensor();
+  result.packed.reset();
+  return result;
+}
+
 class Driver {
  public:
   Driver(const Model& model, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool, const ProgressFunction& progress,
-         const MessageFunction& message)
-      : calibration_(calibration), recipe_(recipe), pool_(pool), progress_(progress), message_(message), report_(recipe_) {
+         const MessageFunction& message, RunJournal* journal)
+      : calibration_(calibration), recipe_(recipe), pool_(pool), progress_(progress), message_(message), journal_(journal), report_(recipe_) {
     result_.model = model;
   }
 
   CompressResult run() {
     Model& model = result_.model;
     const ForwardPass forward(model, recipe_.compute);
-    const bool planned = recipe_.method->layout == Layout::Groups;
+    const std::int64_t finished = journal_ ? journal_->layers() : 0;
+    const bool known = journal_ && journal_->plan();  // the plan
+    const bool planned = recipe_.method->layout == Layout::Groups && !known;
     // Units of progress: one visit of all windows to a layer.
     visits_ = forward.layers() * (needs_calibration(recipe_) ? 3.0 : 1.0);
     const double plan_visits = planned ? forward.layers() * 2.5 : 0;
-    total_ = visits_ + plan_visits;
+    const double all = static_cast<double>(std::max<std::int64_t>(1, forward.layers()));
+    total_ = plan_visits + visits_ * (1 - static_cast<double>(finished) / all);
+    if (journal_) {
+      total_ -= plan_visits / all * (kPlanForwardShare * static_cast<double>(journal_->measured()) + kPlanBackwardShare * static_cast<double>(journal_->walked_back()));
+    }
+    if (known) plan_ = *journal_->plan();
     if (planned) {
       plan_ = make_plan(forward, calibration_, recipe_, pool_,
-                        [&](std::string_view stage, double share) { advance(stage, share * plan_visits); });
+                        [&](std::string_view stage, double share) { advance(stage, share * plan_visits); }, journal_);
+      if (journal_) journal_->keep_plan(plan_);
     }
     std::optional<Walk> walk;
-    if (needs_calibration(recipe_)) walk.emplace(forward, calibration_, pool_);
-    for (std::int64_t l = 0; l < forward.layers(); ++l) compress_layer(forward, walk ? &*walk : nullptr, l);
+    if (needs_calibration(recipe_) && finished < forward.layers()) walk.emplace(forward, calibration_, pool_);
+    for (std::int64_t l = 0; l < finished; ++l) restore_layer(l);
+    if (finished > 0 && walk) walk->restore(journal_->take_states());
+    for (std::int64_t l = finished; l < forward.layers(); ++l) compress_layer(forward, walk ? &*walk : nullptr, l);
     if (recipe_.quantize && report_.quantized_channels() == 0) {
       throw UsageError("no channel was quantized: the model has no linear layers to compress");
     }
@@ -68,6 +87,23 @@ class Driver {
     if (progress_) progress_({stage, done_, total_});
   }
 
+  // As an earlier run left it.
+  void restore_layer(std::int64_t layer) {
+    for (FinishedMatrix& matrix : journal_->matrices(layer)) {
+      Tensor& tensor = result_.model.tensors.at(matrix.name);
+      tensor = std::move(matrix.stored);
+      report_.add(layer, matrix.rule, matrix.name, matrix.result, tensor, plan_of(layer, matrix.rule), 0);
+    }
+  }
+
+  const SitePlan* plan_of(std::int64_t layer, std::string_view rule) const {
+    if (plan_.empty()) return nullptr;
+    for (const LayerTensor& tensor : layer_tensors(result_.model.config, layer)) {
+      if (tensor.name == rule) return &plan_[static_cast<std::size_t>(layer)].places.at(tensor.place());
+    }
+    return nullptr;
+  }
+
   void compress_layer(const ForwardPass& forward, Walk* walk, std::int64_t layer) {
     const std::string stage = "layer " + std::to_string(layer + 1) + " of " + std::to_string(forward.layers());
     const double visit = visits_ / static_cast<double>(forward.layers()) / (walk ? 3 : 1);
@@ -83,8 +119,12 @@ class Driver {
     advance(stage, visit);
     if (walk) {
       if (layer + 1 < forward.layers()) walk->advance(forward.load_layer(layer));
-      advance(stage, visit);
     }
+    if (journal_) {
+      const bool more = walk && layer + 1 < forward.layers();
+      journal_->keep_layer(layer, std::exchange(finished_, {}), more ? walk->hidden() : std::vector<at::Tensor>{});
+    }
+    if (walk) advance(stage, visit);
   }
 
   void observe(const ForwardPass& forward, Walk& walk, std::int64_t layer, std::map<InputPlace, InputStatistics>& inputs) {
@@ -131,6 +171,7 @@ class Driver {
       const double share = static_cast<double>(jobs[i].weights.numel()) / static_cast<double>(weights);
       const std::string line = report_.add(layer, jobs[i].rule, names[i], solved[i], result_.model.tensors.at(names[i]), site_plan, seconds * share);
       if (message_) message_(line);
+      if (journal_) finished_.push_back({jobs[i].rule, names[i], without_values(std::move(solved[i])), result_.model.tensors.at(names[i])});
     }
   }
 
@@ -146,18 +187,20 @@ class Driver {
   ThreadPool& pool_;
   const ProgressFunction& progress_;
   const MessageFunction& message_;
+  RunJournal* journal_;
   CompressionReport report_;
   CompressResult result_;
   std::vector<LayerPlan> plan_;
+  std::vector<FinishedMatrix> finished_;  // of this layer, for the journal
   double visits_ = 0, total_ = 1, done_ = 0;
 };
 
 }  // namespace
 
 CompressResult compress(const Model& model, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool,
-                        const ProgressFunction& progress, const MessageFunction& message) {
+                        const ProgressFunction& progress, const MessageFunction& message, RunJournal* journal) {
   if (needs_calibration(recipe) && calibration.windows.empty()) throw Error("no calibration windows");
-  return Driver(model, calibration, recipe, pool, progress, message).run();
+  return Driver(model, calibration, recipe, pool, progress, message, journal).run();
 }
 
 }  // namespace miq

@@ -19,6 +19,8 @@
 
 namespace miq {
 
+class RunJournal;  // run_journal.h
+
 struct CompressResult {
   // Weights packed (or sparse), with method, calibration and statistics filled in. Times are not among
   // them: the same model, windows and recipe give the same model, byte for byte, at any thread count.
@@ -29,8 +31,9 @@ struct CompressResult {
 };
 
 // Throws UsageError (also when a quantizing run quantized no channel) and Error. Messages: one line for each
-// matrix with its time.
+// matrix with its time. With a journal of this model, these windows and this recipe, what an earlier run finished is taken
+// from it, and what this run finishes is kept in it; the caller removes it when the result is stored.
 CompressResult compress(const Model& model, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool,
-                        const ProgressFunction& progress = {}, const MessageFunction& message = {});
+                        const ProgressFunction& progress = {}, const MessageFunction& message = {}, RunJournal* journal = nullptr);
 
 }  // namespace miq

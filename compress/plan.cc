@@ -11,7 +11,9 @@
 #include "miq/compress/channel_statistics.h"
 #include "miq/compress/hessian.h"
 #include "miq/compress/plan_bits.h"
+#include "miq/compress/plan_costs.h"
 #include "miq/compress/predicted_loss.h"
+#include "miq/compress/run_journal.h"
 #include "miq/compress/quantizer.h"
 #include "miq/compress/sparsity_plan.h"
 #include "miq/compress/walk.h"
@@ -20,7 +22,6 @@ namespace miq {
 namespace {
 
 using Advance = std::function<void(std::string_view, double)>;
-constexpr double kForwardShare = 0.45, kBackwardShare = 0.45;
 
 std::string layer_stage(const char* what, std::int64_t layer, std::int64_t layers) {
   return std::string(what) + " " + std::to_string(layer + 1) + " of " + std::to_string(layers);
@@ -121,17 +122,35 @@ std::uint64_t place_number(std::int64_t layer, InputPlace place) {
 
 // Forward: groups of every input. Returns the inputs of every layer, and the last outputs, for the windows to walk back.
 std::vector<std::vector<at::Tensor>> walk_forward(const ForwardPass& dense, const Calibration& calibration, const Recipe& recipe,
-                                                  std::vector<LayerPlan>& plan, ThreadPool& pool, const Advance& advance) {
+                                                  std::vector<LayerPlan>& plan, ThreadPool& pool, const Advance& advance,
+                                                  RunJournal* journal) {
   Walk walk(dense, calibration, pool);
   const std::int64_t back = std::min(walk.windows(), kSensitivityWindows);
   const at::ScalarType kept_type = dense.type() == ComputeType::BFloat16 ? at::kBFloat16 : at::kFloat;
   std::vector<std::vector<at::Tensor>> states;
-  auto keep = [&](at::ScalarType type) {
+  auto keep = [&](const std::vector<at::Tensor>& hidden, at::ScalarType type) {
     states.emplace_back();
-    for (std::int64_t w = 0; w < back; ++w) states.back().push_back(walk.hidden(w).to(type));
+    for (std::int64_t w = 0; w < back; ++w) states.back().push_back(hidden[static_cast<std::size_t>(w)].to(type));
   };
-  for (std::int64_t l = 0; l < dense.layers(); ++l) {
-    keep(kept_type);
+  const auto stage = [&](std::int64_t l) { advance(layer_stage("measuring layer", l, dense.layers()), kPlanForwardShare / static_cast<double>(dense.layers())); };
+  const std::int64_t first = journal ? journal->measured() : 0;
+  if (first > 0) {
+    // Of the windows that are walked back the inputs of the finished layers are needed once more.
+    std::vector<at::Tensor> hidden(walk.hidden().begin(), walk.hidden().begin() + back);
+    for (std::int64_t l = 0; l < first; ++l) {
+      plan[static_cast<std::size_t>(l)] = journal->measured(l);
+      keep(hidden, kept_type);
+      const LayerWeights weights = dense.load_layer(l);
+      pool.for_each(back, [&](std::int64_t w) {
+        at::Tensor& state = hidden[static_cast<std::size_t>(w)];
+        state = dense.run_layer(weights, state, [](InputPlace, const at::Tensor&) {});
+      });
+    }
+    // Those of all windows behind the last one are in the journal, where a layer is left to read them.
+    walk.restore(first < dense.layers() ? journal->take_states() : std::move(hidden));
+  }
+  for (std::int64_t l = first; l < dense.layers(); ++l) {
+    keep(walk.hidden(), kept_type);
     const LayerWeights weights = dense.load_layer(l);
     std::map<InputPlace, SiteSums> sums;
     walk.observe(
@@ -146,20 +165,12 @@ std::vector<std::vector<at::Tensor>> walk_forward(const ForwardPass& dense, cons
       if (tensor.linear() && !sums.contains(tensor.place())) unseen.emplace_back(tensor.place(), tensor.shape[1]);
     }
     for (const auto& [place, channels] : unseen) plan_unseen(layer, place, channels, recipe, pool);
-    advance(layer_stage("measuring layer", l, dense.layers()), kForwardShare / static_cast<double>(dense.layers()));
+    if (journal) journal->keep_measured(l, layer, l + 1 < dense.layers() ? walk.hidden() : std::vector<at::Tensor>{});
+    stage(l);
   }
-  keep(at::kFloat);
+  keep(walk.hidden(), at::kFloat);
   return states;
 }
-
-// What the walk back leaves of a matrix, for the allocators.
-struct MatrixCosts {
-  std::vector<double> sensitivity;    // f_r
-  std::vector<double> column_errors;  // e_j(b)
-  ScoreHistogram scores;              // only with zeros
-  bool wide_scales = false;           // some scale may need F32; looked at under a target of effective bits only
-};
-using LayerCosts = std::map<std::string, MatrixCosts, std::less<>>;
 
 LayerCosts walk_layer_back(const ForwardPass& dense, const LayerWeights& weights, std::span<const at::Tensor> inputs,
                            std::vector<at::Tensor>& gradients, ThreadPool& pool) {
@@ -216,15 +227,27 @@ void fill_unseen_sensitivities(const Config& config, std::int64_t layer, LayerCo
 
 std::vector<LayerCosts> walk_back(const ForwardPass& dense, const Calibration& calibration, const Recipe& recipe,
                                   const std::vector<LayerPlan>& plan, std::vector<std::vector<at::Tensor>> states, ThreadPool& pool,
-                                  const Advance& advance) {
-  std::vector<at::Tensor> gradients(states.back().size());
-  pool.for_each(static_cast<std::int64_t>(gradients.size()), [&](std::int64_t w) {
-    const auto unit = static_cast<std::size_t>(w);
-    gradients[unit] = dense.loss_gradient(states.back()[unit], calibration.windows[unit]);
-  });
-  states.pop_back();
+                                  const Advance& advance, RunJournal* journal) {
+  const auto stage = [&](std::int64_t l) { advance(layer_stage("sensitivity of layer", l, dense.layers()), kPlanBackwardShare / static_cast<double>(dense.layers())); };
+  std::int64_t last = dense.layers() - 1;
   std::vector<LayerCosts> costs(plan.size());
-  for (std::int64_t l = dense.layers() - 1; l >= 0; --l) {
+  std::vector<at::Tensor> gradients(states.back().size());
+  if (journal && journal->walked_back() > 0) {
+    const std::int64_t end = last - journal->walked_back();
+    gradients = journal->take_states();
+    states.pop_back();
+    for (; last > end; --last) {
+      costs[static_cast<std::size_t>(last)] = journal->costs(last);
+      states.pop_back();
+    }
+  } else {
+    pool.for_each(static_cast<std::int64_t>(gradients.size()), [&](std::int64_t w) {
+      const auto unit = static_cast<std::size_t>(w);
+      gradients[unit] = dense.loss_gradient(states.back()[unit], calibration.windows[unit]);
+    });
+    states.pop_back();
+  }
+  for (std::int64_t l = last; l >= 0; --l) {
     const auto layer = static_cast<std::size_t>(l);
     costs[layer] = walk_layer_back(dense, dense.load_layer(l), states.back(), gradients, pool);
     states.pop_back();
@@ -240,7 +263,8 @@ std::vector<LayerCosts> walk_back(const ForwardPass& dense, const Calibration& c
       if (recipe.target_bpw) matrix.wide_scales = needs_wide_scales(w, site.channels, recipe.levels.back(), pool);
       if (recipe.sparsity > 0) matrix.scores = score_histogram(w, site.channels, matrix.sensitivity, site.inverse_diagonal, pool, 1);
     }
-    advance(layer_stage("sensitivity of layer", l, dense.layers()), kBackwardShare / static_cast<double>(dense.layers()));
+    if (journal) journal->keep_costs(l, costs[layer], l > 0 ? gradients : std::vector<at::Tensor>{});
+    stage(l);
   }
   return costs;
 }
@@ -327,10 +351,10 @@ void plan_widths(const ForwardPass& dense, const Recipe& recipe, std::vector<Lay
 }  // namespace
 
 std::vector<LayerPlan> make_plan(const ForwardPass& dense, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool,
-                                 const Advance& advance) {
+                                 const Advance& advance, RunJournal* journal) {
   std::vector<LayerPlan> plan(static_cast<std::size_t>(dense.layers()));
-  auto states = walk_forward(dense, calibration, recipe, plan, pool, advance);
-  std::vector<LayerCosts> costs = walk_back(dense, calibration, recipe, plan, std::move(states), pool, advance);
+  auto states = walk_forward(dense, calibration, recipe, plan, pool, advance, journal);
+  std::vector<LayerCosts> costs = walk_back(dense, calibration, recipe, plan, std::move(states), pool, advance, journal);
   std::vector<std::vector<double>> kept;
   if (recipe.sparsity > 0) kept = plan_zeros(dense, recipe, plan, costs, pool);
   if (recipe.quantize) plan_widths(dense, recipe, plan, costs, kept);
@@ -338,7 +362,7 @@ std::vector<LayerPlan> make_plan(const ForwardPass& dense, const Calibration& ca
     const std::vector<double>& f = costs[l].find(rule.name)->second.sensitivity;
     plan[l].matrices[std::string(rule.name)].row_weights.assign(f.begin(), f.end());
   });
-  advance("budget", 1 - kForwardShare - kBackwardShare);
+  advance("budget", 1 - kPlanForwardShare - kPlanBackwardShare);
   return plan;
 }
 

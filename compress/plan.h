@@ -27,6 +27,8 @@
 
 namespace miq {
 
+class RunJournal;  // run_journal.h
+
 // What is known of one place (InputPlace).
 struct SitePlan {
   ChannelGroups channels;
@@ -51,8 +53,12 @@ struct LayerPlan {
 // Windows that are walked back (mi.md step 2).
 inline constexpr std::int64_t kSensitivityWindows = 16;
 
-// `advance` is called with the share of the plan's work that was just done (all shares sum to 1).
+// Shares of the plan's work that its two walks take.
+inline constexpr double kPlanForwardShare = 0.45, kPlanBackwardShare = 0.45;
+
+// `advance` is called with the share of the plan's work that was just done (all shares sum to 1, but for what the journal spares). With a
+// journal, layers that an earlier run measured or walked back are taken from it, and those of this run are kept in it.
 std::vector<LayerPlan> make_plan(const ForwardPass& dense, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool,
-                                 const std::function<void(std::string_view stage, double share)>& advance);
+                                 const std::function<void(std::string_view stage, double share)>& advance, RunJournal* journal = nullptr);
 
 }  // namespace miq

@@ -122,7 +122,8 @@ SparsityPlan plan_sparsity(std::span<const ScoreHistogram> matrices, const Spars
   if (!(options.blend >= 0 && options.blend <= 1)) throw UsageError("the blend of even and global sparsity must be between 0 and 1");
   if (!(options.smallest >= 0 && options.smallest <= options.largest && options.largest <= 1))
     throw UsageError("the smallest and largest sparsity of a block must satisfy 0 <= smallest <= largest <= 1");
-  std::vector<double> counts((kInfinity >> kCoarseShift) + 1, 0.0), weights;
+  static_assert((kInfinity >> kCoarseShift) + 1 == kScoreBins);
+  std::vector<double> counts(kScoreBins, 0.0), weights;
   for (const auto& matrix : matrices) {
     for (const auto& block : matrix) {
       for (std::size_t i = 0; i < block.counts.size(); ++i) counts[block.first_bin + i] += block.counts[i];

@@ -24,6 +24,8 @@
 
 namespace miq {
 
+inline constexpr std::int64_t kScoreBins = (0x7F800000 >> 19) + 1;
+
 // Counts of scores by size, for each block of columns: bins are the upper bits of the score as a float32 (16 to the octave).
 struct BlockScores {
   std::int64_t weights = 0;

@@ -2,7 +2,9 @@
 // A failed fsync is final: the kernel may have dropped the dirty pages, so trying again proves nothing.
 #include "miq/formats/atomic_file.h"
 
+#include <dirent.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -90,17 +92,21 @@ void sync_folder(const std::string& path) {
   if (result != 0 && reason != EINVAL && reason != ENOTSUP) fail(path, "written, but its folder cannot be synced", reason);
 }
 
+// Names are at most 255 bytes long; the temporary one, which has PID-NUMBER.tmp behind this, must fit as well.
+std::string temporary_stem(const std::string& path) {
+  const auto slash = path.rfind('/');
+  const std::string folder = slash == std::string::npos ? "" : path.substr(0, slash + 1);
+  return folder + "." + path.substr(folder.size()).substr(0, 200) + ".";
+}
+
 }  // namespace
 
 AtomicFile::AtomicFile(std::string path, std::uint64_t expected_bytes) : path_(std::move(path)) {
   check_target(path_);
   check_space(path_, expected_bytes);
-  const auto slash = path_.rfind('/');
-  const std::string folder = slash == std::string::npos ? "" : path_.substr(0, slash + 1);
-  // Names are at most 255 bytes long; the temporary one must fit as well.
-  const std::string base = path_.substr(folder.size()).substr(0, 200);
+  const std::string stem = temporary_stem(path_);
   for (int attempt = 0; attempt < 1000; ++attempt) {
-    std::string candidate = folder + "." + base + "." + std::to_string(::getpid()) + "-" + std::to_string(attempt) + ".tmp";
+    std::string candidate = stem + std::to_string(::getpid()) + "-" + std::to_string(attempt) + ".tmp";
     descriptor_ = ::open(candidate.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (descriptor_ >= 0) {
       temporary_ = std::move(candidate);
@@ -177,6 +183,22 @@ void AtomicFile::commit(const std::function<void(const std::string& temporary)>&
   }
   temporary_.clear();
   sync_folder(path_);
+}
+
+void remove_abandoned_temporaries(const std::string& path) noexcept {
+  DIR* folder = ::opendir(folder_of(path).c_str());
+  if (!folder) return;
+  const std::string stem = temporary_stem(path), base = stem.substr(stem.rfind('/') + 1);
+  while (const dirent* entry = ::readdir(folder)) {
+    const std::string_view name = entry->d_name;
+    if (!name.starts_with(base)) continue;
+    long process = 0, number = 0;
+    int length = 0;
+    const char* rest = entry->d_name + base.size();
+    if (std::sscanf(rest, "%9ld-%9ld.tmp%n", &process, &number, &length) != 2 || length == 0 || rest[length] != '\0' || process <= 0) continue;
+    if (::kill(static_cast<pid_t>(process), 0) != 0 && errno == ESRCH) ::unlinkat(::dirfd(folder), entry->d_name, 0);
+  }
+  ::closedir(folder);
 }
 
 void write_file_atomically(const std::string& path, std::string_view text) {

@@ -34,6 +34,9 @@ class AtomicFile {
   std::uint64_t position_ = 0, started_ = 0;  // bytes written; bytes whose way to the disk has begun
 };
 
+// Removes the temporary files of `path` whose processes were killed. Nobody else may be writing `path`.
+void remove_abandoned_temporaries(const std::string& path) noexcept;
+
 // For texts: report files and the like.
 void write_file_atomically(const std::string& path, std::string_view text);
 

@@ -5,7 +5,9 @@
 
 #include "miq/compress/calibration.h"
 #include "miq/compress/compress.h"
+#include "miq/compress/forecast.h"
 #include "miq/compress/methods.h"
+#include "miq/compress/run_journal.h"
 #include "miq/converters/hugging_face_writer.h"
 #include "miq/converters/open_model.h"
 #include "miq/evaluate/perplexity.h"
@@ -26,6 +28,7 @@ struct Options {
   std::optional<int> use_mi_grouping;
   std::int64_t windows = 128, seqlen = 0, eval_seqlen = 0, eval_windows = 0;
   std::uint64_t seed = 0;
+  bool dry_run = false, resume = false, no_journal = false;
   CompressOptions compress;
 };
 
@@ -108,9 +111,55 @@ void evaluate(const Options& options, const Model& model, ComputeType compute, c
   }
 }
 
+// The journal of a run, beside its output. When the run ends early it says how to go on.
+class KeptRun {
+ public:
+  KeptRun(const Options& options, const Model& model, const Calibration& calibration, const Recipe& recipe, Session& session)
+      : session_(session) {
+    std::string output = options.output.empty() ? options.save : options.output;
+    while (output.size() > 1 && output.back() == '/') output.pop_back();
+    if (output.empty() || options.no_journal) return;
+    journal_.emplace(output + ".journal", options.resume, model, calibration, recipe, session.pool());
+    if (!options.output.empty()) remove_abandoned_temporaries(options.output);  // the journal is ours alone, so the output is
+    if (!journal_->found().empty()) {
+      session.message_function()(journal_->folder() + ": " + journal_->found());
+    } else if (options.resume) {
+      session.message_function()(journal_->folder() + ": is not there, so the run begins anew");
+    }
+  }
+  ~KeptRun() {
+    if (!journal_ || finished_) return;
+    if (journal_->empty()) {
+      forget();
+    } else {
+      session_.warn(journal_->folder() + " keeps " + journal_->kept_text() + "; the same command with --resume goes on from there");
+    }
+  }
+  KeptRun(const KeptRun&) = delete;
+  KeptRun& operator=(const KeptRun&) = delete;
+
+  RunJournal* journal() { return journal_ ? &*journal_ : nullptr; }
+  // The output is written.
+  void finish() {
+    if (journal_) journal_->remove();
+    finished_ = true;
+  }
+
+ private:
+  void forget() noexcept {
+    try {
+      journal_->remove();
+    } catch (const Error&) {  // an empty journal is in nobody's way
+    }
+  }
+  Session& session_;
+  std::optional<RunJournal> journal_;
+  bool finished_ = false;
+};
+
 ExitCode run(const Options& options, Session& session) {
   // Everything that can be refused without work is refused first.
-  if (options.output.empty() && options.save.empty() && options.eval.empty()) {
+  if (options.output.empty() && options.save.empty() && options.eval.empty() && !options.dry_run) {
     throw UsageError("give -o OUT.miq, --save FOLDER, or --eval NAME to only look at the result");
   }
   if (!options.output.empty()) AtomicFile{options.output};  // throws where it cannot be written; leaves nothing
@@ -123,10 +172,16 @@ ExitCode run(const Options& options, Session& session) {
   const Recipe recipe = resolve(method_options(options), model.config);
   const Calibration calibration = read_calibration(options, model);
   const auto message = session.message_function();
-  message(std::to_string(calibration.windows.size()) + " calibration windows of " + std::to_string(calibration.windows.front().size()) + " tokens, " +
-          std::string(compute_type_name(recipe.compute)));
+  const Rates rates = measure_rates(model, static_cast<std::int64_t>(calibration.windows.front().size()), recipe, session.pool());
+  const std::string plan = forecast_text(forecast(model, calibration, recipe, rates), calibration, recipe);
+  if (options.dry_run) {
+    session.print(plan + "\n");
+    return ExitCode::Done;
+  }
+  message(plan);
   session.progress().start(std::string(recipe.method->name));
-  CompressResult result = compress(model, calibration, recipe, session.pool(), session.progress_function(), message);
+  KeptRun kept(options, model, calibration, recipe, session);
+  CompressResult result = compress(model, calibration, recipe, session.pool(), session.progress_function(), message, kept.journal());
   session.progress().clear();
   if (!options.output.empty()) save_model(result.model, options.output);
   if (!options.save.empty()) {
@@ -134,6 +189,7 @@ ExitCode run(const Options& options, Session& session) {
     for (const std::string& note : write_hugging_face_folder(result.model, options.save, {}, session.pool(), session.progress_function()).notes) message(options.save + ": " + note);
     session.progress().clear();
   }
+  kept.finish();
   session.print(result.summary + "\n");
   if (!texts.empty()) evaluate(options, result.model, recipe.compute, texts, session);
   if (result.fallbacks > 0) {
@@ -162,6 +218,9 @@ void declare(CLI::App& app, Options& options) {
   app.add_option("calibration", options.calibration, "text to calibrate on: a file, NAME=PATH, or a name found in --data-dir")->required();
   app.add_option("-o,--output", options.output, "container to write");
   app.add_option("--save", options.save, "also a folder that transformers loads, with the compressed weights as floats (convert-checkpoint --to hf)");
+  app.add_flag("--dry-run", options.dry_run, "print what the run would take (memory, disk, size of the output, time) and end");
+  app.add_flag("--resume", options.resume, "go on with what an interrupted run of the same command left in OUT.miq.journal; the result is the same, byte for byte");
+  app.add_flag("--no-journal", options.no_journal, "keep nothing for --resume (saves disk space: twice the hidden states of all windows)")->excludes("--resume");
   app.add_option("--data-dir", options.data_dir, "folder with the texts of wikitext2, ptb, c4 and others");
   app.add_option("--dataset", options.datasets, "where a text is: NAME=PATH");
 

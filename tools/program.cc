@@ -27,11 +27,7 @@ extern "C" void remember_signal(int number) { signal_received = number; }
 
 class Interrupted : public Error {
  public:
-  explicit Interrupted(int number) : Error("interrupted; nothing was left behind"), number_(number) {}
-  int exit_code() const noexcept override { return 128 + number_; }
-
- private:
-  int number_;
+  Interrupted() : Error("interrupted; no unfinished output was left behind") {}
 };
 
 void install_signal_handlers() {
@@ -129,7 +125,7 @@ ThreadPool& Session::pool() {
 
 ProgressFunction Session::progress_function() {
   return [this](const Progress& progress) {
-    if (signal_received != 0) throw Interrupted(signal_received);
+    if (signal_received != 0) throw Interrupted();
     progress_.show(progress);
   };
 }

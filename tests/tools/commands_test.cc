@@ -10,6 +10,7 @@
 #include "miq/formats/safetensors.h"
 #include "miq/model/model.h"
 #include "tests/model/small_model.h"
+#include "tests/tools/byte_tokenizer.h"
 
 namespace miq {
 namespace {
@@ -28,32 +29,7 @@ std::string slurp(const fs::path& path) {
 
 void write_text(const fs::path& path, const std::string& text) { std::ofstream(path, std::ios::binary) << text; }
 
-// A byte-level BPE without merges: one id for each byte.
-std::string byte_tokenizer(int extra_ids = 0) {
-  Json vocabulary = Json::object();
-  int next = 0, shifted = 256;
-  for (int byte = 0; byte < 256; ++byte) {
-    const bool printable = (byte >= '!' && byte <= '~') || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
-    const int code = printable ? byte : shifted++;
-    std::string text;
-    if (code < 0x80) {
-      text = std::string(1, static_cast<char>(code));
-    } else {
-      text = {static_cast<char>(0xC0 | (code >> 6)), static_cast<char>(0x80 | (code & 0x3F))};
-    }
-    vocabulary[text] = next++;
-  }
-  for (int i = 0; i < extra_ids; ++i) vocabulary["extra" + std::to_string(i)] = next++;
-  return Json{{"version", "1.0"},
-              {"added_tokens", Json::array()},
-              {"normalizer", nullptr},
-              {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}}},
-              {"post_processor", nullptr},
-              {"decoder", {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}}},
-              {"model", {{"type", "BPE"}, {"dropout", nullptr}, {"unk_token", nullptr}, {"continuing_subword_prefix", nullptr}, {"end_of_word_suffix", nullptr},
-                         {"fuse_unk", false}, {"byte_fallback", false}, {"vocab", vocabulary}, {"merges", Json::array()}}}}
-      .dump();
-}
+using test::byte_tokenizer;
 
 Json folder_config() {
   return {{"model_type", "llama"}, {"vocab_size", 256},         {"hidden_size", 32},        {"intermediate_size", 48}, {"num_hidden_layers", 2},     {"num_attention_heads", 4},

@@ -1,0 +1,329 @@
+// Records are decoded when they are needed, straight from the mapped log. The hidden states are the largest part by far,
+// so they lie in slots that are overwritten: behind an even layer in one, behind an odd one in the other. A
+// slot is on the disk before the record that names it, so one of the two always goes with a whole record.
+#include "miq/compress/run_journal.h"
+
+#include <ATen/Version.h>
+#include <ATen/ops/empty.h>
+#include <torch/version.h>
+
+#include <algorithm>
+
+#include "miq/base/error.h"
+#include "miq/base/version.h"
+#include "miq/compress/plan_record.h"
+#include "miq/formats/digest.h"
+#include "miq/formats/packed_matrix.h"
+#include "miq/formats/record_bytes.h"
+#include "miq/model/architecture.h"
+
+namespace miq {
+namespace {
+
+constexpr std::string_view kSteps[] = {"measured", "costs", "plan", "layer"};
+constexpr const char* kRemedy = "Remove the journal's folder and begin anew";
+
+// Sums may be rounded in another order by other instructions.
+std::string instructions() {
+  std::string text = at::get_cpu_capability();
+  if (__builtin_cpu_supports("avx512bf16")) text += " avx512_bf16";
+  return text;
+}
+
+std::string tokens_digest(const Calibration& calibration) {
+  Digest digest;
+  for (const auto& window : calibration.windows) digest.add(Bytes(reinterpret_cast<const std::uint8_t*>(window.data()), window.size() * sizeof(std::int32_t)));
+  return digest.hex();
+}
+
+void write_tensor(RecordWriter& writer, const Tensor& tensor) {
+  const auto& [encoding, dtype, shape, sections] = tensor;
+  writer.text(encoding_name(encoding));
+  writer.text(dtype_name(dtype));
+  writer.list(shape);
+  writer.u64(sections.size());
+  for (const auto& [name, blob] : sections) {
+    writer.text(name);
+    writer.blob(blob);
+  }
+}
+
+Tensor read_tensor(RecordReader& reader, const std::string& name, const Shape& shape) {
+  Tensor tensor;
+  const auto encoding = encoding_from_name(reader.text());
+  const auto dtype = dtype_from_name(reader.text());
+  if (!encoding || !dtype) reader.refuse("the tensor '" + name + "' has an unknown encoding or type");
+  tensor.encoding = *encoding;
+  tensor.dtype = *dtype;
+  tensor.shape = reader.list<std::int64_t>();
+  if (tensor.shape != shape) reader.refuse("the tensor '" + name + "' has another shape than in the model");
+  for (std::uint64_t sections = reader.count(16); sections > 0; --sections) {
+    std::string section = reader.text();
+    tensor.sections[std::move(section)] = reader.blob();
+  }
+  check_tensor(tensor, name);
+  return tensor;
+}
+
+void write_matrix(RecordWriter& writer, const FinishedMatrix& matrix) {
+  const auto& [rule, name, result, stored] = matrix;
+  // Every field of the result; values and packed are what `stored` holds.
+  const auto& [values, packed, output_loss, fallback, expert_tokens, damping, dead_channels, error, importance] = result;
+  writer.text(rule);
+  writer.text(name);
+  writer.u8(output_loss.has_value());
+  writer.f64(output_loss.value_or(0));
+  writer.u8(fallback);
+  writer.u64(static_cast<std::uint64_t>(expert_tokens.value_or(-1) + 1));
+  writer.f64(damping);
+  writer.u64(static_cast<std::uint64_t>(dead_channels));
+  writer.f64(error);
+  writer.u8(importance.has_value());
+  for (double value : importance.value_or(std::array<double, 2>{})) writer.f64(value);
+  write_tensor(writer, stored);
+}
+
+FinishedMatrix read_matrix(RecordReader& reader, const Model& model) {
+  FinishedMatrix matrix;
+  auto& [rule, name, result, stored] = matrix;
+  auto& [values, packed, output_loss, fallback, expert_tokens, damping, dead_channels, error, importance] = result;
+  rule = reader.text();
+  name = reader.text();
+  const auto found = model.tensors.find(name);
+  if (found == model.tensors.end()) reader.refuse("the tensor '" + name.substr(0, 100) + "' is none of the model's");
+  const bool has_loss = reader.u8();
+  const double loss = reader.f64();
+  if (has_loss) output_loss = loss;
+  fallback = reader.u8();
+  if (const std::uint64_t tokens = reader.u64(); tokens > 0) expert_tokens = static_cast<std::int64_t>(tokens - 1);
+  damping = reader.f64();
+  dead_channels = static_cast<std::int64_t>(reader.u64());
+  error = reader.f64();
+  const bool has_importance = reader.u8();
+  const double least = reader.f64(), most = reader.f64();
+  if (has_importance) importance = {least, most};
+  stored = read_tensor(reader, name, found->second.shape);
+  if (stored.encoding == Encoding::Packed) packed = unpack(stored, name);
+  return matrix;
+}
+
+std::span<std::uint8_t> bytes_of(at::Tensor& tensor) {
+  return {static_cast<std::uint8_t*>(tensor.mutable_data_ptr()), static_cast<std::size_t>(tensor.nbytes())};
+}
+
+Journal open_journal(const std::string& folder, bool resume, const Json& run) {
+  return resume && Journal::exists(folder) ? Journal::open(folder, run) : Journal::create(folder, run);
+}
+
+}  // namespace
+
+Json RunJournal::identity(const Model& model, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool) {
+  Json run{{"program", version()},
+           {"torch", TORCH_VERSION},
+           {"instructions", instructions()},
+           {"weights", weights_digest(model, pool)},
+           {"config", model.config.to_json()},
+           {"method", recipe.to_json()},
+           {"seed", recipe.seed}};
+  if (needs_calibration(recipe)) {
+    run["calibration"] = calibration.description;
+    run["windows"] = {{"count", calibration.windows.size()}, {"digest", tokens_digest(calibration)}};
+  }
+  return run;
+}
+
+RunJournal::RunJournal(const std::string& folder, bool resume, const Model& model, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool)
+    : model_(model), recipe_(recipe), journal_(open_journal(folder, resume, identity(model, calibration, recipe, pool))) {
+  read_records(calibration);
+}
+
+struct RunJournal::Head {
+  Step step;
+  std::int64_t layer = 0;
+  bool has_states = false;
+  int slot = 0;
+  std::string digest;
+  std::int64_t windows = 0, tokens = 0, width = 0;
+};
+
+RunJournal::Head RunJournal::read_head(RecordReader& reader) const {
+  Head head{};
+  const std::string kind = reader.text();
+  const auto* found = std::find(std::begin(kSteps), std::end(kSteps), kind);
+  if (found == std::end(kSteps)) reader.refuse("there are no records '" + kind.substr(0, 100) + "'");
+  head.step = static_cast<Step>(found - std::begin(kSteps));
+  const std::uint64_t layer = reader.u64();
+  if (layer > 0 && layer >= model_.config.layers.size()) reader.refuse("the model has no layer " + std::to_string(layer));
+  head.layer = static_cast<std::int64_t>(layer);
+  head.has_states = reader.u8();
+  if (!head.has_states) return head;
+  const std::uint64_t slot = reader.u64();
+  if (slot >= Journal::kSlots) reader.refuse("there is no slot " + std::to_string(slot));
+  head.slot = static_cast<int>(slot);
+  head.digest = reader.text();
+  for (std::int64_t* size : {&head.windows, &head.tokens, &head.width}) *size = static_cast<std::int64_t>(reader.u64());
+  return head;
+}
+
+void RunJournal::read_records(const Calibration& calibration) {
+  const auto all = static_cast<std::int64_t>(model_.config.layers.size());
+  const bool planned = recipe_.method->layout == Layout::Groups;
+  std::vector<Head> heads;
+  for (const Blob& record : journal_.records()) {
+    RecordReader reader(record, folder() + ": record " + std::to_string(heads.size() + 1));
+    const Head head = heads.emplace_back(read_head(reader));
+    const bool no_plan_yet = planned && !plan_ && layers_.empty();
+    bool good = false;
+    switch (head.step) {
+      case Step::Measured:
+        good = no_plan_yet && costs_.empty() && head.layer == measured();
+        measured_.push_back(record);
+        break;
+      case Step::Costs:
+        good = no_plan_yet && measured() == all && head.layer == all - 1 - walked_back();
+        costs_.push_back(record);
+        break;
+      case Step::Plan:
+        good = no_plan_yet && walked_back() == all;
+        if (good) plan_ = read_plan(reader, model_.config, recipe_);
+        break;
+      case Step::Layer:
+        good = (plan_.has_value() || !planned) && head.layer == layers();
+        layers_.push_back(record);
+        break;
+    }
+    if (!good) reader.refuse("a record does not belong here");
+  }
+  bool dropped = journal_.was_torn();
+  for (int broken = 1; !heads.empty() && !load_states(heads.back(), calibration); ++broken) {
+    // The states may be gone with a power failure that the record outlived; those of the step before are older.
+    if (broken > 1) throw FormatError(folder(), "neither of the last two records' hidden states is whole", kRemedy);
+    dropped = true;
+    (heads.back().step == Step::Measured ? measured_ : heads.back().step == Step::Costs ? costs_ : layers_).pop_back();
+    heads.pop_back();
+    journal_.truncate(heads.size());
+  }
+  kept_ = static_cast<std::int64_t>(heads.size());
+  kept_layers_ = layers();
+  if (kept_ > 0) found_ = "resuming with " + kept_text();
+  if (kept_ == 0 && dropped) found_ = "resuming from the start";
+  if (dropped) found_ += " (the last record was not whole)";
+  if (plan_) measured_.clear(), costs_.clear();
+}
+
+std::string RunJournal::kept_text() const {
+  const std::string of = " of " + std::to_string(model_.config.layers.size()) + " layers";
+  if (kept_layers_ > 0) return std::to_string(kept_layers_) + of;
+  const auto all = static_cast<std::int64_t>(model_.config.layers.size());
+  if (kept_ > 2 * all) return "the plan";
+  return "measurements for the plan, " + std::to_string(kept_) + " of " + std::to_string(2 * all) + " steps";
+}
+
+bool RunJournal::load_states(const Head& head, const Calibration& calibration) {
+  const auto all = static_cast<std::int64_t>(model_.config.layers.size());
+  const bool needed = head.step == Step::Costs ? head.layer > 0 : head.step != Step::Plan && needs_calibration(recipe_) && head.layer + 1 < all;
+  states_.clear();
+  if (!needed) return true;
+  const LayerConfig& layer = model_.config.layers[static_cast<std::size_t>(head.layer)];
+  const bool back = head.step == Step::Costs;
+  auto windows = static_cast<std::int64_t>(calibration.windows.size());
+  if (back) windows = std::min(windows, kSensitivityWindows);
+  if (!head.has_states || head.windows != windows || head.tokens != static_cast<std::int64_t>(calibration.windows.front().size()) ||
+      head.width != (back ? input_width(model_.config, layer) : output_width(model_.config, layer))) {
+    throw FormatError(folder() + ": layer " + std::to_string(head.layer + 1), "has hidden states of another size than the run", kRemedy);
+  }
+  std::vector<std::span<std::uint8_t>> pieces;
+  for (std::int64_t w = 0; w < windows; ++w) {
+    states_.push_back(at::empty({head.tokens, head.width}, at::kFloat));
+    pieces.push_back(bytes_of(states_.back()));
+  }
+  if (journal_.read_slot(head.slot, pieces, head.digest)) return true;
+  states_.clear();
+  return false;
+}
+
+RecordReader RunJournal::content(const std::vector<Blob>& records, std::size_t number) const {
+  RecordReader reader(records.at(number), folder());
+  read_head(reader);
+  return reader;
+}
+
+LayerPlan RunJournal::measured(std::int64_t layer) const {
+  RecordReader reader = content(measured_, static_cast<std::size_t>(layer));
+  return read_places(reader, model_.config, recipe_, layer);
+}
+
+LayerCosts RunJournal::costs(std::int64_t layer) const {
+  RecordReader reader = content(costs_, model_.config.layers.size() - 1 - static_cast<std::size_t>(layer));
+  return read_costs(reader, model_.config, recipe_, layer);
+}
+
+std::vector<FinishedMatrix> RunJournal::matrices(std::int64_t layer) const {
+  RecordReader reader = content(layers_, static_cast<std::size_t>(layer));
+  std::vector<FinishedMatrix> result;
+  for (std::uint64_t count = reader.count(64); count > 0; --count) result.push_back(read_matrix(reader, model_));
+  std::vector<std::string> found, expected;
+  for (const FinishedMatrix& matrix : result) found.push_back(matrix.name);
+  for (const LayerTensor& tensor : layer_tensors(model_.config, layer)) {
+    if (tensor.linear()) expected.push_back(layer_tensor_name(architecture(model_.config.architecture), layer, tensor.name));
+  }
+  std::sort(found.begin(), found.end());
+  std::sort(expected.begin(), expected.end());
+  if (found != expected) reader.refuse("layer " + std::to_string(layer + 1) + " does not have the model's matrices");
+  return result;
+}
+
+RecordWriter RunJournal::begin(Step step, std::int64_t layer, const std::vector<at::Tensor>& states) {
+  RecordWriter writer;
+  writer.text(kSteps[static_cast<std::size_t>(step)]);
+  writer.u64(static_cast<std::uint64_t>(layer));
+  writer.u8(!states.empty());
+  if (states.empty()) return writer;
+  std::vector<at::Tensor> kept;
+  std::vector<Bytes> pieces;
+  for (const at::Tensor& state : states) {
+    if (state.scalar_type() != at::kFloat) throw Error("journal: hidden states are not float32");
+    kept.push_back(state.contiguous());
+    pieces.emplace_back(static_cast<const std::uint8_t*>(kept.back().const_data_ptr()), static_cast<std::size_t>(kept.back().nbytes()));
+  }
+  const int slot = static_cast<int>(layer % 2) + (step == Step::Costs ? 2 : 0);
+  writer.u64(static_cast<std::uint64_t>(slot));
+  writer.text(journal_.write_slot(slot, pieces));
+  writer.u64(states.size());
+  writer.u64(static_cast<std::uint64_t>(states.front().size(0)));
+  writer.u64(static_cast<std::uint64_t>(states.front().size(1)));
+  return writer;
+}
+
+void RunJournal::finish(RecordWriter& writer, Step step) {
+  journal_.append(writer.pieces());
+  ++kept_;
+  if (step == Step::Layer) ++kept_layers_;
+}
+
+void RunJournal::keep_measured(std::int64_t layer, const LayerPlan& places, const std::vector<at::Tensor>& states) {
+  RecordWriter writer = begin(Step::Measured, layer, states);
+  write_places(writer, places);
+  finish(writer, Step::Measured);
+}
+
+void RunJournal::keep_costs(std::int64_t layer, const LayerCosts& costs, const std::vector<at::Tensor>& states) {
+  RecordWriter writer = begin(Step::Costs, layer, states);
+  write_costs(writer, costs);
+  finish(writer, Step::Costs);
+}
+
+void RunJournal::keep_plan(const std::vector<LayerPlan>& plan) {
+  RecordWriter writer = begin(Step::Plan, 0, {});
+  write_plan(writer, plan);
+  finish(writer, Step::Plan);
+}
+
+void RunJournal::keep_layer(std::int64_t layer, const std::vector<FinishedMatrix>& matrices, const std::vector<at::Tensor>& states) {
+  RecordWriter writer = begin(Step::Layer, layer, states);
+  writer.u64(matrices.size());
+  for (const FinishedMatrix& matrix : matrices) write_matrix(writer, matrix);
+  finish(writer, Step::Layer);
+}
+
+}  // namespace miq

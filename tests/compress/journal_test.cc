@@ -1,0 +1,312 @@
+// Journals: what is torn is dropped, what is damaged or another run's is refused, and a resumed run makes the bytes
+// of one that was never interrupted.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <optional>
+
+#include "miq/base/error.h"
+#include "miq/compress/compress.h"
+#include "miq/compress/run_journal.h"
+#include "miq/formats/journal.h"
+#include "tests/model/small_model.h"
+
+namespace miq {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string slurp(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+void spill(const fs::path& path, std::string_view bytes) { std::ofstream(path, std::ios::binary) << bytes; }
+
+Bytes bytes_of(std::string_view text) { return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()}; }
+
+std::string message_of(const std::function<void()>& act) {
+  try {
+    act();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+std::string safe_name() {
+  std::string name = testing::UnitTest::GetInstance()->current_test_info()->name();
+  std::replace(name.begin(), name.end(), '/', '_');
+  return name;
+}
+
+class JournalTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    work_ = fs::path(testing::TempDir()) / ("miq_journal_" + safe_name());
+    fs::remove_all(work_);
+    fs::create_directories(work_);
+    folder_ = (work_ / "out.miq.journal").string();
+  }
+  void TearDown() override { fs::remove_all(work_); }
+
+  // Three records of 5, 64 and 0 bytes.
+  std::string small_log() {
+    Journal journal = Journal::create(folder_, run_);
+    for (std::string_view text : kTexts) {
+      const Bytes pieces[] = {bytes_of(text.substr(0, text.size() / 2)), bytes_of(text.substr(text.size() / 2))};
+      journal.append(pieces);
+    }
+    return slurp(log());
+  }
+  fs::path log() const { return fs::path(folder_) / "log"; }
+
+  static constexpr std::string_view kTexts[] = {"three", "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", ""};
+  const Json run_{{"method", {{"name", "mixed"}, {"sparsity", 0.5}}}, {"weights", "abc"}};
+  fs::path work_;
+  std::string folder_;
+};
+
+TEST_F(JournalTest, RecordsAndSlotsComeBack) {
+  small_log();
+  std::string digest;
+  {
+    Journal journal = Journal::open(folder_, run_);
+    ASSERT_EQ(journal.records().size(), 3u);
+    for (std::size_t i = 0; i < 3; ++i) EXPECT_EQ(journal.records()[i].text().substr(0, kTexts[i].size()), kTexts[i]);
+    EXPECT_FALSE(journal.was_torn());
+    const Bytes pieces[] = {bytes_of("hidden "), bytes_of("states")};
+    journal.write_slot(1, pieces);
+    digest = journal.write_slot(1, pieces);
+    journal.append(pieces);
+    EXPECT_NE(message_of([&] { Journal::open(folder_, run_); }).find("another process"), std::string::npos);
+  }
+  Journal journal = Journal::open(folder_, run_);
+  EXPECT_EQ(journal.records().size(), 4u);
+  std::vector<std::uint8_t> first(3), second(10);
+  const std::span<std::uint8_t> pieces[] = {first, second};
+  EXPECT_TRUE(journal.read_slot(1, pieces, digest));
+  EXPECT_EQ(std::string(second.begin(), second.end()), "den states");
+  EXPECT_FALSE(journal.read_slot(0, pieces, digest));
+  EXPECT_FALSE(journal.read_slot(1, std::span(pieces).first(1), digest));
+  std::string states = slurp(fs::path(folder_) / "states.1");
+  states[7] ^= 1;
+  spill(fs::path(folder_) / "states.1", states);
+  EXPECT_FALSE(journal.read_slot(1, pieces, digest));
+  journal.remove();
+  EXPECT_FALSE(fs::exists(folder_));
+}
+
+TEST_F(JournalTest, TornAnywhereLosesTheLastRecordAlone) {
+  const std::string whole = small_log();
+  const std::size_t ends[] = {whole.size() - 64 - 128 - 128, whole.size() - 64 - 128, whole.size() - 64, whole.size()};
+  for (std::size_t size = 0; size <= whole.size(); ++size) {
+    spill(log(), whole.substr(0, size));
+    if (size < ends[0]) {
+      EXPECT_THROW(Journal::open(folder_, run_), FormatError) << size;
+      continue;
+    }
+    const auto expected = static_cast<std::size_t>(std::upper_bound(std::begin(ends), std::end(ends), size) - ends) - 1;
+    {
+      Journal journal = Journal::open(folder_, run_);
+      EXPECT_EQ(journal.records().size(), expected) << size;
+      EXPECT_EQ(journal.was_torn(), size != ends[expected]) << size;
+      const Bytes pieces[] = {bytes_of("again")};
+      journal.append(pieces);
+    }
+    Journal journal = Journal::open(folder_, run_);
+    ASSERT_EQ(journal.records().size(), expected + 1) << size;
+    EXPECT_EQ(journal.records().back().text().substr(0, 5), "again");
+    EXPECT_FALSE(journal.was_torn());
+  }
+  // What a power failure may leave: the length of the last record without its bytes.
+  for (std::size_t hole = 0; hole < 3; ++hole) {
+    std::string bytes = whole.substr(0, ends[2]);
+    std::fill(bytes.begin() + static_cast<std::ptrdiff_t>(ends[1] + 64 * hole / 2), bytes.end(), '\0');
+    spill(log(), bytes);
+    EXPECT_EQ(Journal::open(folder_, run_).records().size(), 1u) << hole;
+  }
+}
+
+TEST_F(JournalTest, EveryFlippedBitIsFound) {
+  const std::string whole = small_log();
+  const std::size_t last = whole.size() - 64;
+  for (std::size_t bit = 0; bit < 8 * whole.size(); ++bit) {
+    std::string bytes = whole;
+    bytes[bit / 8] = static_cast<char>(bytes[bit / 8] ^ (1 << (bit % 8)));
+    if (bit / 8 < last) {
+      EXPECT_THROW(read_journal_log(Blob(bytes), "log"), FormatError) << bit;
+    } else {
+      EXPECT_EQ(read_journal_log(Blob(bytes), "log").records.size(), 2u) << bit;
+    }
+  }
+}
+
+TEST_F(JournalTest, AnotherRunIsRefusedByWhatDiffers) {
+  small_log();
+  Json other = run_;
+  other["method"]["sparsity"] = 0.6;
+  other["seed"] = 3;
+  const std::string message = message_of([&] { Journal::open(folder_, other); });
+  EXPECT_NE(message.find("method/sparsity was 0.5 and is 0.6"), std::string::npos) << message;
+  EXPECT_NE(message.find("seed was not given and is 3"), std::string::npos) << message;
+  EXPECT_EQ(message.find("weights"), std::string::npos) << message;
+  EXPECT_NE(message_of([&] { Journal::create(folder_, run_); }).find("--resume"), std::string::npos);
+}
+
+// --- whole runs
+
+Config four_layers() {
+  Config config;
+  config.architecture = "llama";
+  config.vocabulary = 80;
+  config.hidden = 32;
+  config.max_positions = 64;
+  config.layers = {{4, 2, 8, 48}, {4, 2, 8, 64}, {2, 1, 16, 48}, {4, 4, 8, 32}};
+  config.tied_head = true;
+  return config;
+}
+
+Calibration windows() {
+  Calibration calibration;
+  for (std::uint32_t w = 0; w < 20; ++w) calibration.windows.push_back(test::random_ids(24, 80, w));
+  calibration.description = {{"text", "none"}};
+  return calibration;
+}
+
+struct Stop {};
+
+class ResumeTest : public JournalTest, public testing::WithParamInterface<int> {
+ protected:
+  ResumeTest() : model_(test::small_model(four_layers(), DType::BF16, 1, 0.8f).model) {
+    CompressOptions options;
+    options.compute = ComputeType::Float32;
+    const char* methods[] = {"sparsegpt", "mixed", "mi", "enhanced", "rtn"};
+    options.method = methods[GetParam()];
+    options.wbits = 4;
+    if (GetParam() < 3) options.sparsity = 0.4;
+    if (GetParam() == 1 || GetParam() == 2) options.group_size = 16;
+    recipe_ = resolve(options, model_.config);
+  }
+
+  std::string stored(const CompressResult& result) {
+    save_model(result.model, (work_ / "out.miq").string());
+    return slurp(work_ / "out.miq") + result.summary;
+  }
+  std::string uninterrupted() { return stored(compress(model_, calibration_, recipe_, pool_)); }
+
+  // Goes on until `steps` progress reports; nothing when it was stopped by them.
+  std::optional<std::string> run_for(int steps, std::string* found = nullptr) {
+    RunJournal journal(folder_, true, model_, calibration_, recipe_, pool_);
+    if (found) *found = journal.found();
+    try {
+      CompressResult result = compress(model_, calibration_, recipe_, pool_, [&](const Progress& p) {
+        EXPECT_LE(p.done, p.total * (1 + 1e-9));
+        if (steps-- == 0) throw Stop();
+      }, {}, &journal);
+      return stored(result);
+    } catch (const Stop&) {
+      return std::nullopt;
+    }
+  }
+
+  const Model model_;
+  const Calibration calibration_ = windows();
+  Recipe recipe_;
+  ThreadPool pool_{2};
+};
+
+TEST_P(ResumeTest, StoppedAnywhereAndResumedGivesTheSameBytes) {
+  const std::string expected = uninterrupted();
+  for (int steps = 0;; ++steps) {
+    fs::remove_all(folder_);
+    if (run_for(steps)) break;
+    const auto resumed = run_for(1 << 20);
+    ASSERT_TRUE(resumed);
+    EXPECT_TRUE(*resumed == expected) << "stopped at step " << steps;
+  }
+  // And once more when everything is in the journal.
+  EXPECT_TRUE(*run_for(1 << 20) == expected);
+}
+
+TEST_P(ResumeTest, StoppedInEveryLayerGivesTheSameBytes) {
+  const std::string expected = uninterrupted();
+  const bool planned = recipe_.method->layout == Layout::Groups;
+  int attempts = 0;
+  std::optional<std::string> result;
+  for (; !result && attempts < 30; ++attempts) result = run_for(needs_calibration(recipe_) ? 3 : 1);
+  ASSERT_TRUE(result);
+  EXPECT_TRUE(*result == expected);
+  EXPECT_GE(attempts, planned ? 6 : 4);
+}
+
+TEST_P(ResumeTest, TornJournalsAndSlotsGiveTheSameBytes) {
+  const std::string expected = uninterrupted();
+  ASSERT_TRUE(run_for(1 << 20));
+  const std::string log_bytes = slurp(log());
+  const std::string slots[] = {slurp(fs::path(folder_) / "states.0"), slurp(fs::path(folder_) / "states.1")};
+  const auto restore = [&](std::size_t size) {
+    spill(log(), std::string_view(log_bytes).substr(0, size));
+    for (int s = 0; s < 2; ++s) {
+      if (!slots[s].empty()) spill(fs::path(folder_) / ("states." + std::to_string(s)), slots[s]);
+    }
+  };
+  // The states of layers 1 and 2 (from 0) are what the slots hold: the last layer keeps none.
+  const JournalLog parsed = read_journal_log(Blob(log_bytes), "log");
+  std::vector<std::size_t> ends{log_bytes.size()};
+  for (auto record = parsed.records.rbegin(); record != parsed.records.rend(); ++record) ends.push_back(ends.back() - record->size() - 64);
+  const std::size_t last = ends[1], before = ends[2];  // where the last record and the one before it begin
+  for (std::size_t size : {last, last + 1, last + 64, last + 100, log_bytes.size() - 1}) {
+    restore(size);
+    std::string found;
+    const auto resumed = run_for(1 << 20, &found);
+    ASSERT_TRUE(resumed);
+    EXPECT_TRUE(*resumed == expected) << size;
+    EXPECT_EQ(found.find("not whole") != std::string::npos, size != last) << found;
+  }
+  if (!needs_calibration(recipe_)) return;
+  // The slot of layer 2 is torn: its record goes too, and layer 1's states are whole.
+  restore(last);
+  std::string torn = slots[0];
+  torn.back() ^= 4;
+  spill(fs::path(folder_) / "states.0", torn);
+  std::string found;
+  auto resumed = run_for(1 << 20, &found);
+  ASSERT_TRUE(resumed);
+  EXPECT_TRUE(*resumed == expected);
+  EXPECT_NE(found.find("resuming with 2 of 4 layers (the last record was not whole)"), std::string::npos) << found;
+  // Killed while it overwrote a slot: the record before is what counts.
+  restore(before);
+  spill(fs::path(folder_) / "states.0", torn.substr(0, 100));
+  resumed = run_for(1 << 20);
+  ASSERT_TRUE(resumed);
+  EXPECT_TRUE(*resumed == expected);
+  // Both gone.
+  restore(last);
+  for (const char* name : {"states.0", "states.1"}) fs::remove(fs::path(folder_) / name);
+  EXPECT_THROW(run_for(1), FormatError);
+}
+
+TEST_P(ResumeTest, OtherRunsAreRefused) {
+  run_for(2);
+  Calibration other = calibration_;
+  other.windows[3][5] ^= 1;
+  EXPECT_EQ(message_of([&] { RunJournal(folder_, true, model_, other, recipe_, pool_); }).empty(), !needs_calibration(recipe_));
+  Model changed = model_;
+  std::string norm(changed.tensors.at("model.norm.weight").sections.at("data").text());
+  norm[1] ^= 1;
+  changed.tensors.at("model.norm.weight").sections["data"] = Blob(norm);
+  const std::string message = message_of([&] { RunJournal(folder_, true, changed, calibration_, recipe_, pool_); });
+  EXPECT_NE(message.find("weights was"), std::string::npos) << message;
+  Recipe recipe = recipe_;
+  recipe.width = recipe.width ? 3 : 0;
+  recipe.target = recipe.target ? std::optional<double>(3) : std::nullopt;
+  EXPECT_NE(message_of([&] { RunJournal(folder_, true, model_, calibration_, recipe, pool_); }).find("method/"), std::string::npos);
+}
+
+INSTANTIATE_TEST_SUITE_P(Methods, ResumeTest, testing::Range(0, 5));
+
+}  // namespace
+}  // namespace miq

@@ -98,6 +98,27 @@ std::string method_text(const Json& method, const Json& json) {
   return text;
 }
 
+// {"a": 1, "b": {"c": "x"}} -> "a 1, b (c x)": recorded facts as people read them.
+std::string facts(const Json& object) {
+  std::string text;
+  for (const auto& [key, value] : object.items()) {
+    if (value.empty()) continue;
+    text += (text.empty() ? "" : ", ") + key + " " + (value.is_object() ? "(" + facts(value) + ")" : value.is_string() ? value.get<std::string>() : dump(value));
+  }
+  return text;
+}
+
+// One row a fact.
+std::string fact_rows(const std::string& what, const Json& object) {
+  std::string text;
+  for (const auto& [key, value] : object.items()) {
+    if (value.empty()) continue;
+    const std::string shown = value.is_object() ? facts(value) : value.is_string() ? value.get<std::string>() : dump(value);
+    text += row(text.empty() ? what : "", key + " " + shown);
+  }
+  return text;
+}
+
 std::string model_text(const Findings& found) {
   const Model& model = found.opened.model;
   const Config& config = model.config;
@@ -108,8 +129,8 @@ std::string model_text(const Findings& found) {
                             (config.tied_head ? "tied" : "of its own"));
   text += row("tokenizer", model.tokenizer ? model.tokenizer->kind() + ", " + std::to_string(model.tokenizer->vocabulary()) + " ids" : "none");
   text += method_text(model.method, json);
-  if (!model.calibration.empty()) text += row("calibration", dump(model.calibration));
-  if (!model.source.empty()) text += row("source", dump(model.source));
+  if (!model.calibration.empty()) text += fact_rows("calibration", model.calibration);
+  if (!model.source.empty()) text += fact_rows("source", model.source);
   for (const std::string& note : found.opened.notes) text += row("note", note);
   if (found.opened.restored) text += row("note", "method and encodings are those of the folder's miq.sidecar");
   return text;

@@ -197,7 +197,7 @@ std::string pickle_text(const Json& facts) {
       const std::string risk = global.at("risk");
       const std::string mark = risk == "harmless" ? "  " : risk == "dangerous" ? "!!" : "! ";
       const auto calls = global.at("called").get<std::uint64_t>() + global.at("instantiated").get<std::uint64_t>();
-      text += "  " + mark + " " + printable(global.at("name").get<std::string>()) + (calls > 0 ? "  called " + std::to_string(calls) + " times" : "  named only") +
+      text += "  " + mark + " " + printable(global.at("name").get<std::string>()) + (calls == 0 ? "  named only" : calls == 1 ? "  called once" : "  called " + std::to_string(calls) + " times") +
               (risk == "harmless" ? "" : "  (" + risk + ", first at byte " + global.at("offset").dump() + ")") + "\n";
     }
   }

@@ -68,11 +68,11 @@ std::string layers_line(const Json& layers) {
   const auto from = layers.at("from").get<std::int64_t>(), to = layers.at("to").get<std::int64_t>();
   std::string line = from == to ? "  layer " + std::to_string(from) : "  layers " + std::to_string(from) + "-" + std::to_string(to) + " (" + std::to_string(to - from + 1) + " alike)";
   if (layers.value("identity", false)) return line + ": deleted, hands its input on\n";
-  line += ":";
+  std::string sizes;
   for (const auto& [key, value] : layers.items()) {
-    if (key != "from" && key != "to" && key != "tensors" && value.is_number() && value != 0) line += " " + key + " " + value.dump();
+    if (key != "from" && key != "to" && key != "tensors" && value.is_number() && value != 0) sizes += (sizes.empty() ? ": " : ", ") + key + " " + value.dump();
   }
-  return line + "\n";
+  return line + sizes + "\n";
 }
 
 }  // namespace

@@ -167,7 +167,7 @@ TEST_F(Commands, FoldersThatContradictThemselvesAreRefused) {
   Json json = folder_config();
   json["model_type"] = "bloom";
   write_folder(json, byte_tokenizer());
-  expect_refused(convert("model -o x.miq"), 1, "'bloom' is not supported; supported: llama");
+  expect_refused(convert("model -o x.miq"), 1, "'bloom' is not supported (ALiBi positions, a norm of the embedding");
 }
 
 TEST_F(Commands, OptionsThatMakeNoSenseAreWrongUse) {

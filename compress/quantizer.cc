@@ -163,42 +163,4 @@ at::Tensor decode_matrix(const PackedMatrix& matrix, ThreadPool& pool) {
   return values;
 }
 
-std::vector<double> rounding_errors(const at::Tensor& weights, const ColumnGroups& groups, int bits, std::span<const float> row_weights,
-                                    const RoundingOptions& options, ThreadPool& pool) {
-  check_weights(weights);
-  const std::int64_t rows = weights.size(0), cols = weights.size(1);
-  ColumnGroups same = groups;
-  std::fill(same.bits_of_group.begin(), same.bits_of_group.end(), static_cast<std::uint8_t>(bits));
-  check_groups(same, cols);
-  if (!row_weights.empty() && static_cast<std::int64_t>(row_weights.size()) != rows)
-    throw Error("quantizer: row weights do not fit the matrix");
-  const bool half = options.automatic_scale_dtype && choose_scale_dtype(weights, same, options.clips, pool) == DType::F16;
-  const auto columns = columns_of_groups(groups.group_of_column, groups.groups());
-  std::vector<double> partial(tile_count(rows) * cols);
-  for_tiles(weights, pool, [&](std::int64_t number, std::int64_t first, std::int64_t count, const float* tile) {
-    std::vector<float> scratch;
-    float scale[kTileRows], zero[kTileRows], values[kTileRows];
-    std::uint8_t codes[kTileRows];
-    const GridSearch search{max_code_of(bits), half, options.clips,
-                            options.column_weights.empty() ? nullptr : options.column_weights.data()};
-    for (const auto& group : columns) {
-      find_grids(tile, nullptr, group, search, scratch, scale, zero);
-      for (std::int64_t k : group) {
-        const float* column = tile + k * kTileRows;
-        round_column(column, nullptr, scale, zero, search.max_code, values, codes);
-        double sum = 0;
-        for (std::int64_t r = 0; r < count; ++r) {
-          const double difference = static_cast<double>(column[r]) - values[r];
-          sum += difference * difference * (row_weights.empty() ? 1.0 : row_weights[first + r]);
-        }
-        partial[number * cols + k] = sum;
-      }
-    }
-  });
-  std::vector<double> errors(cols);
-  for (std::int64_t tile = 0; tile < tile_count(rows); ++tile)
-    for (std::int64_t k = 0; k < cols; ++k) errors[k] += partial[tile * cols + k];
-  return errors;
-}
-
 }  // namespace miq

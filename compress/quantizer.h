@@ -55,10 +55,4 @@ PackedMatrix round_to_nearest(const at::Tensor& weights, const ColumnGroups& gro
 // [rows, cols] float32: scale * (code - zero), as pack() followed by decode() gives it.
 at::Tensor decode_matrix(const PackedMatrix& matrix, ThreadPool& pool);
 
-// What rounding to nearest would cost, column by column: out[j] = sum over rows of f_r (w - q)^2, with one
-// width for all groups (bits_of_group is not read). `row_weights` [rows] or empty (1). For the
-// allocators: D_g(b) = sum over j in g of H_jj out[j].
-std::vector<double> rounding_errors(const at::Tensor& weights, const ColumnGroups& groups, int bits, std::span<const float> row_weights,
-                                    const RoundingOptions& options, ThreadPool& pool);
-
 }  // namespace miq

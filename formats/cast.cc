@@ -52,10 +52,10 @@ void each_f32(Bytes elements, DType from, const Store& store) {
 }  // namespace
 
 Blob cast_elements(const Blob& elements, DType from, DType to, std::string_view name) {
+  if (from == to && is_floating(from)) return elements;
   if (!is_floating(from) || (to != DType::F32 && to != DType::F16 && to != DType::BF16)) {
     throw FormatError(name, std::string(dtype_name(from)) + " elements cannot be cast to " + std::string(dtype_name(to)));
   }
-  if (from == to) return elements;
   const std::size_t width = dtype_bytes(to);
   std::vector<std::uint8_t> out(elements.size() / dtype_bytes(from) * width);
   bool overflow = false;

@@ -8,7 +8,7 @@
 
 namespace miq {
 
-// `from` is any floating type, `to` is F32, F16 or BF16. A float64 goes through float32 (two roundings
+// `from` is any floating type, `to` is the same or F32, F16 or BF16. A float64 goes through float32 (two roundings
 // where it is narrowed further). Returns `elements` itself where the types are the same. Throws FormatError
 // naming `name` when a finite value would become infinite, and for types that are not floating.
 Blob cast_elements(const Blob& elements, DType from, DType to, std::string_view name);

@@ -91,25 +91,6 @@ TEST(Quantizer, TakesWiderScalesForTinyAndHugeWeights) {
   }
 }
 
-TEST(Quantizer, ReportsTheErrorsOfRounding) {
-  ThreadPool pool(3);
-  const at::Tensor weights = random_matrix(130, 24, 9);
-  const ColumnGroups groups = contiguous_groups(24, 8, 3);
-  std::vector<float> f(130);
-  for (int r = 0; r < 130; ++r) f[r] = static_cast<float>(r % 5);
-  RoundingOptions options;
-  options.clips = prediction_clips();
-  const auto errors = rounding_errors(weights, groups, 3, f, options, pool);
-  const at::Tensor values = decode_matrix(round_to_nearest(weights, groups, {}, options, pool), pool);
-  for (int k = 0; k < 24; ++k) {
-    double expected = 0;
-    for (int r = 0; r < 130; ++r)
-      expected +=
-          f[r] * std::pow(static_cast<double>(weights.const_data_ptr<float>()[r * 24 + k]) - values.const_data_ptr<float>()[r * 24 + k], 2);
-    EXPECT_NEAR(errors[k], expected, 1e-9 * expected);
-  }
-}
-
 TEST(Quantizer, RefusesBadInput) {
   ThreadPool pool(1);
   EXPECT_THROW(contiguous_groups(8, 4, 5), UsageError);

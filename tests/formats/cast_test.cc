@@ -56,7 +56,9 @@ TEST(Cast, NarrowTypesWidenExactlyAndComeBack) {
     for (std::size_t i = 0; i < all.size(); ++i) {
       EXPECT_EQ(std::bit_cast<std::uint32_t>(values[i]),
                 std::bit_cast<std::uint32_t>(dtype == DType::F16 ? f16_to_f32(all[i]) : bf16_to_f32(all[i])));
-      if (!std::isnan(values[i])) { EXPECT_EQ(back[i], all[i]); }
+      if (!std::isnan(values[i])) {
+        EXPECT_EQ(back[i], all[i]);
+      }
     }
   }
 }
@@ -65,6 +67,13 @@ TEST(Cast, FromFloat64AndFloat8) {
   EXPECT_EQ(values_of<float>(cast_elements(blob_of<double>({0.1, -3.0}), DType::F64, DType::F32, "t")), (std::vector<float>{0.1f, -3.0f}));
   EXPECT_EQ(values_of<float>(cast_elements(blob_of<std::uint8_t>({0x3C, 0xC0}), DType::F8E5M2, DType::F32, "t")), (std::vector<float>{1.0f, -2.0f}));
   EXPECT_EQ(values_of<std::uint16_t>(cast_elements(blob_of<std::uint8_t>({0x7E}), DType::F8E4M3, DType::F16, "t"))[0], f32_to_f16(448));
+}
+
+TEST(Cast, TheSameTypeIsNoCast) {
+  for (const DType dtype : {DType::F8E4M3, DType::F8E5M2, DType::F64, DType::F32, DType::BF16}) {
+    const Blob elements = blob_of<double>({1.5, -0.0});
+    EXPECT_EQ(cast_elements(elements, dtype, dtype, "t").bytes().data(), elements.bytes().data());
+  }
 }
 
 TEST(Cast, RefusesOverflowAndOtherTypes) {

@@ -7,8 +7,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstdarg>
-#include <cstdio>
 #include <map>
 #include <optional>
 #include <random>
@@ -19,6 +17,7 @@
 #include "miq/compress/predicted_loss.h"
 #include "miq/compress/solve.h"
 #include "miq/compress/sweep.h"
+#include "miq/compress/text.h"
 #include "miq/compress/walk.h"
 #include "miq/formats/packed_matrix.h"
 
@@ -215,16 +214,6 @@ void count_time(const Model& model, const Calibration& calibration, const Recipe
     add("rounding", operations, seconds(operations, rates.rounding));
   }
   if (calibrated) add("inputs of the next layers", forward, seconds(forward, rates.forward));
-}
-
-std::string format(const char* pattern, ...) __attribute__((format(printf, 1, 2)));
-std::string format(const char* pattern, ...) {
-  char text[512];
-  va_list arguments;
-  va_start(arguments, pattern);
-  std::vsnprintf(text, sizeof text, pattern, arguments);
-  va_end(arguments);
-  return text;
 }
 
 std::string size_text(std::uint64_t size) {

@@ -37,10 +37,10 @@ function(miq_add_cuda_sources name)
   foreach(source ${sources})
     cmake_path(GET source STEM stem)
     set(object ${CMAKE_CURRENT_BINARY_DIR}/${stem}.cu.o)
-    # Only headers of base and of the room itself: no other room's may be needed by a kernel.
+    # Only headers of base, of formats (the arithmetic of codes) and of the room itself may be needed by a kernel.
     add_custom_command(OUTPUT ${object}
-      COMMAND ${MIQ_NVCC} ${MIQ_NVCC_FLAGS} -I${CMAKE_BINARY_DIR}/include/base -I${CMAKE_BINARY_DIR}/include/${name}
-              -MD -MF ${object}.d -c ${source} -o ${object}
+      COMMAND ${MIQ_NVCC} ${MIQ_NVCC_FLAGS} -I${CMAKE_BINARY_DIR}/include/base -I${CMAKE_BINARY_DIR}/include/formats
+              -I${CMAKE_BINARY_DIR}/include/${name} -MD -MF ${object}.d -c ${source} -o ${object}
       DEPENDS ${source} DEPFILE ${object}.d VERBATIM COMMENT "Building CUDA object ${name}/${stem}.cu.o")
     target_sources(miq_${name} PRIVATE ${object})
     set_source_files_properties(${object} PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)

@@ -7,11 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__CUDACC__)
-#define MIQ_HOST_DEVICE __host__ __device__ __forceinline__
-#else
-#define MIQ_HOST_DEVICE inline __attribute__((always_inline))
-#endif
+#include "miq/formats/scale_code.h"
 
 namespace miq {
 

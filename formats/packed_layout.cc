@@ -11,6 +11,7 @@
 
 #include "miq/base/checked.h"
 #include "miq/formats/encodings.h"
+#include "miq/formats/scale_code.h"
 
 namespace miq {
 namespace {
@@ -140,10 +141,34 @@ void read_streams(PackedLayout& layout, const Tensor& tensor, std::string_view n
   layout.zeros = source_of(layout.zeros_blob);
 }
 
+// Every code is a scale: what can be wrong are lengths, the width and the exponents.
+void read_coded_scales(PackedLayout& layout, const Tensor& tensor, std::string_view name) {
+  layout.exponents_blob = tensor.sections.at("exponents");
+  const Bytes exponents = layout.exponents_blob.bytes();
+  require_size(name, "exponents", exponents.size(), static_cast<std::uint64_t>(layout.rows) + 1);
+  layout.scale_dtype = DType::F32;
+  layout.scale_bits = exponents[0];
+  if (layout.scale_bits < kLeastScaleBits || layout.scale_bits > kMostScaleBits) {
+    refuse(name, "its scales are codes of " + std::to_string(layout.scale_bits) + " bits (known: 4 to 8)");
+  }
+  for (std::int64_t row = 0; row < layout.rows; ++row) {
+    if (layout.row_exponent(row) < kLeastRowExponent || layout.row_exponent(row) > kMostRowExponent) {
+      refuse(name, "the exponent of row " + std::to_string(row) + " is " + std::to_string(layout.row_exponent(row)) + ", not 16 to 254");
+    }
+  }
+  const std::uint64_t scales = product(static_cast<std::int64_t>(layout.groups.size()), layout.rows);
+  const std::uint64_t stream = scales * static_cast<std::uint64_t>(layout.scale_bits);
+  require_size(name, "scales", layout.scales_blob.size(), bytes_for(stream));
+  if (stream % 8 != 0 && (layout.scales_blob.bytes().back() >> (stream % 8)) != 0)
+    refuse(name, "section 'scales' has bits beyond its end");
+  layout.scales = source_of(layout.scales_blob);
+}
+
 void read_scales(PackedLayout& layout, const Tensor& tensor, std::string_view name, bool check) {
   const auto groups = static_cast<std::int64_t>(layout.groups.size());
   const std::uint64_t scales = product(groups, layout.rows);  // <= rows * cols
   layout.scales_blob = tensor.sections.at("scales");
+  if (tensor.sections.count("exponents") != 0) return read_coded_scales(layout, tensor, name);
   layout.scale_dtype = layout.scales_blob.size() == scales * 4 ? DType::F32 : DType::F16;
   require_size(name, "scales", layout.scales_blob.size(), scales * dtype_bytes(layout.scale_dtype));
   for (std::int64_t group = 0; check && group < groups; ++group) {
@@ -187,6 +212,11 @@ void order_columns(PackedLayout& layout) {
 
 float PackedLayout::scale(std::int64_t group, std::int64_t row) const {
   const std::size_t at = static_cast<std::size_t>(group * rows + row);
+  if (scale_bits > 0) {
+    const std::uint64_t code = scales.bits(at * static_cast<std::size_t>(scale_bits)) & ((1u << scale_bits) - 1);
+    const int largest = (1 << groups[static_cast<std::size_t>(group)].bits) - 1;
+    return coded_range(static_cast<std::uint32_t>(code), scale_bits, row_exponent(row)) / static_cast<float>(largest);
+  }
   if (scale_dtype == DType::F32) {
     float value;
     std::memcpy(&value, scales_blob.bytes().data() + at * 4, 4);
@@ -208,7 +238,7 @@ std::uint64_t PackedLayout::kept_above(std::int64_t group, std::int64_t row) con
 
 PackedLayout parse_packed(const Tensor& tensor, std::string_view name, bool check_scales) {
   if (tensor.encoding != Encoding::Packed) throw Error("tensor " + std::string(name) + " is not packed");
-  encodings::require_sections(tensor, name, {"codes", "scales", "zeros", "bits"}, {"groups", "mask"});
+  encodings::require_sections(tensor, name, {"codes", "scales", "zeros", "bits"}, {"groups", "mask", "exponents"});
   PackedLayout layout;
   read_shape(layout, tensor, name);
   read_groups(layout, tensor, name);

@@ -51,6 +51,7 @@ struct PackedLayout {
 
   std::int64_t rows = 0, cols = 0;
   DType scale_dtype = DType::F16;
+  int scale_bits = 0;  // coded scales
   std::vector<Group> groups;
   std::vector<std::uint16_t> group_of_column;
   std::vector<std::uint32_t> position_of_column;  // place of each column in storage order
@@ -58,8 +59,10 @@ struct PackedLayout {
   bool masked = false;
   bool bit_deposit = has_bit_deposit();    // false takes the portable path, for tests
   std::vector<std::uint64_t> kept_before;  // [group][row / kRowsPerMark], where masked
-  Blob codes_blob, scales_blob, zeros_blob, mask_blob;
-  BitSource codes, zeros, mask;
+  Blob codes_blob, scales_blob, zeros_blob, mask_blob, exponents_blob;
+  BitSource codes, zeros, mask, scales;
+
+  std::uint8_t row_exponent(std::int64_t row) const { return exponents_blob.bytes()[static_cast<std::size_t>(row) + 1]; }
 
   float scale(std::int64_t group, std::int64_t row) const;
   int zero(const Group& group, std::int64_t row) const {

@@ -12,6 +12,7 @@
 #include "miq/base/checked.h"
 #include "miq/formats/encodings.h"
 #include "miq/formats/packed_layout.h"
+#include "miq/formats/scale_code.h"
 
 namespace miq {
 namespace {
@@ -52,6 +53,35 @@ void require(bool condition, const char* what) {
   if (!condition) throw Error(std::string("a packed matrix cannot be stored: ") + what);
 }
 
+float largest_code(const PackedMatrix& matrix, std::int64_t group) {
+  return static_cast<float>((1 << matrix.bits_of_group[static_cast<std::size_t>(group)]) - 1);
+}
+
+void check_scales(const PackedMatrix& matrix) {
+  require(matrix.scale_dtype == DType::F16 || matrix.scale_dtype == DType::F32, "scales must be F16 or F32");
+  const auto rows = static_cast<std::size_t>(matrix.rows);
+  if (matrix.scale_bits == 0) {
+    require(matrix.row_exponents.empty(), "it has row exponents, but its scales are not coded");
+  } else {
+    require(matrix.scale_bits >= kLeastScaleBits && matrix.scale_bits <= kMostScaleBits, "coded scales must have 4 to 8 bits");
+    require(matrix.scale_dtype == DType::F32, "coded scales must be F32 in the working form");
+    require(matrix.row_exponents.size() == rows, "coded scales need one exponent for each row");
+    for (std::uint8_t exponent : matrix.row_exponents)
+      require(exponent >= kLeastRowExponent && exponent <= kMostRowExponent, "a row's exponent is not between 16 and 254");
+  }
+  for (std::size_t i = 0; i < matrix.scales.size(); ++i) {
+    const float scale = matrix.scales[i];
+    require(std::isfinite(scale), "a scale is not a finite number");
+    if (matrix.scale_bits > 0) {
+      const auto group = static_cast<std::int64_t>(i / rows), row = static_cast<std::int64_t>(i % rows);
+      require(scale > 0 && nearest_scale(matrix, group, row, scale) == scale, "a scale is none of its row's codes");
+    } else if (matrix.scale_dtype == DType::F16) {
+      const float stored = f16_to_f32(f32_to_f16(scale));
+      require(std::bit_cast<std::uint32_t>(stored) == std::bit_cast<std::uint32_t>(scale), "a scale is not exactly an F16 number");
+    }
+  }
+}
+
 void check(const PackedMatrix& matrix, DType decoded) {
   require(decoded == DType::F32 || decoded == DType::F16 || decoded == DType::BF16, "it must decode to F32, F16 or BF16");
   require(matrix.rows > 0 && matrix.cols > 0, "it has no rows or no columns");
@@ -67,18 +97,12 @@ void check(const PackedMatrix& matrix, DType decoded) {
     require(bits == 2 || bits == 3 || bits == 4 || bits == 6 || bits == 8, "codes must have 2, 3, 4, 6 or 8 bits");
   const auto pairs = static_cast<std::size_t>(groups * matrix.rows);
   require(matrix.scales.size() == pairs && matrix.zeros.size() == pairs, "it needs one scale and one zero point for each group and row");
-  require(matrix.scale_dtype == DType::F16 || matrix.scale_dtype == DType::F32, "scales must be F16 or F32");
+  check_scales(matrix);
   require(matrix.codes.size() == elements, "it needs one code for each weight");
   require(matrix.kept.empty() || matrix.kept.size() == elements, "the mask needs one entry for each weight");
   for (std::uint8_t kept : matrix.kept) require(kept <= 1, "mask entries must be 0 or 1");
   for (std::size_t i = 0; i < pairs; ++i) {
     const unsigned largest = (1u << matrix.bits_of_group[i / static_cast<std::size_t>(matrix.rows)]) - 1;
-    require(std::isfinite(matrix.scales[i]), "a scale is not a finite number");
-    if (matrix.scale_dtype == DType::F16) {
-      const float stored = f16_to_f32(f32_to_f16(matrix.scales[i]));
-      require(std::bit_cast<std::uint32_t>(stored) == std::bit_cast<std::uint32_t>(matrix.scales[i]),
-              "a scale is not exactly an F16 number");
-    }
     require(matrix.zeros[i] <= largest, "a zero point is larger than the largest code");
   }
 }
@@ -92,6 +116,16 @@ std::vector<std::vector<std::int64_t>> columns_of(const PackedMatrix& matrix) {
 }
 
 Blob scale_bytes(const PackedMatrix& matrix) {
+  if (matrix.scale_bits > 0) {
+    BitWriter codes;
+    for (std::size_t i = 0; i < matrix.scales.size(); ++i) {
+      const std::size_t rows = static_cast<std::size_t>(matrix.rows);
+      const std::uint32_t exponent = matrix.row_exponents[i % rows];
+      const float range = matrix.scales[i] * largest_code(matrix, static_cast<std::int64_t>(i / rows));
+      codes.put(code_of_range(nearest_range(range, matrix.scale_bits, exponent), matrix.scale_bits, exponent), matrix.scale_bits);
+    }
+    return codes.take();
+  }
   std::vector<std::uint8_t> bytes(matrix.scales.size() * dtype_bytes(matrix.scale_dtype));
   for (std::size_t i = 0; i < matrix.scales.size(); ++i) {
     if (matrix.scale_dtype == DType::F32) {
@@ -105,6 +139,15 @@ Blob scale_bytes(const PackedMatrix& matrix) {
 }
 
 }  // namespace
+
+float nearest_scale(const PackedMatrix& matrix, std::int64_t group, std::int64_t row, float wanted) {
+  if (matrix.scale_bits > 0) {
+    const float codes = largest_code(matrix, group);
+    return nearest_range(wanted * codes, matrix.scale_bits, matrix.row_exponents[static_cast<std::size_t>(row)]) / codes;
+  }
+  if (matrix.scale_dtype == DType::F32) return wanted;
+  return f16_to_f32(f32_to_f16(std::clamp(wanted, 6.103515625e-5f, 65504.0f)));
+}
 
 Tensor pack(const PackedMatrix& matrix, DType decoded) {
   check(matrix, decoded);
@@ -134,6 +177,11 @@ Tensor pack(const PackedMatrix& matrix, DType decoded) {
   tensor.sections.emplace("zeros", zeros.take());
   tensor.sections.emplace("scales", scale_bytes(matrix));
   tensor.sections.emplace("bits", Blob(matrix.bits_of_group));
+  if (matrix.scale_bits > 0) {
+    std::vector<std::uint8_t> exponents{static_cast<std::uint8_t>(matrix.scale_bits)};
+    exponents.insert(exponents.end(), matrix.row_exponents.begin(), matrix.row_exponents.end());
+    tensor.sections.emplace("exponents", Blob(std::move(exponents)));
+  }
   if (masked) tensor.sections.emplace("mask", mask.take());
   if (const int width = group_index_bits(matrix.groups()); width > 0) {
     for (std::uint16_t group : matrix.group_of_column) groups.put(group, width);
@@ -149,6 +197,8 @@ PackedMatrix unpack(const Tensor& tensor, std::string_view name) {
   matrix.cols = layout.cols;
   matrix.group_of_column = layout.group_of_column;
   matrix.scale_dtype = layout.scale_dtype;
+  matrix.scale_bits = layout.scale_bits;
+  for (std::int64_t row = 0; layout.scale_bits > 0 && row < layout.rows; ++row) matrix.row_exponents.push_back(layout.row_exponent(row));
   const auto elements = static_cast<std::size_t>(layout.rows * layout.cols);
   matrix.codes.resize(elements);
   if (layout.masked) matrix.kept.resize(elements);
@@ -185,6 +235,9 @@ PackedBits packed_bits(const Tensor& tensor, std::string_view name) {
     bits.zeros += static_cast<std::uint64_t>(layout.rows * group.bits);
   }
   bits.scales = layout.scales_blob.size() * 8;
+  if (layout.scale_bits > 0) {
+    bits.scales = layout.groups.size() * static_cast<std::uint64_t>(layout.rows * layout.scale_bits) + layout.exponents_blob.size() * 8;
+  }
   bits.mask = layout.masked ? bits.weights : 0;
   bits.groups = static_cast<std::uint64_t>(layout.cols * group_index_bits(static_cast<std::int64_t>(layout.groups.size()))) +
                 layout.groups.size() * 8;

@@ -26,8 +26,10 @@ struct PackedMatrix {
   std::int64_t rows = 0, cols = 0;
   std::vector<std::uint16_t> group_of_column;  // [cols], values < groups
   std::vector<std::uint8_t> bits_of_group;     // [groups], each 2, 3, 4, 6 or 8
-  DType scale_dtype = DType::F16;              // F16 or F32; every scale is exactly representable in it
-  std::vector<float> scales;                   // finite
+  DType scale_dtype = DType::F16;              // F16 or F32; every scale is exactly representable in it. F32 where coded
+  int scale_bits = 0;                          // 4 to 8: scales are stored as codes of so many bits (scale_code.h); 0: as they are
+  std::vector<std::uint8_t> row_exponents;     // [rows], where coded
+  std::vector<float> scales;                   // finite; the decoded values, also where they are stored as codes
   std::vector<std::uint8_t> zeros;             // <= 2^bits - 1
   std::vector<std::uint8_t> codes;             // <= 2^bits - 1; ignored where not kept
   std::vector<std::uint8_t> kept;              // 1 kept, 0 pruned; or empty
@@ -35,19 +37,23 @@ struct PackedMatrix {
   std::int64_t groups() const { return static_cast<std::int64_t>(bits_of_group.size()); }
 };
 
+// The storable scale > 0 nearest to `wanted` (finite, > 0) for a group and row: an F16 number (normal ones only), any
+// float32, or one of the row's codes, as the matrix stores its scales.
+float nearest_scale(const PackedMatrix& matrix, std::int64_t group, std::int64_t row, float wanted);
+
 // How many bits a packed matrix takes, part by part, as stored (section padding not counted).
 struct PackedBits {
   std::uint64_t weights = 0;      // rows*cols
   std::uint64_t kept = 0;         // weights with a code
   std::uint64_t codes = 0;        // bits of all codes of kept weights
-  std::uint64_t scales = 0, zeros = 0, mask = 0, groups = 0;  // groups: column indices and level list
+  std::uint64_t scales = 0, zeros = 0, mask = 0, groups = 0;  // scales: with exponents; groups: column indices and level list
   std::uint64_t alignment = 0;    // lost where a bit stream ends within a byte
   // Exactly eight times the sections' bytes.
   std::uint64_t total() const { return codes + scales + zeros + mask + groups + alignment; }
 };
 
-// Sections "codes", "scales", "zeros", "bits", and where needed "groups" (absent for one group) and
-// "mask"; decoded dtype F32, F16 or BF16. Throws Error when the matrix breaks a rule stated above.
+// Sections "codes", "scales", "zeros", "bits", and where needed "groups" (absent for one group), "mask" and
+// "exponents" (coded scales); decoded dtype F32, F16 or BF16. Throws Error when the matrix breaks a rule stated above.
 Tensor pack(const PackedMatrix& matrix, DType decoded = DType::F32);
 // The exact inverse. Throws FormatError naming `name` on sections that contradict each other.
 PackedMatrix unpack(const Tensor& tensor, std::string_view name);

@@ -4,12 +4,14 @@
 
 #include <bit>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <random>
 
 #include "miq/base/error.h"
 #include "miq/formats/packed_layout.h"
 #include "miq/formats/packed_matrix.h"
+#include "miq/formats/scale_code.h"
 #include "tests/reference/packed_reference.h"
 
 namespace miq {
@@ -22,6 +24,7 @@ struct Kind {
   bool contiguous = false, masked = false;
   DType scales = DType::F16;
   double density = 0.5;
+  int scale_bits = 0;
 };
 
 PackedMatrix random_matrix(std::int64_t rows, std::int64_t cols, const Kind& kind, std::mt19937& random) {
@@ -40,6 +43,15 @@ PackedMatrix random_matrix(std::int64_t rows, std::int64_t cols, const Kind& kin
     const float scale = normal(random) * 0.01f;
     matrix.scales.push_back(kind.scales == DType::F16 ? f16_to_f32(f32_to_f16(scale)) : scale);
     matrix.zeros.push_back(static_cast<std::uint8_t>(random() % (1u << kind.widths[i / static_cast<std::size_t>(rows)])));
+  }
+  if (kind.scale_bits > 0) {
+    matrix.scale_dtype = DType::F32;
+    matrix.scale_bits = kind.scale_bits;
+    for (std::int64_t r = 0; r < rows; ++r) matrix.row_exponents.push_back(static_cast<std::uint8_t>(118 + random() % 6));
+    for (std::size_t i = 0; i < matrix.scales.size(); ++i) {
+      const auto group = static_cast<std::int64_t>(i) / rows, row = static_cast<std::int64_t>(i) % rows;
+      matrix.scales[i] = nearest_scale(matrix, group, row, std::abs(matrix.scales[i]) + 1e-6f);
+    }
   }
   for (std::int64_t i = 0; i < rows * cols; ++i) {
     const unsigned bits = kind.widths[matrix.group_of_column[static_cast<std::size_t>(i % cols)]];
@@ -73,6 +85,8 @@ void expect_same(const PackedMatrix& a, const PackedMatrix& b) {
   EXPECT_EQ(a.group_of_column, b.group_of_column);
   EXPECT_EQ(a.bits_of_group, b.bits_of_group);
   EXPECT_EQ(a.scale_dtype, b.scale_dtype);
+  EXPECT_EQ(a.scale_bits, b.scale_bits);
+  EXPECT_EQ(a.row_exponents, b.row_exponents);
   EXPECT_EQ(bits_of(a.scales), bits_of(b.scales));
   EXPECT_EQ(a.zeros, b.zeros);
   EXPECT_EQ(a.codes, b.codes);
@@ -146,6 +160,68 @@ TEST(Packed, EveryArrangementOfGroupsAndMasks) {
       }
     }
   }
+}
+
+TEST(Packed, CodedScalesOfEveryWidth) {
+  std::mt19937 random(21);
+  for (int scale_bits = 4; scale_bits <= 8; ++scale_bits) {
+    for (bool masked : {true, false}) {
+      check_matrix(random_matrix(1, 1, {{4}, true, masked, DType::F32, 0.5, scale_bits}, random));
+      check_matrix(random_matrix(131, 67, {{2, 3, 4, 6, 8}, false, masked, DType::F32, 0.5, scale_bits}, random));
+      check_matrix(random_matrix(9, 90, {{3, 8, 2}, true, masked, DType::F32, 0.3, scale_bits}, random));
+    }
+  }
+}
+
+// All codes at the least and greatest exponent, and between: what they stand for, that it is a normal number, and that
+// rounding finds each again and chooses between neighbours as it says.
+TEST(Packed, RangesAreThoseOfTheirCodes) {
+  for (int bits = kLeastScaleBits; bits <= kMostScaleBits; ++bits) {
+    for (std::uint32_t exponent : {kLeastRowExponent, 127u, kMostRowExponent}) {
+      const int steps = 1 << (bits - 3);
+      for (std::uint32_t code = 0; code < (1u << bits); ++code) {
+        const float range = coded_range(code, bits, exponent), part = 1 + static_cast<float>(code % steps) / static_cast<float>(steps);
+        ASSERT_EQ(range, std::ldexp(part, static_cast<int>(code) / steps - 7 + static_cast<int>(exponent) - 127));
+        ASSERT_TRUE(std::isnormal(range / 255));
+        ASSERT_EQ(code_of_range(range, bits, exponent), code);
+        ASSERT_EQ(nearest_range(range, bits, exponent), range);
+        ASSERT_EQ(range_not_below(range, bits, exponent), range);
+        if (code + 1 == (1u << bits)) continue;
+        const float next = coded_range(code + 1, bits, exponent), middle = range + (next - range) / 2;
+        ASSERT_EQ(range_not_below(std::nextafter(range, INFINITY), bits, exponent), next);
+        ASSERT_EQ(nearest_range(middle, bits, exponent), next);
+        ASSERT_EQ(nearest_range(std::nextafter(middle, 0.0f), bits, exponent), range);
+      }
+      const float least = coded_range(0, bits, exponent), most = coded_range((1u << bits) - 1, bits, exponent);
+      for (float small : {0.0f, least / 2}) {
+        EXPECT_EQ(nearest_range(small, bits, exponent), least);
+        EXPECT_EQ(range_not_below(small, bits, exponent), least);
+      }
+      EXPECT_EQ(nearest_range(INFINITY, bits, exponent), most);
+      EXPECT_EQ(range_not_below(std::nextafter(most, INFINITY), bits, exponent), most);
+    }
+  }
+  for (float range : {1e-30f, 0.3f, 1.0f, 1.34f, 777.0f, 1e30f}) {
+    const std::uint32_t exponent = row_exponent(range);
+    EXPECT_GE(coded_range(255, 8, exponent), 1.49f * range);
+    EXPECT_LE(coded_range(255, 8, exponent), 3.0f * range);
+  }
+  EXPECT_EQ(row_exponent(0), kLeastRowExponent);
+  EXPECT_EQ(row_exponent(3e38f), kMostRowExponent);
+}
+
+TEST(Packed, NearestScaleIsStoredAsTheMatrixStoresItsScales) {
+  PackedMatrix matrix;
+  matrix.rows = matrix.cols = 1;
+  matrix.bits_of_group = {3};
+  EXPECT_EQ(nearest_scale(matrix, 0, 0, 0.1f), f16_to_f32(f32_to_f16(0.1f)));
+  EXPECT_EQ(nearest_scale(matrix, 0, 0, 1e-9f), 6.103515625e-5f);
+  matrix.scale_dtype = DType::F32;
+  EXPECT_EQ(nearest_scale(matrix, 0, 0, 0.1f), 0.1f);
+  matrix.scale_bits = 5;  // four steps an octave
+  matrix.row_exponents = {127};
+  EXPECT_EQ(nearest_scale(matrix, 0, 0, 0.1f), 0.75f / 7);
+  EXPECT_EQ(nearest_scale(matrix, 0, 0, 100.0f), 1.75f / 7);
 }
 
 TEST(Packed, SmallestAndWideShapes) {
@@ -252,6 +328,71 @@ TEST(Packed, MatricesThatBreakARuleAreNotStored) {
   EXPECT_THROW(pack(good, DType::I32), Error);
 }
 
+TEST(Packed, CodedScalesAreCountedAsStored) {
+  std::mt19937 random(22);
+  const Tensor tensor = pack(random_matrix(10, 21, {{3, 6, 4}, false, false, DType::F32, 0.5, 5}, random));
+  const PackedBits bits = packed_bits(tensor, "w");
+  EXPECT_EQ(bits.scales, 3u * 10 * 5 + (10 + 1) * 8);
+  EXPECT_EQ(bits.total(), tensor.stored_bytes() * 8);
+}
+
+TEST(Packed, CodedScalesThatBreakARuleAreNotStored) {
+  std::mt19937 random(23);
+  const PackedMatrix good = random_matrix(6, 10, {{3, 4}, false, false, DType::F32, 0.5, 8}, random);
+  ASSERT_NO_THROW(pack(good));
+  const auto refused = [&](const std::function<void(PackedMatrix&)>& change) {
+    PackedMatrix bad = good;
+    change(bad);
+    EXPECT_THROW(pack(bad), Error);
+  };
+  refused([](PackedMatrix& m) { m.scales[3] = std::nextafter(m.scales[3], 1.0f); });
+  refused([](PackedMatrix& m) { m.scales[3] *= 300; });
+  refused([](PackedMatrix& m) { m.scales[3] = 0; });
+  refused([](PackedMatrix& m) { m.scales[3] = -m.scales[3]; });
+  refused([](PackedMatrix& m) { m.row_exponents[2] = 15; });
+  refused([](PackedMatrix& m) { m.row_exponents[2] = 255; });
+  refused([](PackedMatrix& m) { m.row_exponents.pop_back(); });
+  refused([](PackedMatrix& m) { m.scale_bits = 3; });
+  refused([](PackedMatrix& m) { m.scale_bits = 0; });
+  refused([](PackedMatrix& m) { m.scale_dtype = DType::F16; });
+}
+
+TEST(Packed, CodedScalesThatContradictTheSpecAreRefused) {
+  std::mt19937 random(24);
+  const Tensor good = pack(random_matrix(5, 11, {{3, 4, 2}, false, true, DType::F32, 0.5, 7}, random));
+  const auto refused = [&](const char* section, const std::function<void(std::vector<std::uint8_t>&)>& change, const char* says) {
+    Tensor bad = good;
+    std::vector<std::uint8_t> bytes(good.sections.at(section).bytes().begin(), good.sections.at(section).bytes().end());
+    change(bytes);
+    bad.sections[section] = Blob(bytes);
+    for (const std::function<void()>& read : {std::function<void()>([&] { decode(bad, "layer.w"); }), std::function<void()>([&] { unpack(bad, "layer.w"); }),
+                                              std::function<void()>([&] { check_tensor(bad, "layer.w"); }),
+                                              std::function<void()>([&] { packed_bits(bad, "layer.w"); })}) {
+      try {
+        read();
+        ADD_FAILURE() << section << " " << says;
+      } catch (const FormatError& error) {
+        EXPECT_NE(std::string(error.what()).find("tensor layer.w"), std::string::npos) << error.what();
+        EXPECT_NE(std::string(error.what()).find(says), std::string::npos) << error.what();
+      }
+    }
+  };
+  for (const char* section : {"scales", "exponents"}) {
+    refused(section, [](auto& bytes) { bytes.push_back(0); }, section);
+    refused(section, [](auto& bytes) { bytes.pop_back(); }, section);
+    refused(section, [](auto& bytes) { bytes.clear(); }, section);
+  }
+  refused("scales", [](auto& bytes) { bytes.back() |= 0x80; }, "beyond");  // 3 * 5 * 7 = 105 bits
+  refused("exponents", [](auto& bytes) { bytes[0] = 3; }, "3 bits");
+  refused("exponents", [](auto& bytes) { bytes[0] = 9; }, "9 bits");
+  refused("exponents", [](auto& bytes) { bytes[0] = 8; }, "scales");
+  refused("exponents", [](auto& bytes) { bytes[4] = 15; }, "row 3");
+  refused("exponents", [](auto& bytes) { bytes[5] = 255; }, "row 4");
+  Tensor bad = good;
+  bad.sections.erase("exponents");
+  EXPECT_THROW(decode(bad, "w"), FormatError);
+}
+
 // What a file may say; each must be refused in the tensor's name, by every reader.
 TEST(Packed, SectionsThatContradictEachOtherAreRefused) {
   std::mt19937 random(12);
@@ -325,7 +466,7 @@ TEST(Packed, RandomDamageIsRefusedOrDecoded) {
     const bool masked = random() % 2;
     std::vector<std::uint8_t> widths(1 + random() % 4);
     for (auto& width : widths) width = kWidths[random() % 5];
-    Tensor tensor = pack(random_matrix(1 + random() % 9, 5 + random() % 12, {widths, random() % 2 == 0, masked}, random));
+    Tensor tensor = pack(random_matrix(1 + random() % 9, 5 + random() % 12, {widths, random() % 2 == 0, masked, DType::F32, 0.5, random() % 2 ? 0 : 4 + static_cast<int>(random() % 5)}, random));
     for (unsigned damages = 1 + random() % 2; damages > 0; --damages) {
       auto section = tensor.sections.begin();
       std::advance(section, random() % tensor.sections.size());

@@ -66,8 +66,16 @@ def decode_packed(entry, sections):
     if len(bits) > 1:
         groups = Stream(sections["groups"])
         group_of = [groups.take(math.ceil(math.log2(len(bits)))) for _ in range(cols)]
-    wide = len(sections["scales"]) == 4 * len(bits) * rows
-    scales = struct.unpack(f"<{len(bits) * rows}{'f' if wide else 'e'}", sections["scales"])
+    if "exponents" in sections:
+        kind, exponents, ranges = sections["exponents"][0], sections["exponents"][1:], Stream(sections["scales"])
+        scales = []
+        for pair in range(len(bits) * rows):
+            octave, mantissa = divmod(ranges.take(kind), 2 ** (kind - 3))
+            span = (1 + mantissa / 2 ** (kind - 3)) * 2.0 ** (octave - 7 + exponents[pair % rows] - 127)
+            scales.append(f32(span / (2 ** bits[pair // rows] - 1)))
+    else:
+        wide = len(sections["scales"]) == 4 * len(bits) * rows
+        scales = struct.unpack(f"<{len(bits) * rows}{'f' if wide else 'e'}", sections["scales"])
     codes, zeros, mask = Stream(sections["codes"]), Stream(sections["zeros"]), Stream(sections.get("mask", b""))
     weights = [0.0] * (rows * cols)
     for group, width in enumerate(bits):

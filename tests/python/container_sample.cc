@@ -20,7 +20,7 @@ Tensor dense_sample(DType dtype, Shape shape, std::mt19937& random) {
   return dense_tensor(dtype, std::move(shape), Blob(std::move(bytes)));
 }
 
-Tensor packed_sample(const std::vector<std::uint8_t>& widths, bool masked, DType dtype, std::mt19937& random) {
+Tensor packed_sample(const std::vector<std::uint8_t>& widths, bool masked, DType dtype, std::mt19937& random, int scale_bits = 0) {
   PackedMatrix matrix;
   matrix.rows = 37;
   matrix.cols = 61;
@@ -36,6 +36,13 @@ Tensor packed_sample(const std::vector<std::uint8_t>& widths, bool masked, DType
     const unsigned width = widths[matrix.group_of_column[static_cast<std::size_t>(i % matrix.cols)]];
     matrix.codes.push_back(static_cast<std::uint8_t>(random() % (1u << width)));
     if (masked) matrix.kept.push_back(random() % 2);
+  }
+  if (scale_bits > 0) {
+    matrix.scale_dtype = DType::F32;
+    matrix.scale_bits = scale_bits;
+    for (std::int64_t r = 0; r < matrix.rows; ++r) matrix.row_exponents.push_back(static_cast<std::uint8_t>(120 + random() % 12));
+    for (std::size_t i = 0; i < matrix.scales.size(); ++i)
+      matrix.scales[i] = nearest_scale(matrix, static_cast<std::int64_t>(i) / matrix.rows, static_cast<std::int64_t>(i) % matrix.rows, matrix.scales[i]);
   }
   return pack(matrix, dtype);
 }
@@ -61,6 +68,8 @@ Container sample() {
   content.tensors["zstd"] = encode_zstd(sparse);
   content.tensors["packed.one"] = packed_sample({4}, false, DType::F32, random);
   content.tensors["packed.groups"] = packed_sample({2, 3, 4, 6, 8}, false, DType::BF16, random);
+  content.tensors["packed.coded"] = packed_sample({2, 3, 4, 6, 8}, false, DType::F32, random, 8);
+  content.tensors["packed.coded.short"] = packed_sample({3, 4, 8}, true, DType::BF16, random, 5);
   content.tensors["packed.masked"] = packed_sample({3, 6, 8}, true, DType::F16, random);
   return content;
 }

@@ -40,11 +40,18 @@ inline std::vector<float> decode_packed(const Tensor& tensor) {
   }
   BitReader codes(tensor.sections.at("codes").bytes()), zeros(tensor.sections.at("zeros").bytes());
   BitReader mask(masked ? tensor.sections.at("mask").bytes() : Bytes());
+  const int scale_bits = tensor.sections.count("exponents") ? tensor.sections.at("exponents").bytes()[0] : 0;
+  BitReader ranges(scales);
   std::vector<float> weights(rows * cols);
   for (std::size_t g = 0; g < widths.size(); ++g) {
     for (std::size_t r = 0; r < rows; ++r) {
       float scale;
-      if (wide) {
+      if (scale_bits > 0) {
+        const auto code = static_cast<int>(ranges.take(scale_bits)), steps = 1 << (scale_bits - 3);
+        const double part = 1 + static_cast<double>(code % steps) / steps;
+        const double range = std::ldexp(part, code / steps - 7 + tensor.sections.at("exponents").bytes()[r + 1] - 127);
+        scale = static_cast<float>(range) / static_cast<float>((1 << widths[g]) - 1);
+      } else if (wide) {
         std::memcpy(&scale, scales.data() + (g * rows + r) * 4, 4);
       } else {
         std::uint16_t half;

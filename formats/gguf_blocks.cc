@@ -171,6 +171,35 @@ bool q6_k(const Byte* b, float* y) {
   return std::isfinite(d);
 }
 
+// The sixteen values of the non-linear four-bit types, closer together near zero.
+constexpr std::array<std::int8_t, 16> kNonLinear{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
+bool iq4_nl(const Byte* b, float* y) {
+  const float d = load_f16(b);
+  for (int j = 0; j < 16; ++j) {
+    const int q = b[2 + j];
+    y[j] = d * static_cast<float>(kNonLinear[q & 15]);
+    y[j + 16] = d * static_cast<float>(kNonLinear[q >> 4]);
+  }
+  return std::isfinite(d);
+}
+
+bool iq4_xs(const Byte* b, float* y) {
+  const Byte *low = b + 4, *qs = b + 8;
+  const float d = load_f16(b);
+  const int high = load_u16(b + 2);
+  for (int run = 0; run < 8; ++run) {
+    const int scale = (low[run / 2] >> (run % 2 * 4) & 15) | (high >> (2 * run) & 3) << 4;
+    const float step = d * static_cast<float>(scale - 32);
+    for (int j = 0; j < 16; ++j) {
+      const int q = qs[run * 16 + j];
+      y[run * 32 + j] = step * static_cast<float>(kNonLinear[q & 15]);
+      y[run * 32 + j + 16] = step * static_cast<float>(kNonLinear[q >> 4]);
+    }
+  }
+  return std::isfinite(d);
+}
+
 template <bool (*decode_block)(const Byte*, float*), std::uint32_t elements, std::uint32_t bytes>
 std::int64_t run(const Byte* in, std::int64_t blocks, float* out) {
   for (std::int64_t i = 0; i < blocks; ++i, in += bytes, out += elements) {
@@ -190,14 +219,17 @@ constexpr GgufBlockType listed(std::uint32_t id, std::string_view name, std::uin
 
 // By id. Those without a decoder are there so that a file that holds them can be listed.
 constexpr std::array kTypes{
-    row<f32, 1, 4>(0, "F32"),        row<f16, 1, 2>(1, "F16"),        row<q4_0, 32, 18>(2, "Q4_0"),    row<q4_1, 32, 20>(3, "Q4_1"),
-    row<q5_0, 32, 22>(6, "Q5_0"),    row<q5_1, 32, 24>(7, "Q5_1"),    row<q8_0, 32, 34>(8, "Q8_0"),    row<q2_k, 256, 84>(10, "Q2_K"),
-    row<q3_k, 256, 110>(11, "Q3_K"), row<q4_k, 256, 144>(12, "Q4_K"), row<q5_k, 256, 176>(13, "Q5_K"), row<q6_k, 256, 210>(14, "Q6_K"),
-    listed(15, "Q8_K", 256, 292),    listed(16, "IQ2_XXS", 256, 66),  listed(17, "IQ2_XS", 256, 74),   listed(18, "IQ3_XXS", 256, 98),
-    listed(19, "IQ1_S", 256, 50),    listed(20, "IQ4_NL", 32, 18),    listed(21, "IQ3_S", 256, 110),   listed(22, "IQ2_S", 256, 82),
-    listed(23, "IQ4_XS", 256, 136),  listed(24, "I8", 1, 1),          listed(25, "I16", 1, 2),         listed(26, "I32", 1, 4),
-    listed(27, "I64", 1, 8),         listed(28, "F64", 1, 8),         listed(29, "IQ1_M", 256, 56),    row<bf16, 1, 2>(30, "BF16"),
-    listed(34, "TQ1_0", 256, 54),    listed(35, "TQ2_0", 256, 66),    listed(39, "MXFP4", 32, 17),
+    row<f32, 1, 4>(0, "F32"),                 row<f16, 1, 2>(1, "F16"),                 row<q4_0, 32, 18>(2, "Q4_0"),
+    row<q4_1, 32, 20>(3, "Q4_1"),             row<q5_0, 32, 22>(6, "Q5_0"),             row<q5_1, 32, 24>(7, "Q5_1"),
+    row<q8_0, 32, 34>(8, "Q8_0"),             row<q2_k, 256, 84>(10, "Q2_K"),           row<q3_k, 256, 110>(11, "Q3_K"),
+    row<q4_k, 256, 144>(12, "Q4_K"),          row<q5_k, 256, 176>(13, "Q5_K"),          row<q6_k, 256, 210>(14, "Q6_K"),
+    listed(15, "Q8_K", 256, 292),             listed(16, "IQ2_XXS", 256, 66),           listed(17, "IQ2_XS", 256, 74),
+    listed(18, "IQ3_XXS", 256, 98),           listed(19, "IQ1_S", 256, 50),             row<iq4_nl, 32, 18>(20, "IQ4_NL"),
+    listed(21, "IQ3_S", 256, 110),            listed(22, "IQ2_S", 256, 82),             row<iq4_xs, 256, 136>(23, "IQ4_XS"),
+    listed(24, "I8", 1, 1),                   listed(25, "I16", 1, 2),                  listed(26, "I32", 1, 4),
+    listed(27, "I64", 1, 8),                  listed(28, "F64", 1, 8),                  listed(29, "IQ1_M", 256, 56),
+    row<bf16, 1, 2>(30, "BF16"),              listed(34, "TQ1_0", 256, 54),             listed(35, "TQ2_0", 256, 66),
+    listed(39, "MXFP4", 32, 17),
 };
 
 }  // namespace

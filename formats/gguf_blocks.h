@@ -19,6 +19,10 @@
 //                              the nibbles
 //   Q6_K  14       256    210  128 bytes of low nibbles, 64 bytes of upper   (d * scale) * (q - 32)
 //                              2 bits, 16 int8 scales, d
+//   IQ4_NL 20      32     18  d, 16 nibble bytes                            d * v[q], v: 16 fixed values
+//   IQ4_XS 23     256    136  d, 2 bytes and 4 bytes of the upper 2 and     (d * (scale - 32)) * v[q]
+//                              lower 4 bits of 6-bit scales x 8, 128
+//                              nibble bytes (in runs of 16)
 //
 // Every product and difference is rounded to float32 in the order written: the values equal those of
 // gguf-py (and of ggml's reference code) bit by bit. Facts: ggml-common.h and ggml-quants.c of ggml.

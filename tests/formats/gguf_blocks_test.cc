@@ -34,9 +34,11 @@ enum TypeId : std::uint32_t {
   Q4_K = 12,
   Q5_K = 13,
   Q6_K = 14,
+  IQ4_NL = 20,
+  IQ4_XS = 23,
   BF16 = 30
 };
-constexpr std::uint32_t kDecodable[] = {F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, BF16};
+constexpr std::uint32_t kDecodable[] = {F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, BF16};
 
 class Draw {
  public:
@@ -223,6 +225,31 @@ TEST_P(GgufBlocks, Q6_K) {
   expect_equal_bits(decode(Q6_K, block), wanted);
 }
 
+constexpr int kNonLinear[] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
+TEST_P(GgufBlocks, Iq4NlAndIq4Xs) {
+  const auto q = draw.codes(256, 16), scale = draw.codes(8, 64);
+  Buffer small(18), large(136);
+  put_u16(small, 0, d16);
+  put_u16(large, 0, d16);
+  for (int k = 0; k < 8; ++k) {
+    put_bits(large, 2 + k / 4, k % 4 * 2, scale[k] / 16);
+    put_bits(large, 4 + k / 2, k % 2 * 4, scale[k] % 16);
+  }
+  std::vector<float> wanted_small, wanted_large;
+  for (int i = 0; i < 256; ++i) {
+    if (i < 32) {
+      put_bits(small, 2 + i % 16, i / 16 * 4, q[i]);
+      wanted_small.push_back(d * f(kNonLinear[q[i]]));
+    }
+    put_bits(large, 8 + i / 32 * 16 + i % 16, i / 16 % 2 * 4, q[i]);
+    const float step = d * f(scale[i / 32] - 32);
+    wanted_large.push_back(step * f(kNonLinear[q[i]]));
+  }
+  expect_equal_bits(decode(IQ4_NL, small), wanted_small);
+  expect_equal_bits(decode(IQ4_XS, large), wanted_large);
+}
+
 TEST(GgufBlock, PlainFloats) {
   expect_equal_bits(decode(F32, {0x00, 0x00, 0x80, 0xbf}), {-1.0f});
   expect_equal_bits(decode(F16, {0x01, 0x3c}), {1.0009765625f});
@@ -262,7 +289,7 @@ TEST(GgufBlock, TableAnswers) {
   EXPECT_EQ(ggml_block(99), (std::pair{0u, 0u}));
   int decodable = 0;
   for (std::uint32_t id = 0; id < 1000; ++id) decodable += ggml_type_decodable(id);
-  EXPECT_EQ(decodable, 13);
+  EXPECT_EQ(decodable, 15);
   for (std::uint32_t id : kDecodable) EXPECT_TRUE(ggml_type_decodable(id)) << id;
   EXPECT_FALSE(ggml_type_decodable(16));  // IQ2_XXS: listed only
 }
@@ -282,6 +309,8 @@ std::vector<std::size_t> scale_places(std::uint32_t type) {
     case Q4_0:
     case Q5_0:
     case Q8_0:
+    case IQ4_NL:
+    case IQ4_XS:
       return {0};
     case Q4_1:
     case Q5_1:

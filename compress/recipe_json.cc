@@ -1,0 +1,38 @@
+// What a recipe's output remembers of it. Everything that changes the bytes stands here, since it also decides whether a journal
+// belongs to a run; what is at its default is left out, so that an option that is added later changes nothing for those who do not use it.
+#include "miq/compress/methods.h"
+
+namespace miq {
+
+Json Recipe::to_json() const {
+  Json json{{"name", method->name}, {"compute", compute == ComputeType::BFloat16 ? "bfloat16" : "float32"}};
+  if (sparsity > 0) {
+    json["sparsity"] = sparsity;
+    if (method->layout == Layout::Groups) json["sparsity_allocation"] = sparsity_allocation == SparsityAllocation::Global ? "global" : "even";
+  }
+  if (prune_m) json["prune_n"] = prune_n, json["prune_m"] = prune_m;
+  if (method->solver == Solver::Hessian) json["damping"] = damping;
+  if (!quantize) return json;
+  if (width) json["wbits"] = width;
+  if (method->layout != Layout::Uniform) {
+    json["levels"] = levels;
+    if (target) json["target_avg_bits"] = *target;
+    if (target_bpw) json["target_bpw"] = *target_bpw;
+  }
+  if (method->layout == Layout::Levels) json["bit_method"] = bit_method == BitMethod::Quantile ? "quantile" : "budget";
+  if (importance_weights != kEqualImportanceWeights) json["importance_weights"] = importance_weights;
+  if (allocator != Allocator::Global) json["allocator"] = std::string(allocator_name(allocator));
+  if (needs_information()) {
+    if (mi_estimator == MiEstimator::Binned) json["mi_estimator"] = "binned";
+    if (clustering == Clustering::Hierarchical) json["clustering"] = "hierarchical";
+  }
+  if (method->layout == Layout::Groups) {
+    json["grouping"] = std::string(grouping_name(grouping));
+    if (needs_mutual_information(grouping) || grouping == Grouping::Random) json["seed"] = seed;
+  }
+  if (group_size) json["group_size"] = group_size;
+  if (n_groups) json["n_groups"] = n_groups;
+  return json;
+}
+
+}  // namespace miq

@@ -1,0 +1,29 @@
+// Internal to resolve() (methods.h): the rules of each group of options, one .cc each. Every function reads what the user gave, throws
+// UsageError where that contradicts itself, the method or the model, and writes its part of the recipe. They are called in the order below,
+// and each may read what those before it wrote; `recipe.method` is set.
+#pragma once
+
+#include <array>
+#include <string>
+
+#include "miq/compress/methods.h"
+
+namespace miq {
+
+inline constexpr std::array<int, 5> kWidths{2, 3, 4, 6, 8};
+bool is_width(int bits);
+std::string number_text(double value);  // "0.5", for messages
+
+// resolve_zeros.cc: which weights become zero, and where.
+void resolve_zeros(const CompressOptions& options, const Config& config, Recipe& recipe);
+// resolve_bits.cc: whether to quantize, to how many bits, and who gets them.
+void resolve_bits(const CompressOptions& options, Recipe& recipe);
+void resolve_levels(const CompressOptions& options, Recipe& recipe);
+void resolve_allocator(const CompressOptions& options, Recipe& recipe);
+// resolve_groups.cc: which channels share a scale, and what is measured of channels to find that.
+void resolve_groups(const CompressOptions& options, Recipe& recipe);
+void resolve_information(const CompressOptions& options, Recipe& recipe);
+// resolve_solver.cc: how the layers are solved: damping, arithmetic, seed.
+void resolve_solver(const CompressOptions& options, Recipe& recipe);
+
+}  // namespace miq

@@ -1,0 +1,50 @@
+// Groups of channels, and the measurements that form them.
+#include "miq/compress/resolve.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "miq/base/error.h"
+
+namespace miq {
+
+void resolve_groups(const CompressOptions& options, Recipe& recipe) {
+  const Method& method = *recipe.method;
+  if (options.n_groups && options.group_size) throw UsageError("--n-groups and --group-size say the same thing twice; give one of them");
+  if (options.group_size && *options.group_size < 1) throw UsageError("--group-size must be at least 1 channel");
+  if (options.n_groups && *options.n_groups < 1) throw UsageError("--n-groups must be at least 1");
+  if (method.layout == Layout::Levels && (options.n_groups || options.group_size)) {
+    throw UsageError("method enhanced has no groups: every channel has a width of its own; leave --group-size and --n-groups out");
+  }
+  if (options.grouping && method.layout != Layout::Groups) throw UsageError("--grouping belongs to methods mi and mixed");
+  recipe.grouping = options.grouping.value_or(method.grouping);
+  recipe.group_size = options.group_size.value_or(0);
+  recipe.n_groups = options.n_groups.value_or(0);
+  // 64 channels share a scale; 128 where zeros leave half as many weights to pay for it.
+  if (method.layout == Layout::Groups && !recipe.group_size && !recipe.n_groups) recipe.group_size = recipe.sparsity > 0 ? 128 : 64;
+}
+
+void resolve_information(const CompressOptions& given, Recipe& recipe) {
+  if (given.mi_estimator && !recipe.needs_information()) {
+    throw UsageError("--mi-estimator says how mutual information is measured, but neither --grouping nor --allocator asks for it");
+  }
+  if (given.clustering && !needs_mutual_information(recipe.grouping)) {
+    throw UsageError("--clustering belongs to the groupings mi and mi-sensitivity");
+  }
+  recipe.mi_estimator = given.mi_estimator.value_or(MiEstimator::Gaussian);
+  recipe.clustering = given.clustering.value_or(Clustering::Spectral);
+  if (!given.importance_weights) return;
+  if (recipe.method->layout != Layout::Levels) throw UsageError("--importance-weights belongs to method enhanced");
+  if (given.importance_weights->size() != kImportanceScores) {
+    throw UsageError("--importance-weights needs five numbers: of mean size, energy, spikiness, weights, and cost of removal");
+  }
+  double sum = 0;
+  for (int i = 0; i < kImportanceScores; ++i) {
+    const double weight = (*given.importance_weights)[static_cast<std::size_t>(i)];
+    if (!(weight >= 0) || !std::isfinite(weight)) throw UsageError("--importance-weights: " + number_text(weight) + " is not a number >= 0");
+    sum += recipe.importance_weights[static_cast<std::size_t>(i)] = weight;
+  }
+  if (!(sum > 0)) throw UsageError("--importance-weights: at least one must be above 0");
+}
+
+}  // namespace miq

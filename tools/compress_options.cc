@@ -1,0 +1,121 @@
+// A choice by name is a row of (name, value): the names go into the help and the check, the value into the options.
+#include "miq/tools/compress_options.h"
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "miq/tools/machine.h"
+
+namespace miq {
+namespace {
+
+// Binds an option whose values have names.
+template <typename Value, typename Target>
+CLI::Option* add_choice(CLI::App& app, const std::string& name, Target& target, std::vector<std::pair<std::string, Value>> choices,
+                        const std::string& help) {
+  std::vector<std::string> names;
+  for (const auto& choice : choices) names.push_back(choice.first);
+  const auto set = [&target, choices = std::move(choices)](const std::string& given) {
+    for (const auto& [choice, value] : choices) {
+      if (choice == given) target = value;
+    }
+  };
+  return app.add_option_function<std::string>(name, set, help)->check(CLI::IsMember(names));
+}
+
+std::string method_help() {
+  std::string text = "how to compress:";
+  for (const Method& method : methods()) text += "\n" + std::string(method.name) + ": " + std::string(method.help);
+  return text;
+}
+
+void declare_zeros(CLI::App& app, CompressOptions& method) {
+  app.add_option("--sparsity", method.sparsity, "share of the weights that become zero, such as 0.5");
+  app.add_option("--prune-n,--prunen", method.prune_n, "with --prune-m: n zeros in every m consecutive input channels");
+  app.add_option("--prune-m,--prunem", method.prune_m, "see --prune-n");
+  add_choice<SparsityAllocation>(app, "--sparsity-allocation", method.sparsity_allocation,
+                                 {{"even", SparsityAllocation::Even}, {"global", SparsityAllocation::Global}},
+                                 "mi, mixed: global (default) spreads the zeros over the model, even does not");
+}
+
+void declare_bits(CLI::App& app, CompressOptions& method) {
+  app.add_option("--wbits", method.wbits, "bits of a weight: 2, 3, 4, 6 or 8; the average where a method mixes them");
+  app.add_option("--target-avg-bits", method.target_avg_bits, "code bits of a kept weight on average, never above");
+  app.add_option("--target-bpw", method.target_bpw,
+                 "mi, mixed: effective bits of a weight on average, never above: codes, scales, zero points, masks and groups");
+  add_choice<Allocator>(app, "--allocator", method.allocator,
+                        {{"global", Allocator::Global},
+                         {"per-layer", Allocator::PerLayer},
+                         {"redundancy", Allocator::Redundancy},
+                         {"quantile", Allocator::Quantile},
+                         {"budget", Allocator::Budget}},
+                        "who gets how many bits: global (mi, mixed): by predicted loss over the whole model; per-layer (mi, mixed): the same "
+                        "budget for every layer; "
+                        "redundancy (mi, mixed): groups that share much information get less; quantile, budget (enhanced, mi, mixed): "
+                        "by rank, or by a line through the scores");
+  app.add_option("--importance-weights", method.importance_weights,
+                 "enhanced: five numbers, of mean size, energy, spikiness, weights and cost of removal of a channel; equal by default")
+      ->delimiter(',')
+      ->expected(5);
+  add_choice<BitMethod>(app, "--bit-method", method.bit_method, {{"budget", BitMethod::Budget}, {"quantile", BitMethod::Quantile}},
+                        "enhanced: budget (default), or quantile: equal fifths, shifted where there is a target");
+  app.add_option("--levels", method.levels, "widths that enhanced, mi and mixed choose from: 2,3,4,6,8")->delimiter(',');
+}
+
+void declare_groups(CLI::App& app, MethodFlags& flags) {
+  CompressOptions& method = flags.compress;
+  add_choice<Grouping>(app, "--grouping", method.grouping,
+                       {{"contiguous", Grouping::Contiguous},
+                        {"sensitivity", Grouping::Sensitivity},
+                        {"mi", Grouping::MutualInformation},
+                        {"mi-sensitivity", Grouping::MutualInformationEqual},
+                        {"mi-equal", Grouping::MutualInformationEqual},
+                        {"random", Grouping::Random}},
+                       "mi, mixed: which input channels share a scale and a width");
+  add_choice<MiEstimator>(app, "--mi-estimator", method.mi_estimator,
+                          {{"gaussian", MiEstimator::Gaussian}, {"binned", MiEstimator::Binned}},
+                          "mutual information from the covariance (gaussian, the default) or from 8 bins a channel (binned, slower)");
+  add_choice<Clustering>(app, "--clustering", method.clustering,
+                         {{"spectral", Clustering::Spectral}, {"hierarchical", Clustering::Hierarchical}},
+                         "groupings by mutual information: spectral (default) or hierarchical");
+  app.add_option("--use-mi-grouping", flags.use_mi_grouping, "mi: 1 (default), or 0: contiguous groups")->check(CLI::Range(0, 1));
+  app.add_option("--group-size", method.group_size, "input channels in a group; mi, mixed: 64, or 128 with zeros; others: a whole row");
+  app.add_option("--n-groups", method.n_groups, "groups in an input, instead of --group-size");
+}
+
+void declare_solver(CLI::App& app, MethodFlags& flags) {
+  CompressOptions& method = flags.compress;
+  app.add_option("--damping,--percdamp", method.damping, "added to the Hessian's diagonal, as a share of its mean")->capture_default_str();
+  app.add_option("--dtype", flags.dtype, "of the forward pass: float32, bfloat16, or auto: bfloat16 where the processor has it")
+      ->check(CLI::IsMember({"float32", "bfloat16", "auto"}))
+      ->capture_default_str();
+}
+
+}  // namespace
+
+void declare_method_options(CLI::App& app, MethodFlags& flags, bool with_method) {
+  if (with_method) app.add_option("--method", flags.compress.method, method_help())->capture_default_str();
+  declare_zeros(app, flags.compress);
+  declare_bits(app, flags.compress);
+  declare_groups(app, flags);
+  declare_solver(app, flags);
+}
+
+CompressOptions method_options(const MethodFlags& flags, std::uint64_t seed) {
+  CompressOptions result = flags.compress;
+  result.seed = seed;
+  const bool plain = flags.dtype == "float32" || (flags.dtype == "auto" && !processor_has_bfloat16());
+  result.compute = plain ? ComputeType::Float32 : ComputeType::BFloat16;
+  if (flags.use_mi_grouping) {
+    if (result.method != "mi") throw UsageError("--use_mi_grouping belongs to method mi");
+    // 1 is what the method does anyway, by whichever of its two groupings was asked for.
+    const bool information = *flags.use_mi_grouping != 0;
+    if (result.grouping && (information ? !needs_mutual_information(*result.grouping) : *result.grouping != Grouping::Contiguous))
+      throw UsageError("--use_mi_grouping and --grouping contradict each other; give one of them");
+    if (!information) result.grouping = Grouping::Contiguous;
+  }
+  return result;
+}
+
+}  // namespace miq

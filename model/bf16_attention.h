@@ -19,4 +19,9 @@ struct AttentionSizes {
 void causal_attention_bf16(const AttentionSizes& sizes, const float* q, const float* k, const float* v, std::int64_t stride,
                            const float* cosines, const float* sines, Bf16* to);
 
+// Backwards: `gradient` is d loss / d `to`. Writes the gradients of q, k and v (not rotated), rows of heads * head_dim and twice
+// kv_heads * head_dim values side by side, q first. Scores are computed anew, twice: no matrix of tokens x tokens exists.
+void causal_attention_backward_bf16(const AttentionSizes& sizes, const float* q, const float* k, const float* v, std::int64_t stride,
+                                    const float* cosines, const float* sines, const Bf16* gradient, Bf16* to);
+
 }  // namespace miq

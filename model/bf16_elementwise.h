@@ -30,6 +30,25 @@ void add_float(const float* a, const float* b, std::int64_t n, float* to);
 // rounding. to[n … padded-1] = 0. n >= 1, scale > 0.
 float softmax_numerators_bf16(const float* x, std::int64_t n, float scale, std::int64_t padded, Bf16* to);
 
+// --- backwards
+
+// to[i] = add[i] + d loss / d x[i], given g = d loss / d (the RMS norm of x); `to` may be `add`.
+void rms_norm_backward(const float* x, const float* weight, double epsilon, std::int64_t n, const float* g, const float* add, float* to);
+
+// Given d = d loss / d (silu(gate) up): the gradients of gate and up, i < n.
+void silu_times_backward_bf16(const float* d, const float* gate, const float* up, std::int64_t n, Bf16* to_gate, Bf16* to_up);
+
+// One query: p = softmax(scale x) over begin <= i < end, 0 elsewhere; given dp = d loss / d p, writes d loss / d (x) to
+// to[0 … padded-1] and leaves what softmax_columns_backward() needs: log(sum e^(scale x)) and sum p dp. Overwrites x.
+struct SoftmaxRow {
+  float log_sum, mean;
+};
+SoftmaxRow softmax_backward(float* x, const float* dp, std::int64_t begin, std::int64_t end, float scale, std::int64_t padded, Bf16* to);
+
+// One key of many queries i, begin <= i < end: p and d loss / d x of each from its row's figures; 0 elsewhere in 0 … padded-1.
+void softmax_column_backward(const float* x, const float* dp, const float* log_sums, const float* means, std::int64_t begin, std::int64_t end,
+                             float scale, std::int64_t padded, Bf16* to_p, Bf16* to_x);
+
 // Log-sum-exp in parts: largest value so far and sum of e^(x - largest). Starts as {-infinity, 0}.
 struct LogSum {
   float largest, sum;

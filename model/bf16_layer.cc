@@ -132,37 +132,15 @@ bool Bf16Layer::is_of(const LayerWeights& layer) const {
   return true;
 }
 
-at::Tensor Bf16Layer::run(const LayerContext& context, const at::Tensor& hidden, const InputObserver& observer, bool inputs_only) const {
-  const LayerConfig& sizes = context.sizes;
-  const std::int64_t tokens = hidden.size(0), n = context.config.hidden, width = sizes.mlp_width;
-  const double epsilon = context.config.norm_epsilon;
-  const float* from = hidden.const_data_ptr<float>();
-  const auto normalise = [&](const float* x, Role norm, const at::Tensor& to) {
-    const float* weight = source(norm).const_data_ptr<float>();
-    for (std::int64_t t = 0; t < tokens; ++t) rms_norm_bf16(x + t * n, weight, epsilon, n, bits(to) + t * n);
-  };
-  const auto observe = [&](InputSite site, const at::Tensor& input) {
-    if (observer) observer({site}, input);
-  };
-  // output = residual + input * weight
-  const auto add_product = [&](const at::Tensor& input, const PackedBf16& weight, const float* residual, float* output) {
-    product(bits(input), input.size(1), tokens, weight, [&](std::int64_t row, std::int64_t rows, std::int64_t column, const float* tile) {
-      for (std::int64_t r = 0; r < rows; ++r) {
-        const std::int64_t at = (row + r) * n + column;
-        add_float(residual + at, tile + r * kTileColumns, std::min(kTileColumns, n - column), output + at);
-      }
-    });
-  };
-  at::Tensor output = at::empty({tokens, n}, at::kFloat);
-  float* out = output.data_ptr<float>();
+void Bf16Layer::normalise(const LayerContext& context, Role norm, const float* x, std::int64_t tokens, Bf16* to) const {
+  const std::int64_t n = context.config.hidden;
+  const float* weight = source(norm).const_data_ptr<float>();
+  for (std::int64_t t = 0; t < tokens; ++t) rms_norm_bf16(x + t * n, weight, context.config.norm_epsilon, n, to + t * n);
+}
 
-  at::Tensor x = scratch(0, tokens, n, at::kBFloat16);
-  normalise(from, Role::InputNorm, x);
-  observe(InputSite::Attention, x);
+void Bf16Layer::project(const Bf16* x, std::int64_t tokens, std::int64_t width, float* projected) const {
   const std::int64_t stride = qkv_.padded_columns();
-  const at::Tensor qkv = scratch(1, tokens, stride, at::kFloat);
-  float* projected = qkv.data_ptr<float>();
-  product(bits(x), n, tokens, qkv_, [&](std::int64_t row, std::int64_t rows, std::int64_t column, const float* tile) {
+  product(x, width, tokens, qkv_, [&](std::int64_t row, std::int64_t rows, std::int64_t column, const float* tile) {
     for (std::int64_t r = 0; r < rows; ++r) {
       float* to = projected + (row + r) * stride + column;
       if (bias_.empty()) {
@@ -172,15 +150,43 @@ at::Tensor Bf16Layer::run(const LayerContext& context, const at::Tensor& hidden,
       }
     }
   });
+}
+
+void add_product(const Bf16* input, std::int64_t lda, std::int64_t tokens, const PackedBf16& weight, std::int64_t n, const float* residual, float* to) {
+  product(input, lda, tokens, weight, [&](std::int64_t row, std::int64_t rows, std::int64_t column, const float* tile) {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const std::int64_t at = (row + r) * n + column;
+      add_float(residual + at, tile + r * kTileColumns, std::min(kTileColumns, n - column), to + at);
+    }
+  });
+}
+
+at::Tensor Bf16Layer::run(const LayerContext& context, const at::Tensor& hidden, const InputObserver& observer, bool inputs_only) const {
+  const LayerConfig& sizes = context.sizes;
+  const std::int64_t tokens = hidden.size(0), n = context.config.hidden, width = sizes.mlp_width;
+  const float* from = hidden.const_data_ptr<float>();
+  const auto observe = [&](InputSite site, const at::Tensor& input) {
+    if (observer) observer({site}, input);
+  };
+  at::Tensor output = at::empty({tokens, n}, at::kFloat);
+  float* out = output.data_ptr<float>();
+
+  at::Tensor x = scratch(0, tokens, n, at::kBFloat16);
+  normalise(context, Role::InputNorm, from, tokens, bits(x));
+  observe(InputSite::Attention, x);
+  const std::int64_t stride = qkv_.padded_columns();
+  const at::Tensor qkv = scratch(1, tokens, stride, at::kFloat);
+  float* projected = qkv.data_ptr<float>();
+  project(bits(x), tokens, n, projected);
   prepare_heads(context, tokens, projected);
   const at::Tensor mixed = scratch(2, tokens, sizes.heads * sizes.head_dim, at::kBFloat16);
   causal_attention_bf16({tokens, sizes.heads, sizes.kv_heads, sizes.head_dim, sizes.window}, projected, projected + key_column_, projected + value_column_,
                         stride, context.rope.cosines.const_data_ptr<float>(), context.rope.sines.const_data_ptr<float>(), bits(mixed));
   observe(InputSite::AttentionOutput, mixed);
-  add_product(mixed, o_, from, out);
+  add_product(bits(mixed), mixed.size(1), tokens, o_, n, from, out);
 
   at::Tensor y = scratch(3, tokens, n, at::kBFloat16);
-  normalise(out, Role::MlpNorm, y);
+  normalise(context, Role::MlpNorm, out, tokens, bits(y));
   observe(InputSite::Mlp, y);
   const at::Tensor gated = scratch(4, tokens, width, at::kBFloat16);
   product(bits(y), n, tokens, gate_up_, [&](std::int64_t row, std::int64_t rows, std::int64_t column, const float* tile) {
@@ -190,7 +196,7 @@ at::Tensor Bf16Layer::run(const LayerContext& context, const at::Tensor& hidden,
     }
   });
   observe(InputSite::MlpOutput, gated);
-  if (!inputs_only) add_product(gated, down_, out, out);
+  if (!inputs_only) add_product(bits(gated), width, tokens, down_, n, out, out);
   return output;
 }
 

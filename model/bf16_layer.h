@@ -1,11 +1,13 @@
-// A decoder layer and the loss on AVX512-BF16 CPUs: the same steps as decoder.h, with our own products
-// and everything between them fused. No gradients.
+// A decoder layer, forwards and backwards, and the loss on AVX512-BF16 CPUs: the same steps as decoder.h, with our own products
+// and everything between them fused.
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <span>
 #include <vector>
 
+#include "miq/model/bf16_attention.h"
 #include "miq/model/bf16_product.h"
 #include "miq/model/decoder.h"
 
@@ -26,7 +28,23 @@ class Bf16Layer {
   // `inputs_only` leaves the last product out; the result then has no meaning.
   at::Tensor run(const LayerContext& context, const at::Tensor& hidden, const InputObserver& observer, bool inputs_only = false) const;
 
+  // Whether backward() knows the layer: no norms of heads, no factors of late queries.
+  bool differentiable(const LayerContext& context) const { return !context.config.query_key_norm && !context.rope.query_factors.defined(); }
+  // d loss / d hidden, [tokens, hidden] float32, given `gradient` = d loss / d output; shows d loss / d (each linear's output), [tokens,
+  // out] bfloat16 tensors that the observer may keep. The first call packs the transposed matrices. REQUIRES differentiable().
+  at::Tensor backward(const LayerContext& context, const at::Tensor& hidden, const at::Tensor& gradient,
+                      const ForwardPass::GradientObserver& observer) const;
+
  private:
+  struct Backward;  // one window's way back
+  // Of the linears: inner indices are outputs. Gate stands in front of up.
+  struct Transposed {
+    PackedBf16 qkv, o, gate_up, down;
+  };
+  const Transposed& transposed(const LayerConfig& sizes) const;
+  void normalise(const LayerContext& context, Role norm, const float* x, std::int64_t tokens, Bf16* to) const;
+  // Rows of q, k and v, qkv_.padded_columns() floats a token, biases added.
+  void project(const Bf16* x, std::int64_t tokens, std::int64_t width, float* projected) const;
   const at::Tensor& source(Role role, bool bias = false) const { return sources_.find(rule_name(*rules_, role, bias))->second.first; }
   bool has(Role role, bool bias = false) const { return sources_.contains(rule_name(*rules_, role, bias)); }
   void pack_attention(const LayerConfig& sizes);
@@ -39,7 +57,12 @@ class Bf16Layer {
   PackedBf16 qkv_, o_, gate_up_, down_;
   std::int64_t key_column_ = 0, value_column_ = 0;  // in qkv_
   std::vector<float> bias_;                         // of qkv_'s columns; empty: none
+  mutable std::once_flag transposing_;
+  mutable Transposed transposed_;
 };
+
+// to[t] = residual[t] + (input * weight)[t], rows of n floats; `to` may be `residual`.
+void add_product(const Bf16* input, std::int64_t lda, std::int64_t tokens, const PackedBf16& weight, std::int64_t n, const float* residual, float* to);
 
 // The head [vocabulary, hidden], packed.
 PackedBf16 pack_head(const at::Tensor& head);

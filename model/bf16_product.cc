@@ -82,17 +82,21 @@ void PackedBf16::set_columns(std::int64_t first, const Bf16* rows, std::int64_t 
 
 void PackedBf16::set_inner(std::int64_t first, const Bf16* rows, std::int64_t stride, std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) {
-    for (std::int64_t c = 0; c < columns_; ++c) {
-      data_[static_cast<std::size_t>(c / kPanel * kPanel * inner_ + (first + i) / 2 * kPairValues + c % kPanel * 2 + (first + i) % 2)] =
-          rows[i * stride + c];
+    for (std::int64_t column = 0; column < columns_; column += kPanel) {
+      Bf16* to = data_.get() + column * inner_ + (first + i) / 2 * kPairValues + (first + i) % 2;
+      const Bf16* from = rows + i * stride + column;
+      const std::int64_t width = std::min(kPanel, columns_ - column);
+      for (std::int64_t c = 0; c < width; ++c) to[2 * c] = from[c];
     }
   }
 }
 
 void multiply_tile(const Bf16* a, std::int64_t lda, std::int64_t rows, const PackedBf16& b, std::int64_t column, std::int64_t columns,
-                   std::int64_t inner, float* tile, std::int64_t stride) {
+                   std::int64_t inner, float* tile, std::int64_t stride, std::int64_t first) {
   const Kernel kernel = kKernels[rows - 1];
-  for (std::int64_t c = 0; c < columns; c += kPanel) kernel(a, lda, b.panel(column + c), inner / 2, tile + c, stride);
+  for (std::int64_t c = 0; c < columns; c += kPanel) {
+    kernel(a + first, lda, b.panel(column + c) + first * kPanel, (inner - first) / 2, tile + c, stride);
+  }
 }
 
 }  // namespace miq

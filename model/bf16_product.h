@@ -51,9 +51,10 @@ class PackedBf16 {
 };
 
 // tile[r * stride + c] = sum over i < inner of a[r * lda + i] * B[i, column + c], for r < rows <= kTileRows,
-// c < columns (kPanel or 2 * kPanel). `inner` is even and at most B's; lda is even.
+// c < columns (kPanel or 2 * kPanel). `inner` is even and at most B's; lda is even. With `first` (even) the sum is over
+// first <= i < inner instead.
 void multiply_tile(const Bf16* a, std::int64_t lda, std::int64_t rows, const PackedBf16& b, std::int64_t column, std::int64_t columns,
-                   std::int64_t inner, float* tile, std::int64_t stride);
+                   std::int64_t inner, float* tile, std::int64_t stride, std::int64_t first = 0);
 
 // The whole product of a [rows, inner] with B, tile by tile: sink(row, rows, column, tile), with
 // tile[r * kTileColumns + c] for r < rows, c < kTileColumns. For one row, columns come in order.

@@ -256,10 +256,16 @@ at::Tensor ForwardPass::loss_gradient(const at::Tensor& hidden, std::span<const 
 at::Tensor ForwardPass::backward_layer(const LayerWeights& layer, const at::Tensor& hidden, const at::Tensor& gradient,
                                        const GradientObserver& output_gradient) const {
   use_single_threaded_torch();
-  const c10::AutoGradMode with_grad(true);
   const LayerConfig& sizes = model_.config.layers.at(static_cast<std::size_t>(layer.index));
   if (sizes.identity) return gradient;
   const LayerContext context = layer_context(sizes, hidden.size(0));
+  if (own_kernels(layer.index)) {
+    const at::NoGradGuard no_grad;
+    LayerWeights current = layer;
+    prepare(current);
+    if (current.packed->differentiable(context)) return current.packed->backward(context, hidden.contiguous(), gradient.contiguous(), output_gradient);
+  }
+  const c10::AutoGradMode with_grad(true);
   const at::Tensor input = hidden.detach().requires_grad_(true);
   std::vector<std::string> names;
   std::vector<at::Tensor> wanted{input};

@@ -133,13 +133,13 @@ void add_matrix(const Recipe& recipe, const LayerTensor& tensor, const Tensor& s
     for (int level : recipe.levels) mean += static_cast<double>(level) / static_cast<double>(recipe.levels.size());
     width = recipe.target.value_or(mean);
     if (recipe.target_bpw) {
-      const double fixed = groups * rows * 16 + (mask + std::ceil(cols * group_index_bits(static_cast<std::int64_t>(groups)) / 8) + groups) * 8;
+      const double fixed = groups * rows * recipe.scale_bits + (recipe.codes_scales() ? rows * 8 : 0) + (mask + std::ceil(cols * group_index_bits(static_cast<std::int64_t>(groups)) / 8) + groups) * 8;
       width = std::max(0.0, (*recipe.target_bpw * weights - fixed) / (kept + groups * rows));
     }
   }
-  const double scale = recipe.method->layout == Layout::Uniform && groups == 1 ? 4 : 2;
+  const double scale = recipe.codes_scales() ? recipe.scale_bits / 8.0 : recipe.method->layout == Layout::Uniform && groups == 1 ? 4 : 2;
   output.codes += bytes(kept * width / 8);
-  output.scales += bytes(groups * rows * scale);
+  output.scales += bytes(std::ceil(groups * rows * scale) + (recipe.codes_scales() ? rows + 1 : 0));
   output.zeros += bytes(groups * std::ceil(rows * width / 8));
   output.masks += bytes(mask);
   output.groups += bytes(groups + (groups > 1 ? std::ceil(cols * group_index_bits(static_cast<std::int64_t>(groups)) / 8) : 0));

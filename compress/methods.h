@@ -49,6 +49,7 @@ struct CompressOptions {
   std::optional<Grouping> grouping;
   std::optional<std::int64_t> group_size;  // input channels in a group
   std::optional<std::int64_t> n_groups;    // groups in an input
+  std::optional<int> scale_bits;           // of a scale: 16, or coded ones of 4 to 8 (formats/scale_code.h)
   std::optional<std::vector<int>> levels;  // widths that mixed precision chooses from
   std::optional<SparsityAllocation> sparsity_allocation;
   double damping = 0.01;                   // of the mean diagonal of the Hessian
@@ -98,12 +99,14 @@ struct Recipe {
   Grouping grouping = Grouping::Contiguous;
   std::int64_t group_size = 0;     // 0: n_groups is set, or a whole row
   std::int64_t n_groups = 0;
+  int scale_bits = 16;             // 16: F16 (F32 where a row has one scale); 4 to 8: coded
   std::vector<int> levels;
   SparsityAllocation sparsity_allocation = SparsityAllocation::Even;
   double damping = 0.01;
   ComputeType compute = ComputeType::BFloat16;
   std::uint64_t seed = 0;
 
+  bool codes_scales() const { return scale_bits != 16; }
   // Whether the plan looks at the mutual information of channels.
   bool needs_information() const { return needs_mutual_information(grouping) || allocator == Allocator::Redundancy; }
   // Groups in an input of `cols` channels.

@@ -260,7 +260,7 @@ std::vector<LayerCosts> walk_back(const ForwardPass& dense, const Calibration& c
       const Tensor& tensor = matrix_tensor(dense.model(), l, rule.name, name);
       const at::Tensor w = to_torch(tensor, name, at::kFloat);
       if (recipe.quantize) matrix.column_errors = column_errors(w, site.channels, matrix.sensitivity, pool, recipe.levels);
-      if (recipe.target_bpw) matrix.wide_scales = needs_wide_scales(w, site.channels, recipe.levels.back(), pool);
+      if (recipe.target_bpw && !recipe.codes_scales()) matrix.wide_scales = needs_wide_scales(w, site.channels, recipe.levels.back(), pool);
       if (recipe.sparsity > 0) matrix.scores = score_histogram(w, site.channels, matrix.sensitivity, site.inverse_diagonal, pool, 1);
     }
     if (journal) journal->keep_costs(l, costs[layer], l > 0 ? gradients : std::vector<at::Tensor>{});
@@ -324,7 +324,7 @@ void plan_widths(const ForwardPass& dense, const Recipe& recipe, std::vector<Lay
     item.losses = group_losses(cost.column_errors, site.channels, site.energy, share, recipe.levels);
     item.information = site.information_within;
     item.masked = recipe.sparsity > 0;
-    item.wide_scales = cost.wide_scales;
+    item.scale_bits = cost.wide_scales ? 32 : recipe.scale_bits;
     for (std::int64_t g = 0; g < site.channels.groups(); ++g) {
       const auto group = static_cast<std::size_t>(g);
       const std::int64_t weights = item.rows * (site.channels.starts[group + 1] - site.channels.starts[group]);

@@ -140,7 +140,9 @@ std::int64_t fixed_bits(const MatrixItems& matrix, std::span<const int> levels) 
   }
   const std::int64_t mask = matrix.masked ? matrix.weights() : 0, index = matrix.starts.back() * group_index_bits(groups);
   ends += lost(static_cast<double>(mask)) + lost(static_cast<double>(index));
-  return groups * matrix.rows * (matrix.wide_scales ? 32 : 16) + mask + index + groups * 8 + ends;
+  const std::int64_t scales = groups * matrix.rows * matrix.scale_bits;
+  const std::int64_t exponents = matrix.scale_bits < 16 ? (matrix.rows + 1) * 8 + lost(static_cast<double>(scales)) : 0;
+  return scales + exponents + mask + index + groups * 8 + ends;
 }
 
 std::vector<std::vector<std::uint8_t>> plan_bits(std::span<const MatrixItems> matrices, const Recipe& recipe) {

@@ -17,7 +17,7 @@ struct MatrixItems {
   std::vector<double> kept;          // [groups] weights that stay
   std::vector<double> information;   // [groups] mean mutual information within; Allocator::Redundancy
   bool masked = false;               // a bit a weight says what stays
-  bool wide_scales = false;          // F32 instead of F16
+  int scale_bits = 16;               // of each group and row; below 16 they are coded, under an exponent for each row
 
   std::int64_t groups() const { return static_cast<std::int64_t>(starts.size()) - 1; }
   std::int64_t weights() const { return rows * starts.back(); }

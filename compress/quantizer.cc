@@ -116,7 +116,11 @@ PackedMatrix round_to_nearest(const at::Tensor& weights, const ColumnGroups& gro
     throw Error("quantizer: column weights do not fit the matrix");
   result.group_of_column = groups.group_of_column;
   result.bits_of_group = groups.bits_of_group;
-  result.scale_dtype = options.automatic_scale_dtype ? choose_scale_dtype(weights, groups, options.clips, pool) : DType::F32;
+  if (options.scale_bits != 0 && (options.scale_bits < kLeastScaleBits || options.scale_bits > kMostScaleBits))
+    throw UsageError("coded scales have 4 to 8 bits");
+  result.scale_bits = options.scale_bits;
+  result.row_exponents.resize(options.scale_bits ? rows : 0);
+  result.scale_dtype = !options.scale_bits && options.automatic_scale_dtype ? choose_scale_dtype(weights, groups, options.clips, pool) : DType::F32;
   result.scales.resize(groups.groups() * rows);
   result.zeros.resize(groups.groups() * rows);
   result.codes.resize(rows * cols);
@@ -131,9 +135,14 @@ PackedMatrix round_to_nearest(const at::Tensor& weights, const ColumnGroups& gro
     }
     std::vector<float> scratch;
     float scale[kTileRows], zero[kTileRows], values[kTileRows];
+    std::uint32_t exponents[kTileRows];
+    if (options.scale_bits) {
+      find_exponents(tile, columns, exponents);
+      std::copy_n(exponents, count, result.row_exponents.begin() + first);
+    }
     for (std::int64_t g = 0; g < groups.groups(); ++g) {
       const GridSearch search{max_code_of(groups.bits_of_group[g]), result.scale_dtype == DType::F16, options.clips,
-                              options.column_weights.empty() ? nullptr : options.column_weights.data()};
+                              options.column_weights.empty() ? nullptr : options.column_weights.data(), options.scale_bits, exponents};
       find_grids(tile, mask.empty() ? nullptr : mask.data(), columns[g], search, scratch, scale, zero);
       for (std::int64_t k : columns[g]) {
         round_column(tile + k * kTileRows, mask.empty() ? nullptr : mask.data() + k * kTileRows, scale, zero, search.max_code, values,

@@ -4,7 +4,8 @@
 // From SparseGPT's quant.py: low = min(w, 0), high = max(w, 0) over the row's weights in the group (both
 // zero: -1, 1), scale = clip * (high - low) / (2^bits - 1), zero = round(-clip * low / scale), all rounding
 // half to even. `clip` is 1, or whichever of a list of ratios gives the least weighted squared error (the
-// first of equals). Scales are rounded to the stored type before zeros and codes are chosen.
+// first of equals). Scales are rounded to the stored type before zeros and codes are chosen. Coded scales are
+// rounded up, so that no weight is clipped that need not be, and zero = round(-low / (high - low) * (2^bits - 1)).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -44,6 +45,7 @@ struct RoundingOptions {
   std::span<const float> clips;           // empty: {1}
   std::span<const float> column_weights;  // [cols] weights of the squared errors in the clip search; empty: 1
   bool automatic_scale_dtype = true;      // choose_scale_dtype(); false: F32 always
+  int scale_bits = 0;                     // 4 to 8: coded scales (formats/scale_code.h); 0: none
 };
 
 // Every weight to the nearest point of its grid. `weights` [rows, cols] float32, finite (throws Error

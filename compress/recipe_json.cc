@@ -32,6 +32,7 @@ Json Recipe::to_json() const {
   }
   if (group_size) json["group_size"] = group_size;
   if (n_groups) json["n_groups"] = n_groups;
+  if (codes_scales()) json["scale_bits"] = scale_bits;
   return json;
 }
 

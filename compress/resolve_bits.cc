@@ -52,9 +52,10 @@ void resolve_bits(const CompressOptions& options, Recipe& recipe) {
       throw UsageError("method " + std::string(method.name) + " quantizes, but neither --wbits nor --target-avg-bits says to how many bits");
     }
     if (options.group_size || options.n_groups || options.grouping || options.levels || options.bit_method || options.allocator ||
-        options.importance_weights) {
+        options.importance_weights || options.scale_bits) {
       throw UsageError(
-          "--group-size, --n-groups, --grouping, --levels, --bit-method, --allocator and --importance-weights are about quantization, "
+          "--group-size, --n-groups, --scale-bits, --grouping, --levels, --bit-method, --allocator and --importance-weights are about "
+          "quantization, "
           "but neither --wbits nor --target-avg-bits says to how many bits; nothing would be quantized");
     }
     return;

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "miq/base/error.h"
+#include "miq/formats/scale_code.h"
 
 namespace miq {
 
@@ -22,6 +23,10 @@ void resolve_groups(const CompressOptions& options, Recipe& recipe) {
   recipe.n_groups = options.n_groups.value_or(0);
   // 64 channels share a scale; 128 where zeros leave half as many weights to pay for it.
   if (method.layout == Layout::Groups && !recipe.group_size && !recipe.n_groups) recipe.group_size = recipe.sparsity > 0 ? 128 : 64;
+  recipe.scale_bits = options.scale_bits.value_or(16);
+  if (recipe.codes_scales() && (recipe.scale_bits < kLeastScaleBits || recipe.scale_bits > kMostScaleBits)) {
+    throw UsageError("--scale-bits " + std::to_string(recipe.scale_bits) + " is not 16, nor 4 to 8 for coded scales");
+  }
 }
 
 void resolve_information(const CompressOptions& given, Recipe& recipe) {

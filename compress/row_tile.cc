@@ -29,6 +29,27 @@ MIQ_CLONES void make_grids(const float* low, const float* high, float clip, floa
   for (int r = 0; r < kTileRows; ++r) zero[r] = grid_zero(low[r], high[r], clip, max_code, scale[r]);
 }
 
+MIQ_CLONES void make_coded_grids(const float* low, const float* high, float clip, float max_code, int scale_bits,
+                                 const std::uint32_t* exponents, float* scale, float* zero) {
+  for (int r = 0; r < kTileRows; ++r) scale[r] = coded_grid_scale(low[r], high[r], clip, max_code, scale_bits, exponents[r]);
+  for (int r = 0; r < kTileRows; ++r) zero[r] = coded_grid_zero(low[r], high[r], max_code);
+}
+
+void make_grids(const GridSearch& search, const float* low, const float* high, float clip, float* scale, float* zero) {
+  if (search.scale_bits) {
+    make_coded_grids(low, high, clip, search.max_code, search.scale_bits, search.exponents, scale, zero);
+  } else {
+    make_grids(low, high, clip, search.max_code, search.half, scale, zero);
+  }
+}
+
+MIQ_CLONES void widen_range(const float* column, float* low, float* high) {
+  for (int r = 0; r < kTileRows; ++r) {
+    low[r] = column[r] < low[r] ? column[r] : low[r];
+    high[r] = column[r] > high[r] ? column[r] : high[r];
+  }
+}
+
 MIQ_CLONES void add_errors(const float* column, float weight, const float* scale, const float* zero, float max_code, float* error) {
   for (int r = 0; r < kTileRows; ++r) {
     const float difference = code_value(nearest_code(column[r], scale[r], zero[r], max_code), scale[r], zero[r]) - column[r];
@@ -91,14 +112,14 @@ void find_grids(const float* tile, const std::uint8_t* kept, std::span<const std
   float low[kTileRows], high[kTileRows];
   range_of(scratch.data(), count, low, high);
   if (search.clips.size() <= 1) {
-    make_grids(low, high, search.clips.empty() ? 1.0f : search.clips[0], search.max_code, search.half, scale, zero);
+    make_grids(search, low, high, search.clips.empty() ? 1.0f : search.clips[0], scale, zero);
     return;
   }
   float best[kTileRows], error[kTileRows], tried_scale[kTileRows], tried_zero[kTileRows];
   std::fill_n(best, kTileRows, std::numeric_limits<float>::infinity());
-  make_grids(low, high, search.clips[0], search.max_code, search.half, scale, zero);
+  make_grids(search, low, high, search.clips[0], scale, zero);
   for (float clip : search.clips) {
-    make_grids(low, high, clip, search.max_code, search.half, tried_scale, tried_zero);
+    make_grids(search, low, high, clip, tried_scale, tried_zero);
     std::fill_n(error, kTileRows, 0.0f);
     for (std::int64_t k = 0; k < count; ++k) {
       const float weight = search.column_weights ? search.column_weights[columns[k]] : 1.0f;
@@ -106,6 +127,16 @@ void find_grids(const float* tile, const std::uint8_t* kept, std::span<const std
     }
     keep_better(error, tried_scale, tried_zero, best, scale, zero);
   }
+}
+
+void find_exponents(const float* tile, std::span<const std::vector<std::int64_t>> columns_of_groups, std::uint32_t* exponents) {
+  float widest[kTileRows] = {};
+  for (const std::vector<std::int64_t>& columns : columns_of_groups) {
+    float low[kTileRows] = {}, high[kTileRows] = {};
+    for (std::int64_t k : columns) widen_range(tile + k * kTileRows, low, high);
+    for (int r = 0; r < kTileRows; ++r) widest[r] = std::max(widest[r], high[r] - low[r]);
+  }
+  for (int r = 0; r < kTileRows; ++r) exponents[r] = row_exponent(widest[r]);
 }
 
 MIQ_CLONES void round_column(const float* weights, const std::uint8_t* kept, const float* scale, const float* zero, float max_code,

@@ -38,9 +38,14 @@ struct GridSearch {
   bool half = true;
   std::span<const float> clips;
   const float* column_weights = nullptr;
+  int scale_bits = 0;                         // coded scales (formats/scale_code.h); 0: by `half`
+  const std::uint32_t* exponents = nullptr;   // [64] of the rows, where coded
 };
 void find_grids(const float* tile, const std::uint8_t* kept, std::span<const std::int64_t> columns, const GridSearch& search,
                 std::vector<float>& scratch, float* scale, float* zero);
+
+// Exponents [64] of the rows for coded scales, from the widest range that a group has in each.
+void find_exponents(const float* tile, std::span<const std::vector<std::int64_t>> columns_of_groups, std::uint32_t* exponents);
 
 // Codes [64] and values [64] of one column of weights; where kept (may be null) is 0 the value is 0 and the code 0.
 void round_column(const float* weights, const std::uint8_t* kept, const float* scale, const float* zero, float max_code, float* values,

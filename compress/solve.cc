@@ -22,17 +22,20 @@ std::int64_t columns(const MatrixJob& job) { return job.weights.size(1); }
 
 // One scale a row is stored as F32: it is what the original tools compute (their figures are met to six
 // digits, instead of to some percent), and costs next to nothing. Groups store F16.
-bool has_exact_scales(const Recipe& recipe, std::int64_t cols) { return recipe.method->layout == Layout::Uniform && recipe.groups(cols) == 1; }
+bool has_exact_scales(const Recipe& recipe, std::int64_t cols) {
+  return recipe.method->layout == Layout::Uniform && recipe.groups(cols) == 1 && !recipe.codes_scales();
+}
 
 // Nearest values, of what a mask keeps.
-MatrixResult round_matrix(const at::Tensor& weights, const KeptMask& kept, const ColumnGroups& groups, bool exact_scales, ThreadPool& pool) {
+MatrixResult round_matrix(const Recipe& recipe, const at::Tensor& weights, const KeptMask& kept, const ColumnGroups& groups, ThreadPool& pool) {
   MatrixResult result;
   if (groups.groups() == 0) {
     result.values = apply_mask(weights, kept);
     return result;
   }
   RoundingOptions options;
-  options.automatic_scale_dtype = !exact_scales;
+  options.automatic_scale_dtype = !has_exact_scales(recipe, weights.size(1));
+  if (recipe.codes_scales()) options.scale_bits = recipe.scale_bits;
   result.packed = round_to_nearest(weights, groups, kept, options, pool);
   result.values = decode_matrix(*result.packed, pool);
   return result;
@@ -54,7 +57,7 @@ MatrixResult solve_by_score(const Recipe& recipe, const MatrixJob& job, const In
   } else if (recipe.method->solver == Solver::Magnitude && recipe.sparsity > 0) {
     kept = recipe.prune_m ? magnitude_mask_nm(job.weights, recipe.prune_n, recipe.prune_m, pool) : magnitude_mask(job.weights, recipe.sparsity, pool);
   }
-  return round_matrix(job.weights, kept, uniform_groups(recipe, columns(job)), has_exact_scales(recipe, columns(job)), pool);
+  return round_matrix(recipe, job.weights, kept, uniform_groups(recipe, columns(job)), pool);
 }
 
 // A group for each width that a channel got; channels of a group lie anywhere.
@@ -151,6 +154,7 @@ std::vector<MatrixResult> solve_by_sweep(const Recipe& recipe, std::span<const M
   SweepOptions options;
   options.pruning = pruning_of(recipe);
   options.automatic_scale_dtype = !has_exact_scales(recipe, columns(jobs.front()));
+  if (recipe.codes_scales()) options.scale_bits = recipe.scale_bits;
   std::vector<KeptMask> masks(jobs.size());
   if (recipe.method->layout == Layout::Levels && recipe.sparsity > 0) {
     masks = masks_by_sweep(recipe, jobs, factor, pool);
@@ -245,7 +249,7 @@ MatrixResult fall_back(const Recipe& recipe, const MatrixJob& job, const SitePla
     case Layout::Levels: groups = weight_groups(recipe, job, kept); break;
     case Layout::Groups: groups = planned_groups(*plan, *job.plan); break;
   }
-  MatrixResult result = round_matrix(job.weights, kept, groups, has_exact_scales(recipe, columns(job)), pool);
+  MatrixResult result = round_matrix(recipe, job.weights, kept, groups, pool);
   result.fallback = true;
   return result;
 }

@@ -32,6 +32,8 @@ void check_pattern(const InverseFactor& factor, const Pruning& pruning, std::spa
 
 void check_options(const SweepOptions& options) {
   const Pruning& pruning = options.pruning;
+  if (options.scale_bits != 0 && (options.scale_bits < kLeastScaleBits || options.scale_bits > kMostScaleBits))
+    throw UsageError("coded scales have 4 to 8 bits");
   if (options.block_columns < 1) throw UsageError("a block needs at least one column");
   if (pruning.kind == Pruning::Kind::Block || pruning.kind == Pruning::Kind::SparseGpt) {
     if (!(pruning.sparsity >= 0 && pruning.sparsity < 1)) throw UsageError("sparsity must be at least 0 and less than 1");
@@ -106,7 +108,9 @@ void plan_grids(const SweepMatrix& matrix, const InverseFactor& factor, const Sw
   if (job.groups == 0) return;
   check_groups(matrix.groups, job.cols);
   job.dynamic = options.timing == GridTiming::Dynamic;
-  job.half = options.automatic_scale_dtype && choose_scale_dtype(matrix.weights, matrix.groups, options.clips, pool) == DType::F16;
+  job.scale_bits = options.scale_bits;
+  if (job.scale_bits) job.exponents.resize(job.tiles * kTileRows);
+  job.half = !job.scale_bits && options.automatic_scale_dtype && choose_scale_dtype(matrix.weights, matrix.groups, options.clips, pool) == DType::F16;
   for (std::int64_t column : factor.order) job.group_of.push_back(matrix.groups.group_of_column[column]);
   for (std::uint8_t bits : matrix.groups.bits_of_group) job.max_codes.push_back(static_cast<float>((1 << bits) - 1));
   job.clips.assign(options.clips.begin(), options.clips.end());
@@ -130,12 +134,14 @@ void fill_tile(const SweepMatrix& matrix, const InverseFactor& factor, SweepJob&
       for (std::int64_t row = 0; row < count; ++row) kept[k * kTileRows + row] = matrix.kept[(first + row) * job.cols + factor.order[k]];
     }
   }
-  if (job.groups && !job.dynamic) {
+  if (job.groups && (job.scale_bits || !job.dynamic)) {
     const auto columns = columns_of_groups(job.group_of, job.groups);
+    if (job.scale_bits) find_exponents(out, columns, job.exponents.data() + tile * kTileRows);
     std::vector<float> scratch;
-    for (std::int64_t g = 0; g < job.groups; ++g) {
+    for (std::int64_t g = 0; !job.dynamic && g < job.groups; ++g) {
       const std::int64_t at = (tile * job.groups + g) * kTileRows;
-      find_grids(out, nullptr, columns[g], {job.max_codes[g], job.half, job.clips, nullptr}, scratch, &job.scales[at], &job.zeros[at]);
+      find_grids(out, nullptr, columns[g], {job.max_codes[g], job.half, job.clips, nullptr, job.scale_bits, job.exponents_of(tile)}, scratch,
+                 &job.scales[at], &job.zeros[at]);
     }
   }
   if (factor.dead_columns == DeadColumns::Zero) {
@@ -157,6 +163,8 @@ SweepResult empty_result(const SweepMatrix& matrix, const SweepJob& job) {
     packed.group_of_column = matrix.groups.group_of_column;
     packed.bits_of_group = matrix.groups.bits_of_group;
     packed.scale_dtype = job.half ? DType::F16 : DType::F32;
+    packed.scale_bits = job.scale_bits;
+    packed.row_exponents.resize(job.scale_bits ? job.rows : 0);
     packed.scales.resize(job.groups * job.rows);
     packed.zeros.resize(job.groups * job.rows);
     packed.codes.resize(job.rows * job.cols);
@@ -176,6 +184,8 @@ void collect_tile(const SweepJob& job, std::span<const std::int64_t> order, std:
     pruned = std::count(kept.begin() + first * job.cols, kept.begin() + (first + count) * job.cols, std::uint8_t{0});
   }
   if (job.groups == 0) return;
+  for (std::int64_t r = 0; job.scale_bits && r < count; ++r)
+    result.packed.row_exponents[first + r] = static_cast<std::uint8_t>(job.exponents[first + r]);
   store_tile(&job.codes[at], job.cols, first, count, order, result.packed.codes.data());
   for (std::int64_t g = 0; g < job.groups; ++g) {
     for (std::int64_t r = 0; r < count; ++r) {

@@ -51,6 +51,7 @@ struct SweepOptions {
   std::span<const float> clips;       // ratios tried for each grid; empty: {1}
   std::int64_t block_columns = 128;   // dynamic grids: blocks of whole groups with at least this many columns
   bool automatic_scale_dtype = true;  // choose_scale_dtype(); false: F32 always
+  int scale_bits = 0;                 // 4 to 8: coded scales (formats/scale_code.h), exponents from the weights as given; 0: none
 };
 
 // One matrix that reads the factor's input.

@@ -248,8 +248,9 @@ void sweep_block(SweepJob& job, std::int64_t tile, std::size_t block, Scratch& s
         bring_up(k, i);
         scratch.columns.push_back(k);
       }
-      find_grids(weights, kept, scratch.columns, {job.max_codes[group], job.half, job.clips, job.column_weights.data()}, scratch.grids,
-                 &job.scales[at], &job.zeros[at]);
+      find_grids(weights, kept, scratch.columns, 
+                 {job.max_codes[group], job.half, job.clips, job.column_weights.data(), job.scale_bits, job.exponents_of(tile)},
+                 scratch.grids, &job.scales[at], &job.zeros[at]);
     }
     bring_up(column, i);
     float* weight = weights + column * kTileRows;

@@ -61,7 +61,8 @@ class DeviceArray {
 struct View {
   std::int64_t rows, cols, groups, clips;
   bool dynamic, half, prune_ties;
-  int n, m;
+  int n, m, scale_bits;
+  const std::uint32_t* exponents;  // [tiles][64], where scales are coded
   float *weights, *scales, *zeros, *errors, *scores;
   const float *lower, *max_codes, *clip_ratios, *column_weights, *row_weights;
   std::uint8_t *codes, *kept;  // kept: null when nothing is to be pruned
@@ -180,12 +181,17 @@ __device__ void find_grid(const View& v, std::int64_t tile, std::int64_t begin, 
     high = w > high ? w : high;
   }
   const float max_code = v.max_codes[group];
-  float best_scale = grid_scale(low, high, v.clip_ratios[0], max_code, v.half);
-  float best_zero = grid_zero(low, high, v.clip_ratios[0], max_code, best_scale);
+  const std::uint32_t exponent = v.scale_bits ? v.exponents[tile * kRows + row] : 0;
+  const auto scale_of = [&](float clip) {
+    return v.scale_bits ? coded_grid_scale(low, high, clip, max_code, v.scale_bits, exponent) : grid_scale(low, high, clip, max_code, v.half);
+  };
+  const auto zero_of = [&](float clip, float scale) {
+    return v.scale_bits ? coded_grid_zero(low, high, max_code) : grid_zero(low, high, clip, max_code, scale);
+  };
+  float best_scale = scale_of(v.clip_ratios[0]), best_zero = zero_of(v.clip_ratios[0], best_scale);
   float best = INFINITY;
   for (std::int64_t c = 0; c < v.clips && v.clips > 1; ++c) {
-    const float scale = grid_scale(low, high, v.clip_ratios[c], max_code, v.half);
-    const float zero = grid_zero(low, high, v.clip_ratios[c], max_code, scale);
+    const float scale = scale_of(v.clip_ratios[c]), zero = zero_of(v.clip_ratios[c], scale);
     float error = 0;
     for (std::int64_t k = begin; k < end; ++k) {
       const float w = kept_weight(v, tile, k, row);
@@ -341,6 +347,7 @@ void sweep_one(SweepJob& job, const DeviceArray<float>& lower) {
   DeviceArray<float> max_codes(job.max_codes), clips(job.clips), column_weights(job.column_weights), row_weights(job.row_weights);
   DeviceArray<std::uint8_t> codes(job.codes), kept(job.kept);
   DeviceArray<std::uint16_t> group_of(job.group_of);
+  DeviceArray<std::uint32_t> exponents(job.exponents);
   DeviceArray<std::int64_t> group_start(starts_of_groups(job));
   DeviceArray<double> losses(static_cast<std::size_t>(job.tiles * kRows));
   DeviceArray<unsigned> counts(256), ties(static_cast<std::size_t>(job.tiles));
@@ -353,6 +360,8 @@ void sweep_one(SweepJob& job, const DeviceArray<float>& lower) {
   v.clips = static_cast<std::int64_t>(job.clips.size());
   v.dynamic = job.dynamic;
   v.half = job.half;
+  v.scale_bits = job.scale_bits;
+  v.exponents = exponents.data();
   v.prune_ties = job.prune_ties;
   v.n = job.n;
   v.m = job.m;

@@ -23,6 +23,8 @@ struct SweepJob {
   std::int64_t groups = 0;
   bool dynamic = false;
   bool half = true;
+  int scale_bits = 0;                    // coded scales (formats/scale_code.h); 0: by `half`
+  std::vector<std::uint32_t> exponents;  // [tiles][64] of the rows, where coded
   std::vector<std::uint16_t> group_of;   // [cols]
   std::vector<float> max_codes;          // [groups] 2^bits - 1
   std::vector<float> clips;              // at least one
@@ -36,6 +38,8 @@ struct SweepJob {
   std::vector<std::int64_t> rank_of_block;   // thresholds: [blocks] the rank of the threshold; -1: prune none
   bool prune_ties = false;                   // all at the threshold are pruned, not just rank + 1 weights in all
   int n = 0, m = 0;                          // n:m; 0: none
+
+  const std::uint32_t* exponents_of(std::int64_t tile) const { return scale_bits ? exponents.data() + tile * 64 : nullptr; }
 
   std::vector<double> losses;  // out: [tiles] sum of errors^2 / 2 over the tile's rows
 };

@@ -50,6 +50,22 @@ MIQ_HOST_DEVICE float grid_zero(float low, float high, float clip, float max_cod
   if (low == 0 && high == 0) low = -1;
   return clamp_to(round_half_even(clamp_to(-(clip * low) / scale, 0.0f, 4096.0f)), 0.0f, max_code);
 }
+// The same for coded scales (formats/scale_code.h): the least range that can be coded and holds the clipped one. What it is
+// larger by is shared between both ends, so the zero point lies where it divides the range, whatever the clip.
+MIQ_HOST_DEVICE float coded_grid_scale(float low, float high, float clip, float max_code, int scale_bits, std::uint32_t exponent) {
+  if (low == 0 && high == 0) {
+    low = -1;
+    high = 1;
+  }
+  return range_not_below(clip * (high - low), scale_bits, exponent) / max_code;
+}
+MIQ_HOST_DEVICE float coded_grid_zero(float low, float high, float max_code) {
+  if (low == 0 && high == 0) {
+    low = -1;
+    high = 1;
+  }
+  return round_half_even(-low / (high - low) * max_code);
+}
 
 // The code (an integer 0 … max_code as a float) nearest to w.
 MIQ_HOST_DEVICE float nearest_code(float w, float scale, float zero, float max_code) {

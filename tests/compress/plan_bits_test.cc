@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <random>
@@ -27,7 +28,7 @@ std::vector<MatrixItems> random_matrices(std::uint32_t seed, bool masked) {
       matrix.layer = layer;
       matrix.rows = 8 + static_cast<std::int64_t>(random() % 90);
       matrix.masked = masked;
-      matrix.wide_scales = random() % 5 == 0;
+      matrix.scale_bits = std::array<int, 5>{16, 32, 8, 6, 5}[random() % 5];
       matrix.starts = {0};
       const int groups = 1 + static_cast<int>(random() % 12);
       for (int g = 0; g < groups; ++g) {
@@ -71,7 +72,7 @@ Spent count(const std::vector<MatrixItems>& matrices, const std::vector<std::vec
       EXPECT_NE(level, kBitLevels.end());
       const double step = level + 1 < kBitLevels.end() ? level[1] - level[0] : std::numeric_limits<double>::infinity();
       if (effective) {
-        spent.bits += whole_bytes(matrix.kept[g] * *level) + whole_bytes(rows * *level) + rows * (matrix.wide_scales ? 32 : 16) + 8;
+        spent.bits += whole_bytes(matrix.kept[g] * *level) + whole_bytes(rows * *level) + 8;
         spent.smallest_step = std::min(spent.smallest_step, step * (matrix.kept[g] + rows));
       } else {
         spent.bits += matrix.kept[g] * *level;
@@ -80,6 +81,8 @@ Spent count(const std::vector<MatrixItems>& matrices, const std::vector<std::vec
       }
     }
     if (!effective) continue;
+    const double scales = whole_bytes(static_cast<double>(matrix.rows) * static_cast<double>(matrix.kept.size()) * matrix.scale_bits);
+    spent.bits += scales + (matrix.scale_bits < 16 ? 8 * static_cast<double>(matrix.rows + 1) : 0);
     const double weights = static_cast<double>(matrix.rows * matrix.starts.back());
     const double index = matrix.kept.size() > 1 ? std::ceil(std::log2(matrix.kept.size())) : 0;
     spent.bits += (matrix.masked ? whole_bytes(weights) : 0) + whole_bytes(index * static_cast<double>(matrix.starts.back()));

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 
 #include "miq/base/error.h"
@@ -63,6 +64,44 @@ TEST(Quantizer, EqualsTheReference) {
           pack(packed);
         }
       }
+    }
+  }
+}
+
+TEST(Quantizer, CodedScalesEqualTheReference) {
+  ThreadPool pool(2);
+  for (int scale_bits : {4, 6, 8}) {
+    for (bool clipped : {false, true}) {
+      const std::int64_t rows = 70, cols = 48;
+      const at::Tensor weights = random_matrix(rows, cols, scale_bits);
+      float* data = weights.mutable_data_ptr<float>();
+      for (std::int64_t k = 0; k < cols; ++k) data[k] = 0;                                        // a row of zeros
+      for (std::int64_t k = 16; k < 24; ++k) data[cols + k] = 0, data[2 * cols + k] *= 1e-6f;     // groups of no and of little range
+      for (std::int64_t k = 0; k < cols; ++k) data[3 * cols + k] *= 1e-38f, data[4 * cols + k] *= 1e18f;  // subnormal; large
+      ColumnGroups groups = contiguous_groups(cols, 8, 4);
+      for (std::int64_t g = 0; g < 6; ++g) groups.bits_of_group[g] = std::array<std::uint8_t, 6>{2, 3, 4, 6, 8, 3}[g];
+      RoundingOptions options;
+      if (clipped) options.clips = prediction_clips();
+      options.scale_bits = scale_bits;
+      const PackedMatrix packed = round_to_nearest(weights, groups, {}, options, pool);
+      const at::Tensor values = decode_matrix(packed, pool);
+      const std::vector<float> clips = clipped ? std::vector<float>(options.clips.begin(), options.clips.end()) : std::vector<float>{1};
+      std::vector<int> group_of(groups.group_of_column.begin(), groups.group_of_column.end());
+      for (std::int64_t r = 0; r < rows; ++r) {
+        const std::vector<float> row(data + r * cols, data + (r + 1) * cols);
+        const int exponent = reference::exponent_of_row(row, group_of, 6);
+        EXPECT_EQ(packed.row_exponents[r], exponent);
+        for (std::int64_t g = 0; g < 6; ++g) {
+          const std::vector<float> part(row.begin() + g * 8, row.begin() + g * 8 + 8);
+          const auto grid = reference::find_grid(part, std::vector<float>(8, 1), groups.bits_of_group[g], clips, false, scale_bits, exponent);
+          EXPECT_EQ(packed.scales[g * rows + r], grid.scale);
+          EXPECT_EQ(packed.zeros[g * rows + r], grid.zero);
+          for (std::size_t i = 0; i < 8; ++i) ASSERT_EQ(values.const_data_ptr<float>()[r * cols + g * 8 + i], grid.round(part[i])) << r << " " << g;
+        }
+      }
+      const PackedMatrix stored = unpack(pack(packed), "w");
+      EXPECT_EQ(stored.scales, packed.scales);
+      EXPECT_EQ(stored.codes, packed.codes);
     }
   }
 }

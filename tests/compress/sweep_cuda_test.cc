@@ -29,6 +29,7 @@ struct Case {
   GridTiming timing;
   bool clips;
   Pruning pruning;
+  int scale_bits = 0;
 };
 
 // Both engines do the same float32 operations on every weight in the same order.
@@ -41,6 +42,7 @@ TEST(SweepCuda, EqualsTheCpu) {
       {"sparsegpt", -1, GridTiming::Static, false, original}, {"sparsegpt_4bit", 0, GridTiming::Static, false, original},
       {"pattern", 0, GridTiming::Static, false, pattern},     {"row_wise", 0, GridTiming::Static, true, none},
       {"groups", 64, GridTiming::Dynamic, true, none},        {"sparse_groups", 64, GridTiming::Dynamic, true, block},
+      {"coded", 64, GridTiming::Dynamic, true, none, 8},      {"coded_rows", 0, GridTiming::Static, true, original, 5},
       {"one_group", 1000, GridTiming::Dynamic, true, block},  {"pattern_groups", 32, GridTiming::Dynamic, false, pattern}};
   ThreadPool pool;
   const std::int64_t cols = 320;
@@ -58,6 +60,7 @@ TEST(SweepCuda, EqualsTheCpu) {
     SweepOptions options;
     options.pruning = c.pruning;
     options.timing = c.timing;
+    options.scale_bits = c.scale_bits;
     if (c.clips) options.clips = solving_clips();
     const auto cpu = sweep(matrices, *factor, options, pool), gpu = cuda_sweep(matrices, *factor, options, pool);
     for (int i = 0; i < 2; ++i) {

@@ -22,6 +22,7 @@ struct Case {
   Pruning pruning;
   bool row_weights;
   DeadColumns dead;
+  int scale_bits = 0;
 };
 
 void PrintTo(const Case& value, std::ostream* out) { *out << value.name; }
@@ -58,6 +59,7 @@ class SweepModes : public testing::TestWithParam<Case> {
     options_.timing = c.timing;
     if (c.clips) options_.clips = solving_clips();
     options_.block_columns = 32;
+    options_.scale_bits = c.scale_bits;
     if (c.pruning.kind == Pruning::Kind::Given) {
       for (std::int64_t i = 0; i < c.rows * c.cols; ++i) matrix_.kept.push_back(i * 7919 % 11 > 4);
     }
@@ -79,6 +81,7 @@ class SweepModes : public testing::TestWithParam<Case> {
     if (c.clips) s.clips.assign(options_.clips.begin(), options_.clips.end());
     s.dynamic = c.timing == GridTiming::Dynamic;
     s.half = half;
+    s.scale_bits = c.scale_bits;
     s.pruned = matrix_.pruned_of_block;
     s.original_rule = c.pruning.kind == Pruning::Kind::SparseGpt;
     if (s.original_rule)
@@ -156,9 +159,9 @@ TEST_P(SweepModes, StoresWhatItOptimised) {
     for (std::int64_t g = 0; g < got.packed.groups(); ++g) {
       for (std::int64_t r = 0; r < c.rows; ++r) {
         EXPECT_LT(got.packed.zeros[g * c.rows + r], 1 << got.packed.bits_of_group[g]);
-        const bool half = got.packed.scale_dtype == DType::F16;
-        EXPECT_TRUE(half);
-        EXPECT_EQ(f16_to_f32(f32_to_f16(got.packed.scales[g * c.rows + r])), got.packed.scales[g * c.rows + r]);
+        EXPECT_EQ(got.packed.scale_dtype, c.scale_bits ? DType::F32 : DType::F16);
+        EXPECT_EQ(got.packed.scale_bits, c.scale_bits);
+        if (!c.scale_bits) EXPECT_EQ(f16_to_f32(f32_to_f16(got.packed.scales[g * c.rows + r])), got.packed.scales[g * c.rows + r]);
       }
     }
     pack(got.packed);  // throws when a rule of the packed form is broken
@@ -238,6 +241,12 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"mixed_sparse", 70, 100, true, 16, GridTiming::Dynamic, true, kBlock, true, DeadColumns::Keep},
                     Case{"uneven_groups", 5, 100, true, 23, GridTiming::Dynamic, false, kBlock, false, DeadColumns::Keep},
                     Case{"pattern_groups", 70, 96, false, 16, GridTiming::Dynamic, true, k2of4, false, DeadColumns::Keep},
+                    Case{"coded_row_wise", 70, 96, false, 0, GridTiming::Static, false, kNone, false, DeadColumns::Zero, 8},
+                    Case{"coded_enhanced", 70, 100, true, -2, GridTiming::Static, true, kNone, false, DeadColumns::Keep, 8},
+                    Case{"coded_mixed", 70, 100, true, 16, GridTiming::Dynamic, true, kNone, false, DeadColumns::Keep, 8},
+                    Case{"coded_mixed_short", 70, 100, true, 16, GridTiming::Dynamic, true, kNone, false, DeadColumns::Keep, 5},
+                    Case{"coded_mixed_sparse", 70, 100, true, 16, GridTiming::Dynamic, true, kBlock, true, DeadColumns::Keep, 6},
+                    Case{"coded_uneven_groups", 5, 100, true, 23, GridTiming::Dynamic, false, kBlock, false, DeadColumns::Keep, 8},
                     Case{"prune_sorted", 200, 33, true, -1, GridTiming::Static, false, kBlock, true, DeadColumns::Keep}),
     [](const auto& parameter) { return std::string(parameter.param.name); });
 

@@ -21,9 +21,37 @@ struct Grid {
   }
 };
 
+// The least of all ranges that 2^bits codes stand for in a row of this exponent and that is not below `range`, else the largest;
+// counted through (spec/miq.md, "coded scales").
+inline float coded_range_not_below(float range, int bits, int exponent) {
+  float found = 0;
+  for (int octave = 0; octave < 8; ++octave) {
+    for (int step = 0; step < 1 << (bits - 3); ++step) {
+      found = static_cast<float>(std::ldexp(1 + std::ldexp(step, 3 - bits), octave - 7 + exponent - 127));
+      if (found >= range) return found;
+    }
+  }
+  return found;
+}
+
+// The exponent of a row: that of one and a half times the widest range of its groups.
+inline int exponent_of_row(const std::vector<float>& row, const std::vector<int>& group_of, int groups) {
+  float widest = 0;
+  for (int g = 0; g < groups; ++g) {
+    float low = 0, high = 0;
+    for (std::size_t j = 0; j < row.size(); ++j) {
+      if (group_of[j] != g) continue;
+      low = std::min(low, row[j]);
+      high = std::max(high, row[j]);
+    }
+    widest = std::max(widest, high - low);
+  }
+  return widest > 0 ? std::min(std::max(std::ilogb(1.5f * widest) + 127, 16), 254) : 16;
+}
+
 // Range incl. 0 of `values`, the best of `clips` by errors weighted with `weights`.
 inline Grid find_grid(const std::vector<float>& values, const std::vector<float>& weights, int bits, const std::vector<float>& clips,
-                      bool half) {
+                      bool half, int scale_bits = 0, int exponent = 0) {
   float low = 0, high = 0;
   for (float v : values) {
     low = std::min(low, v);
@@ -40,7 +68,12 @@ inline Grid find_grid(const std::vector<float>& values, const std::vector<float>
     grid.max_code = static_cast<float>((1 << bits) - 1);
     grid.scale = clip * (high - low) / grid.max_code;
     if (half) grid.scale = f16_to_f32(f32_to_f16(std::min(std::max(grid.scale, 6.103515625e-5f), 65504.0f)));
-    grid.zero = std::min(std::max(std::nearbyint(-(clip * low) / grid.scale), 0.0f), grid.max_code);
+    if (scale_bits) grid.scale = coded_range_not_below(clip * (high - low), scale_bits, exponent) / grid.max_code;
+    if (scale_bits) {
+      grid.zero = std::nearbyint(-low / (high - low) * grid.max_code);
+    } else {
+      grid.zero = std::min(std::max(std::nearbyint(-(clip * low) / grid.scale), 0.0f), grid.max_code);
+    }
     float error = 0;
     for (std::size_t i = 0; i < values.size(); ++i) {
       const float difference = grid.round(values[i]) - values[i];
@@ -60,6 +93,7 @@ struct SweepSettings {
   std::vector<int> bits;             // [groups]
   std::vector<float> clips{1};
   bool dynamic = false, half = true;
+  int scale_bits = 0;                // coded scales
   std::vector<std::int64_t> pruned;  // [blocks] weights to prune; empty: none
   bool original_rule = false;        // threshold at rank pruned[b] (from 0), all at or below
   int n = 0, m = 0;
@@ -81,6 +115,8 @@ inline SweepOutcome sweep(Matrix w, const Matrix& upper, const SweepSettings& s)
   if (!s.kept.empty()) out.kept = s.kept;
   const int groups = static_cast<int>(s.bits.size());
   std::vector<std::vector<Grid>> grids(rows, std::vector<Grid>(groups));
+  std::vector<int> exponents(rows);
+  for (std::size_t r = 0; s.scale_bits && r < rows; ++r) exponents[r] = exponent_of_row(w[r], s.group_of, groups);
   const auto make_grids = [&](int group, bool weighted) {
     double mean = 0, count = 0;
     for (std::size_t j = 0; j < cols; ++j) {
@@ -96,7 +132,7 @@ inline SweepOutcome sweep(Matrix w, const Matrix& upper, const SweepSettings& s)
         values.push_back(out.kept[r][j] || !s.dynamic ? w[r][j] : 0.0f);
         weights.push_back(weighted ? static_cast<float>(1.0 / (static_cast<double>(upper[j][j]) * upper[j][j]) / mean) : 1.0f);
       }
-      grids[r][group] = find_grid(values, weights, s.bits[group], s.clips, s.half);
+      grids[r][group] = find_grid(values, weights, s.bits[group], s.clips, s.half, s.scale_bits, exponents[r]);
     }
   };
   const auto score = [&](std::size_t r, std::size_t j) { return w[r][j] * w[r][j] / (upper[j][j] * upper[j][j]) * s.row_weights[r]; };

@@ -14,6 +14,7 @@ struct Case {
   int wbits;
   std::int64_t group_size;
   double tolerance;  // 0: exact
+  int scale_bits = 16;
 };
 
 Config config() {
@@ -33,13 +34,15 @@ TEST(Forecast, SizesAreThoseOfTheResult) {
   for (std::uint32_t w = 0; w < 8; ++w) calibration.windows.push_back(test::random_ids(32, 80, w));
   ThreadPool pool(2);
   for (const Case& c : {Case{"sparsegpt", 0, 4, 0, 0}, Case{"gptq", 0, 3, 16, 0}, Case{"rtn", 0, 3, 20, 0}, Case{"rtn", 0, 8, 0, 0}, Case{"sparsegpt", 0.5, 0, 0, 0.01},
-                        Case{"magnitude", 0.5, 0, 0, 0.01}, Case{"sparsegpt", 0.5, 4, 0, 0.02}, Case{"mixed", 0, 4, 16, 0.02}, Case{"mi", 0.4, 3, 16, 0.03}, Case{"enhanced", 0, 4, 0, 0.05}}) {
+                        Case{"magnitude", 0.5, 0, 0, 0.01}, Case{"sparsegpt", 0.5, 4, 0, 0.02}, Case{"mixed", 0, 4, 16, 0.02}, Case{"gptq", 0, 3, 16, 0, 8}, Case{"rtn", 0, 4, 0, 0, 5}, Case{"mixed", 0, 4, 16, 0.02, 6}, Case{"mi", 0.4, 3, 16, 0.03}, Case{"enhanced", 0, 4, 0, 0.05}}) {
     CompressOptions options;
     options.method = c.method;
     options.compute = ComputeType::Float32;
     if (c.sparsity > 0) options.sparsity = c.sparsity;
     if (c.wbits) options.wbits = c.wbits;
     if (c.group_size) options.group_size = c.group_size;
+    options.scale_bits = c.scale_bits;
+    if (!c.wbits) options.scale_bits.reset();
     const Recipe recipe = resolve(options, model.config);
     const Rates rates = measure_rates(model, 32, recipe, pool);
     const Forecast expected = forecast(model, calibration, recipe, rates);

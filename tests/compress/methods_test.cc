@@ -40,6 +40,8 @@ TEST(Methods, RefusesOptionsThatContradictEachOtherOrDoNothing) {
       {"group size without bits", with([](auto& o) { o.sparsity = 0.5, o.group_size = 64; })},
       {"groups without bits", with([](auto& o) { o.sparsity = 0.5, o.n_groups = 4; })},
       {"bit method without bits", with([](auto& o) { o.sparsity = 0.5, o.bit_method = BitMethod::Budget; })},
+      {"scales of a width that there is not", with([](auto& o) { o.method = "mixed", o.wbits = 4, o.scale_bits = 3; })},
+      {"scales without bits", with([](auto& o) { o.sparsity = 0.5, o.scale_bits = 8; })},
       {"groups twice", with([](auto& o) { o.method = "mi", o.wbits = 4, o.n_groups = 4, o.group_size = 8; })},
       {"group of nothing", with([](auto& o) { o.wbits = 4, o.group_size = 0; })},
       {"width and another target", with([](auto& o) { o.method = "mi", o.wbits = 4, o.target_avg_bits = 3.5; })},

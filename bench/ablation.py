@@ -16,42 +16,44 @@ import argparse, hashlib, json, math, os, shutil, subprocess, sys, time
 HERE = os.path.dirname(os.path.abspath(__file__))
 BEGIN, END = "<!-- table: bench/ablation.py -->", "<!-- end of table -->"
 
-# part, name, what is different from the part's base, the base it is compared with. In order of importance.
-# {bpw}: the budget of the base; {sparse_bpw}: that of the base with zeros.
-MIXED = ["--method", "mixed", "--target-bpw", "{bpw}"]
-SPARSE = ["--method", "mixed", "--sparsity", "0.5", "--target-bpw", "{sparse_bpw}"]
-UNIFORM = ["--method", "gptq", "--wbits", "3", "--group-size", "64"]
+# What is not asked for is off in the base; options that the binary does not know are left out of it.
+PLAIN = "--clip search --refine 0 --scale-bits 16 --tune none"
+MIXED = "--method mixed --target-bpw {bpw} " + PLAIN
+SPARSE = "--method mixed --target-bpw {sparse_bpw} --sparsity 0.5 " + PLAIN
+UNIFORM = "--method gptq --wbits 3 --group-size 64 --clip search --refine 0 --scale-bits 16"
+# part, name, what it starts from, what replaces or is added to that, the setting that it is compared with. By importance.
 SETTINGS = [
-    ("base", "base", MIXED, None),
-    ("grouping", "random", [*MIXED, "--grouping", "random"], "base"),
-    ("grouping", "mi-sensitivity", [*MIXED, "--grouping", "mi-sensitivity"], "base"),
-    ("allocation", "per-layer", [*MIXED, "--allocator", "per-layer"], "base"),
-    ("allocation", "uniform", [*MIXED, "--levels", "3"], "base"),
-    ("clipping", "none", [*MIXED, "--clip", "none"], "base"),
-    ("grouping", "contiguous", [*MIXED, "--grouping", "contiguous"], "base"),
-    ("refinement", "refine", [*MIXED, "--refine", "{refine}"], "base"),
-    ("scales", "8bit", [*MIXED, "--scales", "8bit"], "base"),
-    ("scales", "8bit-groups-32", [*MIXED, "--scales", "8bit", "--group-size", "32"], "base"),
-    ("grouping", "mi", [*MIXED, "--grouping", "mi"], "base"),
-    ("allocation", "budget", [*MIXED, "--allocator", "budget"], "base"),
-    ("sparsity", "zeros", SPARSE, "base"),
-    ("sparsity", "zeros-even", [*SPARSE, "--sparsity-allocation", "even"], "zeros"),
-    ("calibration", "windows-8", [*MIXED, "--nsamples", "8"], "base"),
-    ("calibration", "windows-64", [*MIXED, "--nsamples", "64"], "base"),
-    ("objective", "target-correction", [*MIXED, "--target-correction", "1"], "base"),
-    ("objective", "hessian-weights", [*MIXED, "--hessian-weights", "1"], "base"),
-    ("tuning", "tune", [*MIXED, "--tune", "{tune}"], "base"),
-    ("order", "gptq", [*UNIFORM], "base"),
-    ("order", "gptq-act-order", [*UNIFORM, "--act-order"], "gptq"),
-    ("calibration", "windows-16", [*MIXED, "--nsamples", "16"], "base"),
-    ("calibration", "windows-32", [*MIXED, "--nsamples", "32"], "base"),
-    ("calibration", "windows-128", [*MIXED, "--nsamples", "128"], "base"),
-    ("allocation", "redundancy", [*MIXED, "--allocator", "redundancy"], "base"),
-    ("allocation", "quantile", [*MIXED, "--allocator", "quantile"], "base"),
-    ("scales", "groups-32", [*MIXED, "--group-size", "32"], "base"),
-    ("scales", "groups-128", [*MIXED, "--group-size", "128"], "base"),
+    ("base", "base", MIXED, "", None),
+    ("grouping", "random", MIXED, "--grouping random", "base"),
+    ("grouping", "mi-sensitivity", MIXED, "--grouping mi-sensitivity", "base"),
+    ("allocation", "per-layer", MIXED, "--allocator per-layer", "base"),
+    ("allocation", "uniform", MIXED, "--levels 3", "base"),
+    ("clipping", "unclipped", MIXED, "--clip none", "base"),
+    ("refinement", "refine", MIXED, "--refine 2", "base"),
+    ("scales", "coded", MIXED, "--scale-bits 6", "base"),
+    ("scales", "coded-32", MIXED, "--scale-bits 6 --group-size 32", "base"),
+    ("tuning", "tune", MIXED, "--tune scales", "base"),
+    ("everything", "defaults", "--method mixed --target-bpw {bpw}", "", "base"),
+    ("grouping", "contiguous", MIXED, "--grouping contiguous", "base"),
+    ("grouping", "mi", MIXED, "--grouping mi", "base"),
+    ("allocation", "budget", MIXED, "--allocator budget", "base"),
+    ("sparsity", "zeros", SPARSE, "", "base"),
+    ("sparsity", "zeros-even", SPARSE, "--sparsity-allocation even", "zeros"),
+    ("calibration", "windows-8", MIXED, "--nsamples 8", "base"),
+    ("calibration", "windows-64", MIXED, "--nsamples 64", "base"),
+    ("objective", "target-correction", MIXED, "--target-correction", "base"),
+    ("objective", "hessian-weights", MIXED, "--hessian-weights", "base"),
+    ("order", "gptq", UNIFORM, "", "base"),
+    ("order", "gptq-act-order", UNIFORM, "--act-order", "gptq"),
+    ("calibration", "windows-16", MIXED, "--nsamples 16", "base"),
+    ("calibration", "windows-32", MIXED, "--nsamples 32", "base"),
+    ("calibration", "windows-128", MIXED, "--nsamples 128", "base"),
+    ("allocation", "redundancy", MIXED, "--allocator redundancy", "base"),
+    ("allocation", "quantile", MIXED, "--allocator quantile", "base"),
+    ("scales", "groups-32", MIXED, "--group-size 32", "base"),
+    ("scales", "groups-128", MIXED, "--group-size 128", "base"),
 ]
-PARTS = ["base", "grouping", "allocation", "order", "clipping", "scales", "refinement", "objective", "tuning", "sparsity", "calibration"]
+PARTS = ["base", "grouping", "allocation", "order", "clipping", "scales", "refinement", "objective", "tuning", "everything", "sparsity", "calibration"]
 
 
 def digest(path):
@@ -60,6 +62,14 @@ def digest(path):
 
 def known_options(program):
     return subprocess.run([program, "--help"], capture_output=True, text=True, check=True).stdout
+
+
+def pairs(options):
+    """Each option with its value, if it has one."""
+    found = []
+    for part in options:
+        found.append([part]) if part.startswith("--") else found[-1].append(part)
+    return found
 
 
 class Bench:
@@ -80,20 +90,29 @@ class Bench:
         self.help = known_options(self.compress_program)
         os.makedirs(os.path.join(arguments.out, "runs"), exist_ok=True)
 
-    def options(self, template):
-        a = self.a
-        values = {"bpw": a.bpw, "sparse_bpw": a.sparse_bpw, "refine": a.refine, "tune": a.tune}
-        options = [part.format(**values) for part in template]
-        if "--nsamples" not in options:
-            options += ["--nsamples", str(a.windows)]
-        return options
+    def knows(self, option):
+        return f"{option} " in self.help or f"{option}," in self.help
 
-    def known(self, options):
-        return all(f"{option} " in self.help or f"{option}," in self.help for option in options if option.startswith("--"))
+    def options(self, start, change):
+        """The command's options, or None where the binary lacks one that the setting is about."""
+        changed = pairs(change.split())
+        if not all(self.knows(pair[0]) for pair in changed):
+            return None
+        replaced = {pair[0] for pair in changed}
+        values = {"bpw": self.a.bpw, "sparse_bpw": self.a.sparse_bpw}
+        kept = [pair for pair in pairs(start.format(**values).split()) if pair[0] not in replaced and self.knows(pair[0])]
+        options = [part for pair in [*kept, *changed] for part in pair]
+        return options if "--nsamples" in options else [*options, "--nsamples", str(self.a.windows)]
 
     def path_of(self, name, options, seed):
-        key = hashlib.blake2b(json.dumps([options, seed, self.provenance, self.a.seqlen], sort_keys=True).encode(), digest_size=6).hexdigest()
-        return os.path.join(self.a.out, "runs", f"{name}-{seed}-{key}.json")
+        """Where the run is or will be; one of --also-binary's, if there is one."""
+        for binary in [*self.a.also_binary, self.provenance["binary"]]:
+            provenance = {key: value for key, value in self.provenance.items() if key != "version"} | {"binary": binary}
+            key = hashlib.blake2b(json.dumps([options, seed, provenance, self.a.seqlen], sort_keys=True).encode(), digest_size=6).hexdigest()
+            path = os.path.join(self.a.out, "runs", f"{name}-{seed}-{key}.json")
+            if os.path.exists(path):
+                break
+        return path
 
     def run(self, name, options, seed):
         path = self.path_of(name, options, seed)
@@ -121,11 +140,9 @@ class Bench:
         os.remove(model)
 
     def wanted(self):
-        for part, name, template, base in SETTINGS:
-            if template is None or (self.a.only and name not in self.a.only):
-                continue
-            options = self.options(template)
-            if self.known(options):
+        for part, name, start, change, base in SETTINGS:
+            options = None if self.a.only and name not in self.a.only else self.options(start, change)
+            if options is not None:
                 yield part, name, options, base
 
     def run_all(self):
@@ -183,13 +200,12 @@ def percent(log_ratio):
 
 def difference(row, rows):
     """What the command has that its base has not, for the reader; all of it where the method is another."""
-    def pairs(options):
-        found = []
-        for part in options:
-            found.append([part]) if part.startswith("--") else found[-1].append(part)
-        return [" ".join(pair) for pair in found if pair[0] != "--nsamples" or row["part"] in ("base", "calibration")]
-    base = next((pairs(other["options"]) for other in rows if other["name"] == row["base"]), [])
-    return " ".join(pair for pair in pairs(row["options"]) if pair not in base)
+    if row["part"] == "everything":
+        return "as the command is without options"
+    texts = lambda options, skip: [" ".join(pair) for pair in pairs(options) if pair[0] not in skip]
+    skip = () if row["part"] in ("base", "calibration") else ("--nsamples",)
+    base = next((texts(other["options"], skip) for other in rows if other["name"] == row["base"]), [])
+    return " ".join(text for text in texts(row["options"], skip) if text not in base)
 
 
 def table(rows):
@@ -250,10 +266,10 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--bpw", default="3.32")
     parser.add_argument("--sparse-bpw", default="3.18")
-    parser.add_argument("--refine", default="2")
-    parser.add_argument("--tune", default="1")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="of " + ", ".join(name for _, name, template, _ in SETTINGS if template))
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="of " + ", ".join(name for _, name, *_ in SETTINGS))
     parser.add_argument("--until", metavar="HH:MM")
+    parser.add_argument("--also-binary", nargs="+", default=[], metavar="DIGEST",
+                        help="take finished runs of these binaries too (results.json names each run's): for changes that left the bytes alone")
     parser.add_argument("--report-only", action="store_true")
     parser.add_argument("--page")
     parser.add_argument("--plot")

@@ -8,10 +8,10 @@ in bfloat16, windows of 1,024. The texts should be development texts: choices ar
 the binary does not know are left out. A run that FOLDER holds already (same options, same binary, model and
 texts) is not made again, so an interrupted call goes on; --until HH:MM starts no further run after that time.
 
-At the end, and with --report-only at once, FOLDER/results.json gets all runs, and where asked for --page a Markdown
-page (between its two marks) the table, and --plot an SVG.
+At the end, and with --report-only at once, FOLDER/results.json gets all runs, and where asked for --page FILE.md the table
+(between its two marks; a page that is not there is begun), and --plot FILE.svg the same as a plot.
 """
-import argparse, hashlib, json, math, os, shutil, subprocess, sys, time
+import argparse, hashlib, json, math, os, subprocess, sys, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 BEGIN, END = "<!-- table: bench/ablation.py -->", "<!-- end of table -->"
@@ -140,9 +140,11 @@ class Bench:
         os.remove(model)
 
     def wanted(self):
+        seen = []  # --windows may make the base one of the calibration settings
         for part, name, start, change, base in SETTINGS:
             options = None if self.a.only and name not in self.a.only else self.options(start, change)
-            if options is not None:
+            if options is not None and options not in seen:
+                seen.append(options)
                 yield part, name, options, base
 
     def run_all(self):
@@ -254,6 +256,43 @@ def svg(rows):
     return "\n".join(out) + "\n"
 
 
+PAGE = f"""# What each part brings
+
+Figures of `bench/ablation.py`: one change at a time from a base setting, on development texts (on which the defaults were
+chosen; the test texts were not looked at for it), with as many calibration draws as the table has figures in a cell. The
+base is mixed precision with everything off that can be taken away. "Against its base" is the mean change of perplexity over texts
+and draws, each against the base with the same draw; ± is the standard error of that mean from the same windows' losses. The two
+columns of spread are the lowest and highest of the single changes. A change within about twice its error is no finding.
+
+![the same as a plot](ablation.svg)
+
+{BEGIN}
+{END}
+"""
+
+
+def facts(bench, rows):
+    """What the figures were made from, for the page."""
+    a, texts = bench.a, ", ".join(f"{name}: the first {windows} windows of 1,024 tokens" for name, _, windows in bench.texts)
+    binaries = sorted({run["provenance"]["binary"] for row in rows for run in row["runs"]})
+    digests = ", ".join(f"{name} `{value}`" for name, value in [("model", bench.provenance["model"]), ("calibration", bench.provenance["calibration"])] +
+                        [(name, value[0]) for name, value in bench.provenance["texts"].items()])
+    return (f"Calibration: {a.windows} windows of {a.seqlen} tokens, drawn at random from the lines of `{os.path.basename(a.calibration)}` (`--sampling random`, seeds "
+            f"{', '.join(map(str, a.seeds))}). Evaluated in bfloat16 on {texts}. Program: {bench.provenance['version']}, BLAKE2b of the binary {', '.join(binaries)}; "
+            f"of the files: {digests}.")
+
+
+def write_page(bench, rows):
+    if not os.path.exists(bench.a.page):
+        open(bench.a.page, "w", encoding="utf-8").write(PAGE)
+    page = open(bench.a.page, encoding="utf-8").read()
+    if BEGIN not in page or END not in page:
+        sys.exit(f"{bench.a.page}: has no lines '{BEGIN}' and '{END}' to put the table between")
+    head, _, rest = page.partition(BEGIN)
+    tail = rest.partition(END)[2]
+    open(bench.a.page, "w", encoding="utf-8").write(f"{head}{BEGIN}\n\n{facts(bench, rows)}\n\n{table(rows)}\n\n{END}{tail}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bin", default=os.path.join(HERE, "../build/release/tools"), help="folder of miq-compress and run-eval")
@@ -283,10 +322,7 @@ def main():
     json.dump({"provenance": bench.provenance, "rows": rows}, open(os.path.join(arguments.out, "results.json"), "w"), indent=1)
     print(table(rows))
     if arguments.page:
-        page = open(arguments.page, encoding="utf-8").read()
-        head, _, rest = page.partition(BEGIN)
-        _, _, tail = rest.partition(END)
-        open(arguments.page, "w", encoding="utf-8").write(f"{head}{BEGIN}\n\n{table(rows)}\n\n{END}{tail}")
+        write_page(bench, rows)
     if arguments.plot:
         open(arguments.plot, "w", encoding="utf-8").write(svg(rows))
 

@@ -113,6 +113,9 @@ class Peer:
 
     def pages(self):
         """Files of the lines that the calibration takes, each twice, so that there are tokens beyond its window."""
+        listed = os.path.join(self.out, "pages", f"{self.a.nsamples}x{self.a.seqlen}.json")
+        if os.path.exists(listed):
+            return json.load(open(listed))
         taken = []
         for index, line in enumerate(open(self.a.calibration, encoding="utf-8", newline="\n")):
             if len(taken) == self.a.nsamples:
@@ -129,6 +132,7 @@ class Peer:
                 taken.append(path)
             else:
                 os.remove(path)
+        json.dump(taken, open(listed, "w"))
         return taken
 
     def importance(self):
@@ -196,29 +200,24 @@ def main():
     parser.add_argument("--types", nargs="+", default=["IQ2_S", "Q2_K", "Q3_K_M"])
     parser.add_argument("--nonlinear", action="store_true")
     parser.add_argument("--embedding-f32", action="store_true")
-    parser.add_argument("--ours", default="--method mixed", help="options of miq-compress; --target-bpw is added")
+    parser.add_argument("--ours", default="--method mixed", help="options of miq-compress; --target-bpw is added; empty: theirs alone")
     parser.add_argument("--nsamples", type=int, default=48)
     parser.add_argument("--seqlen", type=int, default=512)
     parser.add_argument("--windows", type=int, default=12, help="evaluated windows of each text")
     parser.add_argument("--eval-seqlen", type=int, default=1024)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--no-quality", action="store_true", help="only their bits: for a model whose perplexity says nothing")
+    parser.add_argument("--ours-model", help="what ours compresses, where --model was widened for llama.cpp by bench/pad_gguf.py")
     arguments = parser.parse_args()
     peer = Peer(arguments)
     peer.build()
     peer.quantize(arguments.model, peer.base, "F32", "--allow-requantize")
     names = [text.partition("=")[0] for text in arguments.text]
-    rows = []
-    if not arguments.no_quality:
-        dense = evaluate(arguments, arguments.model, os.path.join(arguments.out, f"dense-{'-'.join(names)}-{arguments.windows}"))
-        rows.append(("dense", "", 32.0, os.path.getsize(arguments.model), dense, None))
+    tag = f"{'-'.join(names)}-{arguments.windows}"
+    dense = evaluate(arguments, arguments.model, os.path.join(arguments.out, f"dense-{tag}"))
+    rows = [("dense", "", 32.0, os.path.getsize(arguments.model), dense, None)]
     for kind, path in peer.variants():
         bits, mix = decoder_bits(path)
-        if arguments.no_quality:
-            rows.append((kind, mix, bits, os.path.getsize(path), None, None))
-            continue
-        tag = f"{'-'.join(names)}-{arguments.windows}"
         decoded = path.removesuffix(".gguf") + ".decoded.gguf"
         if not os.path.exists(f"{path}-{tag}.json"):
             say(f"evaluating {kind}")
@@ -227,12 +226,14 @@ def main():
         if os.path.exists(decoded):
             os.remove(decoded)
         rows.append((kind, mix, bits, os.path.getsize(path), theirs, None))
+        if not arguments.ours:
+            continue
         budget = math.floor(bits * 1000) / 1000
         recipe = hashlib.blake2b(" ".join([arguments.ours, str(arguments.nsamples), str(arguments.seqlen)]).encode(), digest_size=4).hexdigest()
         ours_path = os.path.join(arguments.out, f"ours-{budget:.3f}-{recipe}.miq")
         if not os.path.exists(ours_path):
             say(f"compressing to {budget} bits")
-            run([os.path.join(arguments.bin, "miq-compress"), arguments.model, arguments.calibration, "-o", ours_path, "--documents", "lines", "--sampling",
+            run([os.path.join(arguments.bin, "miq-compress"), arguments.ours_model or arguments.model, arguments.calibration, "-o", ours_path, "--documents", "lines", "--sampling",
                  "in-order", "--nsamples", str(arguments.nsamples), "--seqlen", str(arguments.seqlen), "--no-journal", "--target-bpw", f"{budget:.3f}",
                  *arguments.ours.split()], ours_path + ".log")
         ours = evaluate(arguments, ours_path, f"{ours_path}-{tag}")
@@ -241,7 +242,7 @@ def main():
     print("| quant | stored as | bits of the decoder's matrices | file, MB | " + " | ".join(names) + " |\n|" + "---|" * (4 + len(names)))
     for name, mix, bits, size, figures, against in rows:
         cells = []
-        for text in names if figures else ():
+        for text in names:
             cell = f"{figures['perplexity'][text]['value']:.2f}"
             if against:
                 ratio = figures["perplexity"][text]["value"] / against["perplexity"][text]["value"] - 1

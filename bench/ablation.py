@@ -4,7 +4,7 @@
     bench/ablation.py --model MODEL --calibration c4/c4.utf8 --text wiki=wiki.utf8:8 --text ptb=ptb.valid.txt:4 --out FOLDER
 
 Every setting is compressed once for each seed (a seed draws other calibration windows) and evaluated on every text,
-in bfloat16, windows of 1,024. The texts should be development texts: choices are made by this table. Options that
+in bfloat16. The texts should be development texts: choices are made by this table. Options that
 the binary does not know are left out. A run that FOLDER holds already (same options, same binary, model and
 texts) is not made again, so an interrupted call goes on; --until HH:MM starts no further run after that time.
 
@@ -57,7 +57,11 @@ PARTS = ["base", "grouping", "allocation", "order", "clipping", "scales", "refin
 
 
 def digest(path):
-    return hashlib.blake2b(open(path, "rb").read(), digest_size=8).hexdigest()
+    """Of a file, or of a folder's files."""
+    result = hashlib.blake2b(digest_size=8)
+    for name in sorted(os.listdir(path)) if os.path.isdir(path) else [""]:
+        result.update(open(os.path.join(path, name) if name else path, "rb").read())
+    return result.hexdigest()
 
 
 def known_options(program):
@@ -108,7 +112,7 @@ class Bench:
         """Where the run is or will be; one of --also-binary's, if there is one."""
         for binary in [*self.a.also_binary, self.provenance["binary"]]:
             provenance = {key: value for key, value in self.provenance.items() if key != "version"} | {"binary": binary}
-            key = hashlib.blake2b(json.dumps([options, seed, provenance, self.a.seqlen], sort_keys=True).encode(), digest_size=6).hexdigest()
+            key = hashlib.blake2b(json.dumps([options, seed, provenance, self.a.seqlen, self.a.eval_seqlen], sort_keys=True).encode(), digest_size=6).hexdigest()
             path = os.path.join(self.a.out, "runs", f"{name}-{seed}-{key}.json")
             if os.path.exists(path):
                 break
@@ -128,7 +132,7 @@ class Bench:
         run = {"name": name, "seed": seed, "options": options, "seconds": round(seconds, 1), "perplexity": {}, "provenance": self.provenance}
         for text, text_path, windows in self.texts:
             report = os.path.join(self.a.out, "report.json")
-            subprocess.run([self.eval_program, model, "--metrics", "ppl,size", "--dtype", "bfloat16", "--dataset", f"{text}={text_path}", "--seqlen", "1024",
+            subprocess.run([self.eval_program, model, "--metrics", "ppl,size", "--dtype", "bfloat16", "--dataset", f"{text}={text_path}", "--seqlen", str(self.a.eval_seqlen),
                             "--windows", str(windows), "--output", report, "--quiet"], check=True, stdout=subprocess.DEVNULL)
             entry = json.load(open(report))["models"][0]
             figures = entry["perplexity"][text]
@@ -273,7 +277,7 @@ columns of spread are the lowest and highest of the single changes. A change wit
 
 def facts(bench, rows):
     """What the figures were made from, for the page."""
-    a, texts = bench.a, ", ".join(f"{name}: the first {windows} windows of 1,024 tokens" for name, _, windows in bench.texts)
+    a, texts = bench.a, ", ".join(f"{name}: the first {windows} windows of {a.eval_seqlen:,} tokens" for name, _, windows in bench.texts)
     binaries = sorted({run["provenance"]["binary"] for row in rows for run in row["runs"]})
     digests = ", ".join(f"{name} `{value}`" for name, value in [("model", bench.provenance["model"]), ("calibration", bench.provenance["calibration"])] +
                         [(name, value[0]) for name, value in bench.provenance["texts"].items()])
@@ -302,6 +306,7 @@ def main():
     parser.add_argument("--out", required=True)
     parser.add_argument("--windows", type=int, default=24, help="calibration windows")
     parser.add_argument("--seqlen", type=int, default=512, help="tokens of a calibration window")
+    parser.add_argument("--eval-seqlen", type=int, default=1024)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--bpw", default="3.32")
     parser.add_argument("--sparse-bpw", default="3.18")

@@ -27,7 +27,7 @@ SETTINGS = [
     ("grouping", "random", MIXED, "--grouping random", "base"),
     ("grouping", "mi-sensitivity", MIXED, "--grouping mi-sensitivity", "base"),
     ("allocation", "per-layer", MIXED, "--allocator per-layer", "base"),
-    ("allocation", "uniform", MIXED, "--levels 3", "base"),
+    ("allocation", "uniform", "--method mixed --target-avg-bits 3 " + PLAIN, "--levels 3", "base"),
     ("clipping", "unclipped", MIXED, "--clip none", "base"),
     ("refinement", "refine", MIXED, "--refine 2", "base"),
     ("scales", "coded", MIXED, "--scale-bits 6", "base"),
@@ -89,7 +89,7 @@ class Bench:
         self.provenance = {
             "binary": digest(self.compress_program), "model": digest(arguments.model), "calibration": digest(arguments.calibration),
             "texts": {name: [digest(path), windows] for name, path, windows in self.texts},
-            "version": subprocess.run([self.compress_program, "--version"], capture_output=True, text=True).stdout.strip(),
+            "version": subprocess.run([self.compress_program, "--version"], capture_output=True, text=True).stdout.strip().replace("\n", ", "),
         }
         self.help = known_options(self.compress_program)
         os.makedirs(os.path.join(arguments.out, "runs"), exist_ok=True)
@@ -245,7 +245,7 @@ def svg(rows):
         at = math.log1p(tick / 100)
         if low - 1e-9 <= at <= high + 1e-9:
             out.append(f'<line class="{"g" if tick else "z"}" x1="{x(at):.1f}" x2="{x(at):.1f}" y1="24" y2="{height - 40}"/>')
-            out.append(f'<text x="{x(at):.1f}" y="{height - 24}" text-anchor="middle">{tick:+d} %</text>')
+            out.append(f'<text x="{x(at):.1f}" y="{height - 24}" text-anchor="middle">{f"{tick:+d}" if tick else 0} %</text>')
     for index, row in enumerate(rows):
         y = 38 + index * line
         label = row["part"] + ": " + difference(row, rows) if row["base"] else "base"
@@ -277,7 +277,8 @@ columns of spread are the lowest and highest of the single changes. A change wit
 
 def facts(bench, rows):
     """What the figures were made from, for the page."""
-    a, texts = bench.a, ", ".join(f"{name}: the first {windows} windows of {a.eval_seqlen:,} tokens" for name, _, windows in bench.texts)
+    a = bench.a
+    texts = ", ".join(f"{name}: the first {windows} windows of {a.eval_seqlen:,} tokens" for name, _, windows in bench.texts)
     binaries = sorted({run["provenance"]["binary"] for row in rows for run in row["runs"]})
     digests = ", ".join(f"{name} `{value}`" for name, value in [("model", bench.provenance["model"]), ("calibration", bench.provenance["calibration"])] +
                         [(name, value[0]) for name, value in bench.provenance["texts"].items()])
@@ -294,7 +295,8 @@ def write_page(bench, rows):
         sys.exit(f"{bench.a.page}: has no lines '{BEGIN}' and '{END}' to put the table between")
     head, _, rest = page.partition(BEGIN)
     tail = rest.partition(END)[2]
-    open(bench.a.page, "w", encoding="utf-8").write(f"{head}{BEGIN}\n\n{facts(bench, rows)}\n\n{table(rows)}\n\n{END}{tail}")
+    text = f"{head}{BEGIN}\n\n{facts(bench, rows)}\n\n{table(rows)}\n\n{END}{tail}"
+    open(bench.a.page, "w", encoding="utf-8").write(text)
 
 
 def main():

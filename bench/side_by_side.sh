@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # bench/side_by_side.sh MODEL C4 FOLDER WINDOWS NAME=TEXT...: mixed precision and what it is measured against, in one run: the same
-# calibration (the first 48 lines of C4 with at least 512 tokens), the same windows (the first WINDOWS of 1,024 tokens of each text,
+# calibration (the first 48 lines of C4 with at least 512 tokens), the same windows (the first WINDOWS of SEQLEN, 1,024, tokens of each text,
 # bfloat16), the same code path. Prints every figure and the ratios:
 #   3 bits   mixed at 3.32 effective bits / uniform (channels sorted by energy, groups of 64, clipped scales)     wanted <= 0.85
 #   4 bits   mixed at 4.32 / uniform likewise                                                                    wanted <= 0.93
 #   zeros    mixed with 50 % zeros at 3.18 / sparsegpt 50 % + 4 bits in groups of 128                            wanted <= 0.65
 #   groups   by mutual information (in bands of like energy, and over all channels) / random ones under the same allocator
-#            wanted <= 1; sorted by sensitivity / random beside it. Groups of 64, 3.32 bits, no refinement of any kind.
+#            wanted <= 1; sorted by sensitivity / random beside it. At 3.32 bits, without BEST.
 # BIN is the folder of the programs (build/release/tools); BEST has further options of our best at these sizes, BEST_SPARSE
 # of that with zeros. What lies in FOLDER is not made again.
 set -euo pipefail
@@ -25,9 +25,9 @@ compress() {
 read -ra best <<<"${BEST:-}"
 read -ra best_sparse <<<"${BEST_SPARSE:-}"
 compress mixed-3 --method mixed --target-bpw 3.32 "${best[@]}"
-compress uniform-3 --method mixed --levels 3 --target-bpw 3.34
+compress uniform-3 --method mixed --levels 3 --target-avg-bits 3
 compress mixed-4 --method mixed --target-bpw 4.32 "${best[@]}"
-compress uniform-4 --method mixed --levels 4 --target-bpw 4.36
+compress uniform-4 --method mixed --levels 4 --target-avg-bits 4
 compress mixed-50 --method mixed --sparsity 0.5 --target-bpw 3.18 "${best_sparse[@]}"
 compress sparsegpt-50 --method sparsegpt --sparsity 0.5 --wbits 4 --group-size 128
 compress groups-random --method mixed --target-bpw 3.32 --grouping random
@@ -37,7 +37,7 @@ compress groups-sorted --method mixed --target-bpw 3.32 --grouping sensitivity
 texts=()
 for text; do texts+=(--dataset "$text"); done
 "$bin/run-eval" "dense=$model" "$out"/{mixed-3,uniform-3,mixed-4,uniform-4,mixed-50,sparsegpt-50,groups-random,groups-mi-bands,groups-mi,groups-sorted}.miq \
-  --metrics ppl,size --dtype bfloat16 "${texts[@]}" --seqlen 1024 --windows "$windows" --output "$out/report.json" --quiet
+  --metrics ppl,size --dtype bfloat16 "${texts[@]}" --seqlen "${SEQLEN:-1024}" --windows "$windows" --output "$out/report.json" --quiet
 python3 - "$out/report.json" <<'P'
 import json, math, sys
 models = {model["name"]: model for model in json.load(open(sys.argv[1]))["models"]}

@@ -49,7 +49,7 @@ struct CompressOptions {
   std::optional<Grouping> grouping;
   std::optional<std::int64_t> group_size;  // input channels in a group
   std::optional<std::int64_t> n_groups;    // groups in an input
-  std::optional<int> scale_bits;           // of a scale: 16, or coded ones of 4 to 8 (formats/scale_code.h)
+  std::optional<int> scale_bits;           // of a scale: 16, or coded ones of 4 to 8 (formats/scale_code.h); Groups: 6, others: 16
   std::optional<std::vector<int>> levels;  // widths that mixed precision chooses from
   std::optional<SparsityAllocation> sparsity_allocation;
   double damping = 0.01;                   // of the mean diagonal of the Hessian

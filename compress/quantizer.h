@@ -4,8 +4,9 @@
 // From SparseGPT's quant.py: low = min(w, 0), high = max(w, 0) over the row's weights in the group (both
 // zero: -1, 1), scale = clip * (high - low) / (2^bits - 1), zero = round(-clip * low / scale), all rounding
 // half to even. `clip` is 1, or whichever of a list of ratios gives the least weighted squared error (the
-// first of equals). Scales are rounded to the stored type before zeros and codes are chosen. Coded scales are
-// rounded up, so that no weight is clipped that need not be, and zero = round(-low / (high - low) * (2^bits - 1)).
+// first of equals); with several ratios and 2 bits the zero point 3 - zero is tried beside each. Scales are rounded to
+// the stored type before zeros and codes are chosen. Coded scales are rounded up, so that no weight is clipped that need
+// not be, and zero = round(-low / (high - low) * (2^bits - 1)).
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -118,14 +118,20 @@ void find_grids(const float* tile, const std::uint8_t* kept, std::span<const std
   float best[kTileRows], error[kTileRows], tried_scale[kTileRows], tried_zero[kTileRows];
   std::fill_n(best, kTileRows, std::numeric_limits<float>::infinity());
   make_grids(search, low, high, search.clips[0], scale, zero);
-  for (float clip : search.clips) {
-    make_grids(search, low, high, clip, tried_scale, tried_zero);
+  const auto try_grids = [&] {
     std::fill_n(error, kTileRows, 0.0f);
     for (std::int64_t k = 0; k < count; ++k) {
       const float weight = search.column_weights ? search.column_weights[columns[k]] : 1.0f;
       add_errors(scratch.data() + k * kTileRows, weight, tried_scale, tried_zero, search.max_code, error);
     }
     keep_better(error, tried_scale, tried_zero, best, scale, zero);
+  };
+  for (float clip : search.clips) {
+    make_grids(search, low, high, clip, tried_scale, tried_zero);
+    try_grids();
+    if (!tries_both_zeros(search.max_code)) continue;
+    for (int r = 0; r < kTileRows; ++r) tried_zero[r] = search.max_code - tried_zero[r];
+    try_grids();
   }
 }
 

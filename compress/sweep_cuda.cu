@@ -191,17 +191,20 @@ __device__ void find_grid(const View& v, std::int64_t tile, std::int64_t begin, 
   float best_scale = scale_of(v.clip_ratios[0]), best_zero = zero_of(v.clip_ratios[0], best_scale);
   float best = INFINITY;
   for (std::int64_t c = 0; c < v.clips && v.clips > 1; ++c) {
-    const float scale = scale_of(v.clip_ratios[c]), zero = zero_of(v.clip_ratios[c], scale);
-    float error = 0;
-    for (std::int64_t k = begin; k < end; ++k) {
-      const float w = kept_weight(v, tile, k, row);
-      const float difference = code_value(nearest_code(w, scale, zero, max_code), scale, zero) - w;
-      error += v.column_weights[k] * (difference * difference);
-    }
-    if (error < best) {
-      best = error;
-      best_scale = scale;
-      best_zero = zero;
+    const float scale = scale_of(v.clip_ratios[c]);
+    float zero = zero_of(v.clip_ratios[c], scale);
+    for (int side = 0; side < (tries_both_zeros(max_code) ? 2 : 1); ++side, zero = max_code - zero) {
+      float error = 0;
+      for (std::int64_t k = begin; k < end; ++k) {
+        const float w = kept_weight(v, tile, k, row);
+        const float difference = code_value(nearest_code(w, scale, zero, max_code), scale, zero) - w;
+        error += v.column_weights[k] * (difference * difference);
+      }
+      if (error < best) {
+        best = error;
+        best_scale = scale;
+        best_zero = zero;
+      }
     }
   }
   v.scales[(tile * v.groups + group) * kRows + row] = best_scale;

@@ -67,6 +67,10 @@ MIQ_HOST_DEVICE float coded_grid_zero(float low, float high, float max_code) {
   return round_half_even(-low / (high - low) * max_code);
 }
 
+// With four codes the range does not tell on which side of zero two of them are worth more, so a search tries both: the zero
+// point z and 3 - z. It takes a tenth of a decibel off the errors; with eight codes it would take a fortieth.
+MIQ_HOST_DEVICE bool tries_both_zeros(float max_code) { return max_code == 3; }
+
 // The code (an integer 0 … max_code as a float) nearest to w.
 MIQ_HOST_DEVICE float nearest_code(float w, float scale, float zero, float max_code) {
   const float steps = round_half_even(clamp_to(w / scale, -4096.0f, 4096.0f));

@@ -100,9 +100,13 @@ TEST(Methods, AWidthAloneIsTheTarget) {
   EXPECT_EQ(mi.target, 4.0);
   EXPECT_EQ(mi.grouping, Grouping::MutualInformationEqual);
   EXPECT_EQ(mi.group_size, 64);
+  EXPECT_EQ(mi.scale_bits, 6);
+  EXPECT_EQ(mi.to_json()["scale_bits"], 6);
   const Recipe uniform = resolve(with([](auto& o) { o.target_avg_bits = 4; }), config());
   EXPECT_EQ(uniform.width, 4);
   EXPECT_EQ(uniform.groups(100), 1);
+  EXPECT_EQ(uniform.scale_bits, 16);
+  EXPECT_FALSE(uniform.to_json().contains("scale_bits"));
 }
 
 TEST(Methods, QuantileNeedsNoTarget) {

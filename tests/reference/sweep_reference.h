@@ -74,14 +74,16 @@ inline Grid find_grid(const std::vector<float>& values, const std::vector<float>
     } else {
       grid.zero = std::min(std::max(std::nearbyint(-(clip * low) / grid.scale), 0.0f), grid.max_code);
     }
-    float error = 0;
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      const float difference = grid.round(values[i]) - values[i];
-      error += weights[i] * (difference * difference);
-    }
-    if (error < best_error) {
-      best_error = error;
-      best = grid;
+    for (int side = 0; side < (bits == 2 && clips.size() > 1 ? 2 : 1); ++side, grid.zero = 3 - grid.zero) {
+      float error = 0;
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        const float difference = grid.round(values[i]) - values[i];
+        error += weights[i] * (difference * difference);
+      }
+      if (error < best_error) {
+        best_error = error;
+        best = grid;
+      }
     }
   }
   return best;

@@ -13,6 +13,7 @@
 #include "miq/base/error.h"
 #include "miq/compress/plan.h"
 #include "miq/compress/report.h"
+#include "miq/compress/reshape.h"
 #include "miq/compress/run_journal.h"
 #include "miq/compress/solve.h"
 #include "miq/compress/walk.h"
@@ -200,6 +201,7 @@ class Driver {
 CompressResult compress(const Model& model, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool,
                         const ProgressFunction& progress, const MessageFunction& message, RunJournal* journal) {
   if (needs_calibration(recipe) && calibration.windows.empty()) throw Error("no calibration windows");
+  if (reshapes(*recipe.method)) return reshape_model(model, calibration, recipe, pool, progress, message);
   return Driver(model, calibration, recipe, pool, progress, message, journal).run();
 }
 

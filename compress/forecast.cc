@@ -15,6 +15,7 @@
 #include "miq/compress/hessian.h"
 #include "miq/compress/plan.h"
 #include "miq/compress/predicted_loss.h"
+#include "miq/compress/reshape_forecast.h"
 #include "miq/compress/solve.h"
 #include "miq/compress/sweep.h"
 #include "miq/compress/text.h"
@@ -261,7 +262,7 @@ Rates measure_rates(const Model& model, std::int64_t seqlen, const Recipe& recip
   const at::Tensor hidden = forward.embed(ids);
   rates.forward = rate_of(forward_operations(counts, static_cast<double>(tokens * threads)),
                           [&] { pool.for_each(threads, [&](std::int64_t) { forward.run_layer(first, hidden); }); });
-  if (!needs_hessian(recipe)) return rates;
+  if (!needs_hessian(recipe) && !reshapes(*recipe.method)) return rates;
 
   std::vector<at::Tensor> inputs;
   for (std::int64_t t = 0; t < 2 * threads; ++t) inputs.push_back(noise(256, n).to(forward.type() == ComputeType::BFloat16 ? at::kBFloat16 : at::kFloat));
@@ -271,7 +272,7 @@ Rates measure_rates(const Model& model, std::int64_t seqlen, const Recipe& recip
   const at::Tensor mean = sum.mean();
   std::optional<InverseFactor> factor;
   rates.factor = rate_of(cube * 4 / 3, [&] { factor = factor_inverse(mean, natural_order(n), {}, pool); });
-  if (!factor) return rates;
+  if (!factor || reshapes(*recipe.method)) return rates;
   SweepMatrix matrix;
   matrix.weights = weights;
   SweepOptions options;
@@ -292,6 +293,7 @@ double Forecast::seconds() const {
 }
 
 Forecast forecast(const Model& model, const Calibration& calibration, const Recipe& recipe, const Rates& rates) {
+  if (reshapes(*recipe.method)) return forecast_reshaping(model, calibration, recipe, rates);
   Forecast result;
   result.layers = static_cast<std::int64_t>(model.config.layers.size());
   const Architecture& table = architecture(model.config.architecture);
@@ -345,7 +347,7 @@ std::string forecast_text(const Forecast& forecast, const Calibration& calibrati
   }
   text += ", uncompressed parts " + size_text(output.other);
   text += format("; %.3f bits a compressed weight", static_cast<double>(8 * (output.total() - output.other)) / static_cast<double>(std::max<std::uint64_t>(1, forecast.compressed_weights)));
-  text += "\njournal   up to " + size_text(forecast.journal_bytes) + " on the output's disk while it runs";
+  if (forecast.journal_bytes > 0) text += "\njournal   up to " + size_text(forecast.journal_bytes) + " on the output's disk while it runs";
   text += "\ntime      about " + time_text(forecast.seconds());
   for (std::size_t i = 0; i < forecast.parts.size(); ++i) text += (i ? ", " : ": ") + forecast.parts[i].name + " " + time_text(forecast.parts[i].seconds);
   text += " (an estimate from operations and the speed of a few small ones just now)";

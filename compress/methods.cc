@@ -11,7 +11,7 @@
 namespace miq {
 namespace {
 
-constexpr std::array<Method, 8> kMethods{{
+constexpr std::array<Method, 10> kMethods{{
     {"sparsegpt", "zeros and uniform bits, compensated by the Hessian (SparseGPT)", Solver::Hessian, Layout::Uniform, Grouping::Contiguous, false, true},
     {"wanda", "zeros by weight times input norm, per row; bits to nearest", Solver::Wanda, Layout::Uniform, Grouping::Contiguous, false, true},
     {"magnitude", "zeros by size of weight, per matrix; bits to nearest", Solver::Magnitude, Layout::Uniform, Grouping::Contiguous, false, true},
@@ -20,6 +20,8 @@ constexpr std::array<Method, 8> kMethods{{
     {"mixed", "bits per group of channels sorted by sensitivity", Solver::Hessian, Layout::Groups, Grouping::Sensitivity, true, true},
     {"rtn", "uniform bits to nearest, nothing compensated", Solver::Nearest, Layout::Uniform, Grouping::Contiguous, true, false},
     {"gptq", "uniform bits, compensated by the Hessian, no zeros", Solver::Hessian, Layout::Uniform, Grouping::Contiguous, true, false},
+    {"slicegpt", "a narrower residual stream, cut along its principal axes (SliceGPT)", Solver::Slice, Layout::Uniform, Grouping::Contiguous, false, true},
+    {"structured", "heads and MLP channels removed by the loss they carry (as LLM-Pruner), or whole layers", Solver::Structure, Layout::Uniform, Grouping::Contiguous, false, true},
 }};
 
 const Method& find_method(std::string_view name) {
@@ -49,6 +51,8 @@ Recipe resolve(const CompressOptions& given, const Config& config) {
     throw UsageError("the model was sliced by SliceGPT; its rotations belong to its weights, and compressing it further is not supported. "
                      "Compress the model that it was made from");
   }
+  resolve_reshaping(options, config, recipe);
+  if (reshapes(*recipe.method)) return recipe;
   // Two names for one thing: `enhanced` allocates by what it calls a bit method.
   if (recipe.method->layout == Layout::Levels && options.allocator && !options.bit_method) {
     if (options.allocator == Allocator::Quantile) options.bit_method = BitMethod::Quantile;

@@ -33,6 +33,18 @@ enum class Allocator {
 };
 std::string_view allocator_name(Allocator allocator);  // "global", "per-layer", "redundancy", "quantile", "budget"
 
+// What method structured removes.
+enum class RemovedParts {
+  Channels,  // query heads with the key/value head that they share, and channels of the MLPs
+  Layers,    // whole decoder layers
+};
+
+// By what (structure_scores.h).
+enum class RemovalScore {
+  Fisher,  // mean square over tokens of the first-order change of the loss when a channel's output is taken away
+  Taylor,  // sum of |w dL/dw| over its weights, as LLM-Pruner (param_first)
+};
+
 // As a user gives them; what is not given keeps the method's default (methods.cc: resolve).
 struct CompressOptions {
   std::string method = "sparsegpt";
@@ -52,6 +64,12 @@ struct CompressOptions {
   std::optional<int> scale_bits;           // of a scale: 16, or coded ones of 4 to 8 (formats/scale_code.h); Groups: 6, others: 16
   std::optional<std::vector<int>> levels;  // widths that mixed precision chooses from
   std::optional<SparsityAllocation> sparsity_allocation;
+  // Of the methods that change a model's sizes (reshape_options.h).
+  std::optional<std::int64_t> round_interval;                // slicegpt: widths are multiples of it
+  std::optional<RemovedParts> removed_parts;                 // structured
+  std::optional<std::vector<std::int64_t>> protected_layers; // structured: how many of the first and of the last stay whole
+  std::optional<RemovalScore> removal_score;                 // structured
+  std::optional<bool> compensate;                            // structured
   double damping = 0.01;                   // of the mean diagonal of the Hessian
   ComputeType compute = ComputeType::BFloat16;
   std::uint64_t seed = 0;                  // of the clustering
@@ -63,6 +81,8 @@ enum class Solver {
   Wanda,      // |W| * ||x||, the lowest of every row; then nearest values
   Magnitude,  // |W|, the lowest of a matrix; then nearest values
   Nearest,    // no zeros, nearest values
+  Slice,      // no matrix of its own: the residual stream is made narrower (slice.h)
+  Structure,  // heads, MLP channels or layers are removed (structure.h)
 };
 // Who shares a scale.
 enum class Layout {
@@ -81,6 +101,8 @@ struct Method {
   bool zeros;             // takes --sparsity and --prune-n/--prune-m
 };
 std::span<const Method> methods();
+// Whether it changes the model's sizes, not its matrices: such methods have a driver of their own (reshape.h) and no journal.
+inline bool reshapes(const Method& method) { return method.solver == Solver::Slice || method.solver == Solver::Structure; }
 
 // The options after the rules: everything decided, nothing optional.
 struct Recipe {
@@ -102,6 +124,11 @@ struct Recipe {
   int scale_bits = 16;             // 16: F16 (F32 where a row has one scale); 4 to 8: coded
   std::vector<int> levels;
   SparsityAllocation sparsity_allocation = SparsityAllocation::Even;
+  std::int64_t round_interval = 8;                       // slicegpt
+  RemovedParts removed_parts = RemovedParts::Channels;   // structured
+  std::int64_t protected_first = 0, protected_last = 0;  // structured
+  RemovalScore removal_score = RemovalScore::Fisher;      // structured
+  bool compensate = false;                               // structured
   double damping = 0.01;
   ComputeType compute = ComputeType::BFloat16;
   std::uint64_t seed = 0;

@@ -1,10 +1,12 @@
 // What a recipe's output remembers of it. Everything that changes the bytes stands here, since it also decides whether a journal
 // belongs to a run; what is at its default is left out, so that an option that is added later changes nothing for those who do not use it.
 #include "miq/compress/methods.h"
+#include "miq/compress/resolve.h"
 
 namespace miq {
 
 Json Recipe::to_json() const {
+  if (reshapes(*method)) return reshaping_json(*this);
   Json json{{"name", method->name}, {"compute", compute == ComputeType::BFloat16 ? "bfloat16" : "float32"}};
   if (sparsity > 0) {
     json["sparsity"] = sparsity;

@@ -25,5 +25,9 @@ void resolve_groups(const CompressOptions& options, Recipe& recipe);
 void resolve_information(const CompressOptions& options, Recipe& recipe);
 // resolve_solver.cc: how the layers are solved: damping, arithmetic, seed.
 void resolve_solver(const CompressOptions& options, Recipe& recipe);
+// resolve_reshape.cc: all rules of the methods that change a model's sizes, slicegpt and structured; no other function above is called
+// for them. For all other methods it refuses the options of these two.
+void resolve_reshaping(const CompressOptions& options, const Config& config, Recipe& recipe);
+Json reshaping_json(const Recipe& recipe);  // Recipe::to_json() of these two
 
 }  // namespace miq

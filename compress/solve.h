@@ -33,7 +33,9 @@ struct InputStatistics {
 };
 bool needs_hessian(const Recipe& recipe);
 bool needs_channel_statistics(const Recipe& recipe);
-inline bool needs_calibration(const Recipe& recipe) { return needs_hessian(recipe) || needs_channel_statistics(recipe); }
+inline bool needs_calibration(const Recipe& recipe) {
+  return needs_hessian(recipe) || needs_channel_statistics(recipe) || reshapes(*recipe.method);
+}
 
 struct MatrixResult {
   at::Tensor values;                       // [rows, n] float32, the new weights

@@ -250,11 +250,6 @@ void describe(Model& model, const SliceFacts& facts, std::optional<std::int64_t>
 
 }  // namespace
 
-std::int64_t sliced_width(std::int64_t hidden, double sparsity, std::int64_t round_interval) {
-  const auto width = static_cast<std::int64_t>((1 - sparsity) * static_cast<double>(hidden));
-  return width - width % std::max<std::int64_t>(round_interval, 1);
-}
-
 std::optional<double> sparsity_of_name(const std::string& stem) {
   const auto underscore = stem.rfind('_');
   const std::string number = underscore == std::string::npos ? "" : stem.substr(underscore + 1);

@@ -53,9 +53,6 @@ Model open_slicegpt(const SliceGptSource& source);
 // A folder of a base model without weights, but with one .pt file and nothing else to take weights from.
 bool is_slicegpt_folder(const std::string& path);
 
-// The width that SliceGPT gives a stream of `hidden`: int((1 - sparsity) * hidden), less its remainder.
-std::int64_t sliced_width(std::int64_t hidden, double sparsity, std::int64_t round_interval);
-
 // "story_0.25" -> 0.25: the number after the last underscore, when it lies in [0, 1).
 std::optional<double> sparsity_of_name(const std::string& stem);
 

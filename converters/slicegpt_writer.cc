@@ -40,10 +40,16 @@ std::string pair_name(const Model& model) {
   return (plain ? base : "model") + "_" + ratio.dump();
 }
 
-std::string_view base_config(const Model& model) {
+// config.json of the base model. One that came without (from a GGUF file) gets it made from what slicing left of its config.
+std::string base_config(const Model& model) {
   const auto found = model.files.find("config.json");
-  if (found == model.files.end()) throw Error(model.name + ": has no config.json of its base model, which the original loader needs");
-  return found->second.text();
+  if (found != model.files.end()) return std::string(found->second.text());
+  Config base = model.config;
+  base.sliced = base.head_bias = false;
+  const bool layer_norms = !global_name(architecture(base.architecture), Role::FinalNorm, true).empty();
+  base.norm = layer_norms ? NormKind::Layer : NormKind::Rms;
+  for (LayerConfig& layer : base.layers) layer.input = layer.middle = layer.output = 0;
+  return hugging_face_config(base).dump(2) + "\n";
 }
 
 }  // namespace
@@ -57,11 +63,11 @@ void check_slicegpt_folder(const Model& model, const std::string& path, const Hu
 HuggingFaceExport write_slicegpt_folder(const Model& model, const std::string& path, const HuggingFaceOptions& options, ThreadPool& pool,
                                         const ProgressFunction& progress) {
   validate(model);
-  const std::string name = pair_name(model);
-  base_config(model);
+  const std::string name = pair_name(model), config = base_config(model);
   AtomicFolder folder(path, replaceable(path, options.force));
   const auto place = [&](const std::string& file) { return (fs::path(folder.temporary()) / file).string(); };
   for (const auto& [file, content] : model.files) write_file_atomically(place(file), content.text());
+  if (!model.files.contains("config.json")) write_file_atomically(place("config.json"), config);
   write_file_atomically(place(name + ".json"), slicing_schedule(model.config).dump(2) + "\n");
 
   HuggingFaceExport result;

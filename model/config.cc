@@ -126,6 +126,11 @@ std::int64_t head_width(const Config& config) {
   return or_hidden(config, config.embedding);
 }
 
+std::int64_t sliced_width(std::int64_t hidden, double sparsity, std::int64_t round_interval) {
+  const auto width = static_cast<std::int64_t>((1 - sparsity) * static_cast<double>(hidden));
+  return width - width % std::max<std::int64_t>(round_interval, 1);
+}
+
 void check_layer(const Config& config, const LayerConfig& layer, const std::string& name) {
   if (layer.heads % layer.kv_heads != 0) {
     throw FormatError(name, std::to_string(layer.heads) + " heads are no multiple of " + std::to_string(layer.kv_heads) + " key/value heads");

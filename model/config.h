@@ -83,6 +83,9 @@ std::int64_t output_width(const Config& config, const LayerConfig& layer);
 std::int64_t embedding_width(const Config& config);
 std::int64_t head_width(const Config& config);
 
+// The width that SliceGPT gives a stream of `hidden`: int((1 - sparsity) * hidden), less its remainder.
+std::int64_t sliced_width(std::int64_t hidden, double sparsity, std::int64_t round_interval);
+
 inline constexpr std::int64_t kMostLayers = 100'000;
 // Of all layers together: far above any real model, and few enough for a list of their tensors.
 inline constexpr std::int64_t kMostExperts = 200'000;

@@ -51,12 +51,20 @@ class LayerRun {
   LayerRun(const LayerContext& context, const LayerWeights& layer, const InputObserver& on_input, const OutputObserver& on_output)
       : context_(context), layer_(layer), rules_(architecture(context.config.architecture)), on_input_(on_input), on_output_(on_output) {}
 
-  at::Tensor run(const at::Tensor& hidden, bool inputs_only) const {
+  at::Tensor run(const at::Tensor& hidden, bool inputs_only) const { return feed(attend(hidden), inputs_only); }
+
+  // hidden -> the stream behind attention.
+  at::Tensor attend(const at::Tensor& hidden) const {
     const bool first = context_.config.norm_first;
-    at::Tensor x = input(InputSite::Attention, first ? norm(Role::InputNorm, hidden) : hidden);
-    at::Tensor middle = carried(Role::AttentionRotation, hidden) + linear(Role::AttentionOutput, input(InputSite::AttentionOutput, attention(x)));
-    if (!first) middle = norm(Role::InputNorm, middle);
-    x = input(InputSite::Mlp, first ? norm(Role::MlpNorm, middle) : middle);
+    const at::Tensor x = input(InputSite::Attention, first ? norm(Role::InputNorm, hidden) : hidden);
+    const at::Tensor middle = carried(Role::AttentionRotation, hidden) + linear(Role::AttentionOutput, input(InputSite::AttentionOutput, attention(x)));
+    return first ? middle : norm(Role::InputNorm, middle);
+  }
+
+  // The stream behind attention -> the layer's output.
+  at::Tensor feed(const at::Tensor& middle, bool inputs_only) const {
+    const bool first = context_.config.norm_first;
+    at::Tensor x = input(InputSite::Mlp, first ? norm(Role::MlpNorm, middle) : middle);
     if (context_.sizes.experts > 0) return carried(Role::MlpRotation, middle) + experts(x);
     x = input(InputSite::MlpOutput, mlp(Role::Gate, Role::Up, x));
     if (inputs_only) return middle;
@@ -187,6 +195,14 @@ Norm layer_norm(const Config& config, const LayerWeights& layer, Role role) {
 at::Tensor decode_layer(const LayerContext& context, const LayerWeights& layer, const at::Tensor& hidden, const InputObserver& on_input,
                         const OutputObserver& on_output, bool inputs_only) {
   return LayerRun(context, layer, on_input, on_output).run(hidden, inputs_only);
+}
+
+at::Tensor decode_attention(const LayerContext& context, const LayerWeights& layer, const at::Tensor& hidden) {
+  return LayerRun(context, layer, {}, {}).attend(hidden);
+}
+
+at::Tensor decode_mlp(const LayerContext& context, const LayerWeights& layer, const at::Tensor& middle) {
+  return LayerRun(context, layer, {}, {}).feed(middle, false);
 }
 
 }  // namespace miq

@@ -30,6 +30,10 @@ using OutputObserver = std::function<void(std::string_view name, const at::Tenso
 at::Tensor decode_layer(const LayerContext& context, const LayerWeights& layer, const at::Tensor& hidden, const InputObserver& on_input,
                         const OutputObserver& on_output, bool inputs_only = false);
 
+// The halves of a layer: to the residual stream behind attention, and from there to the layer's output.
+at::Tensor decode_attention(const LayerContext& context, const LayerWeights& layer, const at::Tensor& hidden);
+at::Tensor decode_mlp(const LayerContext& context, const LayerWeights& layer, const at::Tensor& middle);
+
 // The norm with this role of a layer.
 Norm layer_norm(const Config& config, const LayerWeights& layer, Role role);
 

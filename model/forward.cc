@@ -188,6 +188,18 @@ at::Tensor ForwardPass::walk_layer(const LayerWeights& layer, const at::Tensor& 
   return current.packed->run(context, hidden.contiguous(), observer, inputs_only);
 }
 
+at::Tensor ForwardPass::run_attention(const LayerWeights& layer, const at::Tensor& hidden) const {
+  use_single_threaded_torch();
+  const at::NoGradGuard no_grad;
+  return decode_attention(layer_context(model_.config.layers.at(static_cast<std::size_t>(layer.index)), hidden.size(0)), layer, hidden);
+}
+
+at::Tensor ForwardPass::run_mlp(const LayerWeights& layer, const at::Tensor& middle) const {
+  use_single_threaded_torch();
+  const at::NoGradGuard no_grad;
+  return decode_mlp(layer_context(model_.config.layers.at(static_cast<std::size_t>(layer.index)), middle.size(0)), layer, middle);
+}
+
 at::Tensor ForwardPass::logits(const at::Tensor& hidden) const {
   use_single_threaded_torch();
   const at::NoGradGuard no_grad;
@@ -254,7 +266,7 @@ at::Tensor ForwardPass::loss_gradient(const at::Tensor& hidden, std::span<const 
 }
 
 at::Tensor ForwardPass::backward_layer(const LayerWeights& layer, const at::Tensor& hidden, const at::Tensor& gradient,
-                                       const GradientObserver& output_gradient) const {
+                                       const GradientObserver& output_gradient, const InputObserver& inputs) const {
   use_single_threaded_torch();
   const LayerConfig& sizes = model_.config.layers.at(static_cast<std::size_t>(layer.index));
   if (sizes.identity) return gradient;
@@ -269,7 +281,9 @@ at::Tensor ForwardPass::backward_layer(const LayerWeights& layer, const at::Tens
   const at::Tensor input = hidden.detach().requires_grad_(true);
   std::vector<std::string> names;
   std::vector<at::Tensor> wanted{input};
-  const at::Tensor output = decode_layer(context, layer, input, {}, [&](std::string_view name, const at::Tensor& x) {
+  InputObserver detached;
+  if (inputs) detached = [&](InputPlace place, const at::Tensor& x) { inputs(place, x.detach()); };
+  const at::Tensor output = decode_layer(context, layer, input, detached, [&](std::string_view name, const at::Tensor& x) {
     names.emplace_back(name);
     wanted.push_back(x);
   });

@@ -76,6 +76,10 @@ class ForwardPass {
   at::Tensor run_layer(const LayerWeights& layer, const at::Tensor& hidden, const InputObserver& observer = {}) const;
   // The same, for its inputs alone: stops when the observer has seen the last one, a product short of the end.
   void observe_layer(const LayerWeights& layer, const at::Tensor& hidden, const InputObserver& observer) const;
+  // The halves of run_layer(), by LibTorch's kernels: the residual stream behind attention, and from there the layer's output.
+  // REQUIRES: the layer is not deleted.
+  at::Tensor run_attention(const LayerWeights& layer, const at::Tensor& hidden) const;
+  at::Tensor run_mlp(const LayerWeights& layer, const at::Tensor& middle) const;
 
   // Negative log-likelihoods in nats, one for each position p in [first, tokens-1): of ids[p + 1] given
   // ids[0 … p]. Computed in blocks: no logits tensor larger than a block of positions exists.
@@ -88,7 +92,9 @@ class ForwardPass {
   // One layer backwards. `gradient` is d loss/d (the layer's output); returns d loss/d (its input), and
   // calls `output_gradient` with d loss/d (the linear's output), [tokens, out], of every linear.
   using GradientObserver = std::function<void(std::string_view rule_name, const at::Tensor& gradient)>;
-  at::Tensor backward_layer(const LayerWeights& layer, const at::Tensor& hidden, const at::Tensor& gradient, const GradientObserver& output_gradient) const;
+  // `inputs` sees what the linears read, before any gradient is shown.
+  at::Tensor backward_layer(const LayerWeights& layer, const at::Tensor& hidden, const at::Tensor& gradient, const GradientObserver& output_gradient,
+                            const InputObserver& inputs = {}) const;
 
  private:
   at::Tensor walk_layer(const LayerWeights& layer, const at::Tensor& hidden, const InputObserver& observer, bool inputs_only) const;

@@ -31,12 +31,12 @@ std::string method_help() {
 }
 
 void declare_zeros(CLI::App& app, CompressOptions& method) {
-  app.add_option("--sparsity", method.sparsity, "share of the weights that become zero, such as 0.5");
+  app.add_option("--sparsity", method.sparsity, "share of the weights that become zero, such as 0.5; slicegpt: of the stream's width, structured: of the layers' weights, that are cut away");
   app.add_option("--prune-n,--prunen", method.prune_n, "with --prune-m: n zeros in every m consecutive input channels");
   app.add_option("--prune-m,--prunem", method.prune_m, "see --prune-n");
   add_choice<SparsityAllocation>(app, "--sparsity-allocation", method.sparsity_allocation,
                                  {{"even", SparsityAllocation::Even}, {"global", SparsityAllocation::Global}},
-                                 "mi, mixed: global (default) spreads the zeros over the model, even does not");
+                                 "mi, mixed, structured: global (default) spreads what goes over the model, even does not");
 }
 
 void declare_bits(CLI::App& app, CompressOptions& method) {
@@ -93,6 +93,21 @@ void declare_solver(CLI::App& app, MethodFlags& flags) {
       ->capture_default_str();
 }
 
+void declare_reshaping(CLI::App& app, CompressOptions& method) {
+  app.add_option("--round-interval", method.round_interval, "slicegpt: the narrower width is a multiple of it; 8");
+  add_choice<RemovedParts>(app, "--remove", method.removed_parts, {{"channels", RemovedParts::Channels}, {"layers", RemovedParts::Layers}},
+                           "structured: channels (default): heads and MLP channels; layers: whole decoder layers");
+  app.add_option("--protect-layers", method.protected_layers,
+                 "structured: two numbers, how many of the first and of the last layers stay whole; by default an eighth and a sixteenth")
+      ->delimiter(',')
+      ->expected(2);
+  add_choice<RemovalScore>(app, "--removal-score", method.removal_score, {{"fisher", RemovalScore::Fisher}, {"taylor", RemovalScore::Taylor}},
+                           "structured: what a head or channel is worth: fisher (default), by what its output does to the loss; taylor, by "
+                           "its weights' gradients, as LLM-Pruner");
+  add_choice<bool>(app, "--compensate", method.compensate, {{"on", true}, {"off", false}},
+                   "structured: fit what is left of an output matrix to what it wrote before (default on)");
+}
+
 }  // namespace
 
 void declare_method_options(CLI::App& app, MethodFlags& flags, bool with_method) {
@@ -100,6 +115,7 @@ void declare_method_options(CLI::App& app, MethodFlags& flags, bool with_method)
   declare_zeros(app, flags.compress);
   declare_bits(app, flags.compress);
   declare_groups(app, flags);
+  declare_reshaping(app, flags.compress);
   declare_solver(app, flags);
 }
 

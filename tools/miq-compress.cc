@@ -52,7 +52,7 @@ class KeptRun {
       : session_(session) {
     std::string output = options.output.empty() ? options.save : options.output;
     while (output.size() > 1 && output.back() == '/') output.pop_back();
-    if (output.empty() || options.no_journal) return;
+    if (output.empty() || options.no_journal || reshapes(*recipe.method)) return;
     journal_.emplace(output + ".journal", options.resume, model, calibration, recipe, session.pool());
     if (!options.output.empty()) remove_abandoned_temporaries(options.output);  // the journal is ours alone, so the output is
     if (!journal_->found().empty()) {
@@ -104,6 +104,9 @@ ExitCode run(const Options& options, Session& session) {
   for (const std::string& warning : model.warnings) session.warn(warning);
   if (!options.save.empty()) check_hugging_face_folder(model, options.save, {});
   const Recipe recipe = resolve(method_options(options.method, options.sampling.seed), model.config);
+  if (options.resume && reshapes(*recipe.method)) {
+    throw UsageError("method " + std::string(recipe.method->name) + " keeps no journal, so there is nothing to --resume; run it from the start");
+  }
   const Calibration calibration = read_calibration(options.model, model, options.calibration, options.texts, options.sampling);
   const auto message = session.message_function();
   const Rates rates = measure_rates(model, static_cast<std::int64_t>(calibration.windows.front().size()), recipe, session.pool());

@@ -1,0 +1,417 @@
+// Structured removal: scores against differences of the losses of the naive reference, the fit against its normal equations, the smaller
+// model against the dense one with the same parts silenced.
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/from_blob.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <functional>
+#include <numeric>
+
+#include "miq/base/error.h"
+#include "miq/compress/structure.h"
+#include "miq/compress/structure_parts.h"
+#include "miq/compress/structure_scores.h"
+#include "miq/model/forward.h"
+#include "tests/model/small_model.h"
+
+namespace miq {
+namespace {
+
+using test::random_ids;
+using test::small_model;
+
+Config base_config(const std::string& architecture) {
+  Config config;
+  config.architecture = architecture;
+  config.vocabulary = 41;
+  config.hidden = 16;
+  config.max_positions = 64;
+  config.norm_epsilon = 1e-5;
+  config.tied_head = true;
+  config.layers = {{4, 2, 4, 16}, {6, 3, 4, 24}};
+  if (architecture == "opt") {
+    config.layers = {{4, 4, 4, 16}, {4, 4, 4, 24}};
+    config.norm = NormKind::Layer;
+    config.activation = Activation::Relu;
+    config.gated_mlp = false;
+    config.query_bias = config.output_bias = config.mlp_bias = true;
+    config.positions = Positions::Learned;
+    config.position_offset = 2;
+  } else if (architecture == "qwen") {
+    config.layers = {{4, 4, 4, 16}, {6, 6, 4, 24}};
+    config.query_bias = true;
+    config.tied_head = false;
+  }
+  return config;
+}
+
+Calibration windows_of(std::int64_t windows, std::int64_t seqlen, std::int64_t vocabulary) {
+  Calibration calibration;
+  for (std::int64_t w = 0; w < windows; ++w) calibration.windows.push_back(random_ids(seqlen, vocabulary, static_cast<std::uint32_t>(200 + w)));
+  calibration.description = {{"text", "none"}};
+  return calibration;
+}
+
+CompressOptions removal(double sparsity, bool compensate) {
+  CompressOptions options;
+  options.method = "structured";
+  options.sparsity = sparsity;
+  options.compensate = compensate;
+  options.compute = ComputeType::Float32;
+  return options;
+}
+
+CompressResult remove(const Model& model, const Calibration& calibration, const CompressOptions& options, int threads = 2) {
+  ThreadPool pool(threads);
+  return compress(model, calibration, resolve(options, model.config), pool);
+}
+
+std::vector<float> logits(const Model& model, const std::vector<std::int32_t>& ids) {
+  const ForwardPass pass(model, ComputeType::Float32);
+  at::Tensor hidden = pass.embed(ids);
+  for (std::int64_t layer = 0; layer < pass.layers(); ++layer) hidden = pass.run_layer(pass.load_layer(layer), hidden);
+  const at::Tensor z = pass.logits(hidden).contiguous();
+  return {z.const_data_ptr<float>(), z.const_data_ptr<float>() + z.numel()};
+}
+
+// Logits of the naive reference.
+std::vector<double> exact_logits(const reference::Forward& oracle, const std::vector<std::int32_t>& ids) {
+  reference::Matrix x = oracle.embed(ids);
+  for (std::size_t layer = 0; layer < oracle.config.layers.size(); ++layer) x = oracle.run_layer(static_cast<std::int64_t>(layer), x);
+  return oracle.logits(x).data;
+}
+
+template <typename A, typename B>
+double distance(const A& a, const B& b) {
+  EXPECT_EQ(a.size(), b.size());
+  double largest = 0, difference = 0;
+  for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
+    largest = std::max(largest, std::abs(static_cast<double>(b[i])));
+    difference = std::max(difference, std::abs(static_cast<double>(a[i]) - static_cast<double>(b[i])));
+  }
+  return difference / largest;
+}
+
+std::int64_t linear_weights(const Config& config) {
+  std::int64_t sum = 0;
+  for (const ExpectedTensor& tensor : expected_tensors(config)) sum += tensor.linear ? tensor.shape[0] * tensor.shape[1] : 0;
+  return sum;
+}
+
+std::string name_of(const Config& config, std::int64_t layer, Role role) {
+  const Architecture& table = architecture(config.architecture);
+  return layer_tensor_name(table, layer, rule_name(table, role));
+}
+
+// Sum of the losses of all windows.
+double loss(const reference::Forward& oracle, const Calibration& calibration) {
+  double sum = 0;
+  for (const auto& ids : calibration.windows) {
+    for (const double value : oracle.losses(ids)) sum += value;
+  }
+  return sum;
+}
+
+class Removal : public testing::TestWithParam<const char*> {};
+
+// In windows of two tokens only the first predicts, so the square per token is that of one derivative per window.
+TEST_P(Removal, FisherScoresAreSquaredDerivatives) {
+  const Config config = base_config(GetParam());
+  const test::SmallModel small = small_model(config);
+  const Calibration calibration = windows_of(3, 2, config.vocabulary);
+  ThreadPool pool(2);
+  const ForwardPass pass(small.model, ComputeType::Float32);
+  const auto scores = measure_scores(pass, calibration, RemovalScore::Fisher, pool, [](std::string_view, double) {});
+  for (std::int64_t l = 0; l < 2; ++l) {
+    const auto layer = static_cast<std::size_t>(l);
+    for (const Role role : {Role::AttentionOutput, Role::Down}) {
+      const Ownership owned = ownership(role, config.layers[layer]);
+      const auto& found = role == Role::Down ? scores[layer].channels : scores[layer].groups;
+      for (const std::int64_t part : {std::int64_t{0}, static_cast<std::int64_t>(found.size()) - 1}) {
+        double expected = 0;
+        for (const auto& ids : calibration.windows) {
+          const auto with = [&](double factor) {
+            reference::Forward changed = small.oracle;
+            reference::Matrix& w = changed.weights.at(name_of(config, l, role));
+            for (std::int64_t r = 0; r < w.rows; ++r) {
+              for (std::int64_t c = 0; c < w.cols; ++c) w.at(r, c) *= owned.owner[static_cast<std::size_t>(c)] == part ? factor : 1;
+            }
+            return loss(changed, {{ids}, {}});
+          };
+          expected += std::pow((with(1 + 1e-5) - with(1 - 1e-5)) / 2e-5, 2);
+        }
+        EXPECT_NEAR(found[static_cast<std::size_t>(part)], expected, 1e-3 * expected + 1e-9) << l << " part " << part;
+      }
+    }
+  }
+}
+
+TEST_P(Removal, TaylorScoresSumWeightsTimesGradients) {
+  const Config config = base_config(GetParam());
+  const test::SmallModel small = small_model(config);
+  const Calibration calibration = windows_of(2, 6, config.vocabulary);
+  ThreadPool pool(2);
+  const ForwardPass pass(small.model, ComputeType::Float32);
+  const auto scores = measure_scores(pass, calibration, RemovalScore::Taylor, pool, [](std::string_view, double) {});
+  const std::int64_t l = 1;
+  const LayerConfig& sizes = config.layers[1];
+  double group = 0, channel = 0;
+  for (const LayerTensor& tensor : layer_tensors(config, l)) {
+    const Ownership owned = ownership(tensor.rule->role, sizes);
+    if (!tensor.linear() || owned.of == Ownership::Of::Nobody) continue;
+    reference::Forward changed = small.oracle;
+    reference::Matrix& w = changed.weights.at(layer_tensor_name(architecture(config.architecture), l, tensor.name));
+    for (std::int64_t r = 0; r < w.rows; ++r) {
+      for (std::int64_t c = 0; c < w.cols; ++c) {
+        if (owned.owner[static_cast<std::size_t>(owned.rows ? r : c)] != 1) continue;
+        const double kept = w.at(r, c);
+        w.at(r, c) = kept + 1e-5;
+        const double up = loss(changed, calibration);
+        w.at(r, c) = kept - 1e-5;
+        const double down = loss(changed, calibration);
+        w.at(r, c) = kept;
+        (owned.of == Ownership::Of::Channels ? channel : group) += std::abs(kept * (up - down) / 2e-5);
+      }
+    }
+  }
+  EXPECT_NEAR(scores[1].groups[1], group, 1e-3 * group);
+  EXPECT_NEAR(scores[1].channels[1], channel, 1e-3 * channel);
+}
+
+// The kept parts are recognised by their rows, which stay as they are.
+TEST_P(Removal, IsTheDenseModelWithThePartsSilenced) {
+  const Config config = base_config(GetParam());
+  const test::SmallModel small = small_model(config);
+  for (const SparsityAllocation allocation : {SparsityAllocation::Even, SparsityAllocation::Global}) {
+    CompressOptions options = removal(0.4, false);
+    options.sparsity_allocation = allocation;
+    const Model model = remove(small.model, windows_of(4, 12, config.vocabulary), options).model;
+    EXPECT_LE(linear_weights(model.config), linear_weights(config));
+    EXPECT_GE(static_cast<double>(linear_weights(model.config)), 0.6 * static_cast<double>(linear_weights(config)));
+    EXPECT_LT(static_cast<double>(linear_weights(model.config)), 0.8 * static_cast<double>(linear_weights(config)));
+    reference::Forward silenced = small.oracle;
+    for (std::int64_t l = 0; l < 2; ++l) {
+      for (const Role role : {Role::AttentionOutput, Role::Down}) {
+        // A column is kept where the smaller matrix has it too.
+        reference::Matrix& w = silenced.weights.at(name_of(config, l, role));
+        const Tensor& tensor = model.tensors.at(name_of(config, l, role));
+        const Blob blob = decode(tensor, "w");
+        const auto* values = reinterpret_cast<const float*>(blob.bytes().data());
+        std::int64_t next = 0;
+        for (std::int64_t c = 0; c < w.cols; ++c) {
+          if (next < tensor.shape[1] && static_cast<float>(w.at(0, c)) == values[next]) {
+            ++next;
+            continue;
+          }
+          for (std::int64_t r = 0; r < w.rows; ++r) w.at(r, c) = 0;
+        }
+        EXPECT_EQ(next, tensor.shape[1]);
+      }
+    }
+    const auto ids = random_ids(20, config.vocabulary, 3);
+    EXPECT_LT(distance(logits(model, ids), exact_logits(silenced, ids)), 2e-5);
+  }
+}
+
+TEST_P(Removal, CompensationLowersTheErrorAndBytesDoNotDependOnThreads) {
+  const Config config = base_config(GetParam());
+  const test::SmallModel small = small_model(config, DType::BF16);
+  const Calibration calibration = windows_of(9, 24, config.vocabulary);
+  std::string first;
+  for (const int threads : {1, 3}) {
+    ThreadPool pool(threads);
+    const Model model = remove(small.model, calibration, removal(0.3, true), threads).model;
+    const std::string digest = weights_digest(model, pool) + model.statistics.dump() + model.method.dump();
+    if (first.empty()) first = digest;
+    EXPECT_EQ(digest, first);
+    for (const auto& [name, tensor] : model.tensors) EXPECT_EQ(tensor.dtype, DType::BF16) << name;
+    EXPECT_EQ(model.statistics["structure"]["weights"], linear_weights(model.config));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, Removal, testing::Values("llama", "opt", "qwen"), [](const auto& test) { return std::string(test.param); });
+
+TEST(RemovalFit, SolvesItsNormalEquations) {
+  const std::int64_t n = 24, rows = 9;
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal;
+  std::vector<float> w(static_cast<std::size_t>(rows * n)), x(static_cast<std::size_t>(n * 100)), h(static_cast<std::size_t>(n * n));
+  for (float& value : w) value = normal(random);
+  for (float& value : x) value = normal(random);
+  for (std::int64_t t = 0; t < 100; ++t) x[static_cast<std::size_t>(t * n + 3)] = 0.9f * x[static_cast<std::size_t>(t * n + 4)];
+  for (std::int64_t i = 0; i < n; ++i) {
+    for (std::int64_t j = 0; j < n; ++j) {
+      for (std::int64_t t = 0; t < 100; ++t) h[static_cast<std::size_t>(i * n + j)] += x[static_cast<std::size_t>(t * n + i)] * x[static_cast<std::size_t>(t * n + j)] / 100;
+    }
+  }
+  std::vector<std::int64_t> kept;
+  for (std::int64_t i = 0; i < n; ++i) {
+    if (i % 5 != 3) kept.push_back(i);
+  }
+  const at::Tensor weights = at::from_blob(w.data(), {rows, n}, at::TensorOptions(at::kFloat));
+  const at::Tensor hessian = at::from_blob(h.data(), {n, n}, at::TensorOptions(at::kFloat));
+  ThreadPool pool(2);
+  const FittedColumns fitted = fit_columns(weights, hessian, kept, 0.01, true, pool), plain = fit_columns(weights, hessian, kept, 0.01, false, pool);
+  EXPECT_TRUE(fitted.fitted);
+  EXPECT_LT(fitted.error, plain.error);
+  double mean = 0;
+  for (const std::int64_t k : kept) mean += h[static_cast<std::size_t>(k * n + k)] / static_cast<double>(kept.size());
+  const float* got = fitted.weights.const_data_ptr<float>();
+  const auto count = static_cast<std::int64_t>(kept.size());
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t j = 0; j < count; ++j) {
+      double left = 0, right = 0.01 * mean * w[static_cast<std::size_t>(r * n + kept[static_cast<std::size_t>(j)])];
+      for (std::int64_t i = 0; i < count; ++i) {
+        left += got[r * count + i] * (h[static_cast<std::size_t>(kept[static_cast<std::size_t>(i)] * n + kept[static_cast<std::size_t>(j)])] + (i == j ? 0.01 * mean : 0));
+      }
+      for (std::int64_t i = 0; i < n; ++i) right += w[static_cast<std::size_t>(r * n + i)] * h[static_cast<std::size_t>(i * n + kept[static_cast<std::size_t>(j)])];
+      EXPECT_NEAR(left, right, 1e-4);
+    }
+  }
+}
+
+LayerParts parts_of(std::vector<double> groups, std::vector<double> channels, bool whole = false) {
+  LayerParts layer;
+  layer.whole = whole;
+  layer.group_weights = 100;
+  layer.channel_weights = 3;
+  layer.weights = 100 * static_cast<std::int64_t>(groups.size()) + 3 * static_cast<std::int64_t>(channels.size());
+  layer.group_scores = std::move(groups);
+  layer.channel_scores = std::move(channels);
+  return layer;
+}
+
+TEST(RemovalPlan, KeepsTheBudgetTheFloorsAndTheBest) {
+  std::mt19937 random(11);
+  for (int trial = 0; trial < 200; ++trial) {
+    std::vector<LayerParts> layers;
+    const std::size_t widths[] = {16, 40, 37};
+    std::int64_t all = 0;
+    for (int l = 0; l < 4; ++l) {
+      std::vector<double> groups(1 + random() % 4), channels(widths[random() % 3]);
+      for (double& score : groups) score = std::ldexp(static_cast<double>(random()), -20);
+      for (double& score : channels) score = std::ldexp(static_cast<double>(random()), -25);
+      layers.push_back(parts_of(groups, channels, l == 0));
+      all += layers.back().weights;
+    }
+    const double sparsity = static_cast<double>(random() % 100) / 100;
+    for (const SparsityAllocation allocation : {SparsityAllocation::Even, SparsityAllocation::Global}) {
+      const auto kept = plan_removal(layers, sparsity, allocation);
+      std::int64_t removed = 0;
+      bool more = false;  // something that fits could still go
+      const double budget = sparsity * static_cast<double>(all);
+      for (std::size_t l = 0; l < layers.size(); ++l) {
+        const std::int64_t groups = static_cast<std::int64_t>(layers[l].group_scores.size() - kept[l].groups.size());
+        const std::int64_t channels = static_cast<std::int64_t>(layers[l].channel_scores.size() - kept[l].channels.size());
+        removed += 100 * groups + 3 * channels;
+        EXPECT_GE(kept[l].groups.size(), 1u);
+        EXPECT_GE(8 * kept[l].channels.size(), layers[l].channel_scores.size());
+        if (layers[l].whole) {
+          EXPECT_EQ(groups + channels, 0);
+        }
+        if (layers[l].channel_scores.size() % 8 == 0) {
+          EXPECT_EQ(channels % 8, 0);
+        }
+        // Nothing that went is worth more than what stayed of its kind.
+        for (std::size_t c = 0; c < layers[l].channel_scores.size(); ++c) {
+          if (std::binary_search(kept[l].channels.begin(), kept[l].channels.end(), static_cast<std::int64_t>(c))) continue;
+          for (const std::int64_t other : kept[l].channels) EXPECT_LE(layers[l].channel_scores[c], layers[l].channel_scores[static_cast<std::size_t>(other)]);
+        }
+      }
+      EXPECT_LE(static_cast<double>(removed), budget);
+      for (std::size_t l = 0; l < layers.size(); ++l) {
+        const auto width = static_cast<std::int64_t>(layers[l].channel_scores.size()), block = width % 8 == 0 ? std::int64_t{8} : std::int64_t{1};
+        const std::int64_t least = std::max(block, (width + 7) / 8);
+        more |= !layers[l].whole && static_cast<std::int64_t>(kept[l].channels.size()) - block >= least && static_cast<double>(removed + 3 * block) <= budget;
+      }
+      if (allocation == SparsityAllocation::Global) {
+        EXPECT_FALSE(more);
+      }
+    }
+  }
+}
+
+TEST(RemovalPlan, EvenLeavesEqualLayersEqual) {
+  std::vector<LayerParts> layers;
+  std::mt19937 random(2);
+  for (int l = 0; l < 5; ++l) {
+    std::vector<double> groups(4), channels(64);
+    for (double& score : groups) score = static_cast<double>(random());
+    for (double& score : channels) score = static_cast<double>(random());
+    layers.push_back(parts_of(groups, channels));
+  }
+  for (const double sparsity : {0.1, 0.25, 0.5, 0.7}) {
+    const auto kept = plan_removal(layers, sparsity, SparsityAllocation::Even);
+    for (const KeptParts& layer : kept) {
+      EXPECT_EQ(layer.groups.size(), kept[0].groups.size());
+      EXPECT_EQ(layer.channels.size(), kept[0].channels.size());
+    }
+  }
+  const auto half = plan_removal(layers, 0.5, SparsityAllocation::Even);
+  EXPECT_EQ(half[0].groups.size(), 2u);
+  EXPECT_EQ(half[0].channels.size(), 32u);
+}
+
+TEST(RemovalOfLayers, LeavesTheOthersAsTheyAre) {
+  Config config = base_config("llama");
+  config.layers = {{4, 2, 4, 16}, {4, 2, 4, 16}, {4, 2, 4, 16}, {4, 2, 4, 16}};
+  const test::SmallModel small = small_model(config);
+  CompressOptions options = removal(0.5, false);
+  options.compensate.reset();
+  options.removed_parts = RemovedParts::Layers;
+  options.protected_layers = {1, 0};
+  const Model model = remove(small.model, windows_of(4, 12, config.vocabulary), options).model;
+  validate(model);
+  reference::Forward fewer = small.oracle;
+  fewer.config.layers.clear();
+  std::int64_t kept = 0;
+  for (std::int64_t l = 0; l < 4; ++l) {
+    if (model.config.layers[static_cast<std::size_t>(l)].identity) continue;
+    fewer.config.layers.push_back(config.layers[static_cast<std::size_t>(l)]);
+    for (const LayerTensor& tensor : layer_tensors(config, l)) {
+      fewer.weights[layer_tensor_name(architecture("llama"), kept, tensor.name)] = small.oracle.weights.at(layer_tensor_name(architecture("llama"), l, tensor.name));
+    }
+    ++kept;
+  }
+  EXPECT_EQ(kept, 2);
+  EXPECT_FALSE(model.config.layers[0].identity);
+  const auto ids = random_ids(16, config.vocabulary, 9);
+  EXPECT_LT(distance(logits(model, ids), exact_logits(fewer, ids)), 2e-5);
+}
+
+TEST(RemovalRefuses, WhatDoesNotBelong) {
+  const auto refused = [](const Config& config, const std::function<void(CompressOptions&)>& change, const std::string& word) {
+    CompressOptions options;
+    options.method = "structured";
+    options.sparsity = 0.25;
+    change(options);
+    try {
+      resolve(options, config);
+      ADD_FAILURE() << "not refused: " << word;
+    } catch (const UsageError& error) {
+      EXPECT_NE(std::string(error.what()).find(word), std::string::npos) << error.what();
+    }
+  };
+  const Config config = base_config("llama");
+  refused(config, [](CompressOptions& o) { o.sparsity.reset(); }, "--sparsity");
+  refused(config, [](CompressOptions& o) { o.sparsity = 1; }, "--sparsity");
+  refused(config, [](CompressOptions& o) { o.wbits = 4; }, "--wbits");
+  refused(config, [](CompressOptions& o) { o.round_interval = 8; }, "--round-interval");
+  refused(config, [](CompressOptions& o) { o.protected_layers = {1, 1}; }, "--protect-layers");
+  refused(config, [](CompressOptions& o) { o.protected_layers = {1}; }, "--protect-layers");
+  refused(config, [](CompressOptions& o) { o.removed_parts = RemovedParts::Layers, o.compensate = true; }, "--compensate");
+  refused(config, [](CompressOptions& o) { o.removed_parts = RemovedParts::Layers, o.removal_score = RemovalScore::Taylor; }, "--removal-score");
+  refused(config, [](CompressOptions& o) { o.method = "wanda", o.compensate = true; }, "--compensate");
+  refused(config, [](CompressOptions& o) { o.method = "wanda", o.removed_parts = RemovedParts::Layers; }, "--remove");
+  Config experts = config;
+  experts.architecture = "mixtral";
+  experts.experts_per_token = 2;
+  experts.layers[0].experts = experts.layers[1].experts = 4;
+  refused(experts, [](CompressOptions&) {}, "mixture");
+}
+
+}  // namespace
+}  // namespace miq

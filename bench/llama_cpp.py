@@ -215,7 +215,8 @@ def main():
     names = [text.partition("=")[0] for text in arguments.text]
     tag = f"{'-'.join(names)}-{arguments.windows}"
     dense = evaluate(arguments, arguments.model, os.path.join(arguments.out, f"dense-{tag}"))
-    rows = [("dense", "", 32.0, os.path.getsize(arguments.model), dense, None)]
+    bits, mix = decoder_bits(arguments.model)
+    rows = [("the model as it is", mix, bits, os.path.getsize(arguments.model), dense, None)]
     for kind, path in peer.variants():
         bits, mix = decoder_bits(path)
         decoded = path.removesuffix(".gguf") + ".decoded.gguf"

@@ -75,7 +75,9 @@ PrincipalAxes principal_axes(const at::Tensor& moments, double damping) {
   try {
     std::tie(values, vectors) = at::linalg_eigh(damped);  // rising
   } catch (const c10::Error&) {
-    throw Error("principal axes: the eigensolver failed on the residual stream's second moments; more calibration text or a larger --damping helps");
+    throw Error(
+        "principal axes: the eigensolver failed on the residual stream's second moments; more calibration text or a larger --damping "
+        "helps");
   }
   PrincipalAxes result;
   result.axes = vectors.flip(1).contiguous();

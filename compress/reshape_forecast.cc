@@ -14,11 +14,11 @@ namespace {
 std::uint64_t bytes(double count) { return static_cast<std::uint64_t>(std::llround(std::max(0.0, count))); }
 
 struct Sizes {
-  double weights = 0, largest = 0;         // of the decoder's linears: all, of the largest layer
-  double attention = 0;                    // operations of a token's scores and mixing, all layers
-  double output_inputs = 0, factor = 0;    // sums of n^2 and n^3 over the inputs of output matrices
-  double widest = 0;                       // of them
-  std::uint64_t element = 4;               // bytes of a stored weight
+  double weights = 0, largest = 0;       // of the decoder's linears: all, of the largest layer
+  double attention = 0;                  // operations of a token's scores and mixing, all layers
+  double output_inputs = 0, factor = 0;  // sums of n^2 and n^3 over the inputs of output matrices
+  double widest = 0;                     // of them
+  std::uint64_t element = 4;             // bytes of a stored weight
 };
 
 Sizes measure(const Model& model, std::int64_t seqlen) {
@@ -46,7 +46,8 @@ Sizes measure(const Model& model, std::int64_t seqlen) {
 
 double seconds(double operations, double rate) { return rate > 0 ? operations / rate : 0; }
 
-void add_slicing(const Model& model, const Recipe& recipe, const Rates& rates, double tokens, const Sizes& sizes, double forward, Forecast& result) {
+void add_slicing(const Model& model, const Recipe& recipe, const Rates& rates, double tokens, const Sizes& sizes, double forward,
+                 Forecast& result) {
   const double n = static_cast<double>(model.config.hidden), places = 2 * static_cast<double>(result.layers) + 1;
   const Config sliced = sliced_config(model.config, recipe);
   double globals = 0;
@@ -65,8 +66,8 @@ void add_slicing(const Model& model, const Recipe& recipe, const Rates& rates, d
   result.parts.push_back({"layers", forward, seconds(forward, rates.forward)});
 }
 
-void add_removal(const Model& model, const Calibration& calibration, const Recipe& recipe, const Rates& rates, double tokens, const Sizes& sizes,
-                 double forward, Forecast& result) {
+void add_removal(const Model& model, const Calibration& calibration, const Recipe& recipe, const Rates& rates, double tokens,
+                 const Sizes& sizes, double forward, Forecast& result) {
   std::uint64_t all = 0;
   for (const auto& [name, tensor] : model.tensors) all += tensor.stored_bytes();
   const double kept = sizes.weights * (1 - recipe.sparsity), element = static_cast<double>(sizes.element);

@@ -55,10 +55,13 @@ void resolve_structure(const CompressOptions& given, const Config& config, Recip
   if (given.round_interval) throw UsageError("--round-interval belongs to method slicegpt");
   recipe.removed_parts = given.removed_parts.value_or(RemovedParts::Channels);
   const bool layers = recipe.removed_parts == RemovedParts::Layers;
-  if (layers && given.sparsity_allocation) throw UsageError("--sparsity-allocation says where channels go; --remove layers takes whole layers");
-  if (layers && given.compensate) throw UsageError("--compensate belongs to --remove channels: nothing is left of a removed layer to compensate in");
+  if (layers && given.sparsity_allocation)
+    throw UsageError("--sparsity-allocation says where channels go; --remove layers takes whole layers");
+  if (layers && given.compensate)
+    throw UsageError("--compensate belongs to --remove channels: nothing is left of a removed layer to compensate in");
   recipe.sparsity_allocation = given.sparsity_allocation.value_or(layers ? SparsityAllocation::Even : kDefaultStructureAllocation);
-  if (layers && given.removal_score) throw UsageError("--removal-score belongs to --remove channels: layers go by how little they turn the stream");
+  if (layers && given.removal_score)
+    throw UsageError("--removal-score belongs to --remove channels: layers go by how little they turn the stream");
   recipe.removal_score = given.removal_score.value_or(RemovalScore::Fisher);
   recipe.compensate = !layers && given.compensate.value_or(true);
   const auto count = static_cast<std::int64_t>(config.layers.size());
@@ -67,7 +70,8 @@ void resolve_structure(const CompressOptions& given, const Config& config, Recip
   recipe.protected_last = count / 16;
   if (given.protected_layers) {
     const std::vector<std::int64_t>& both = *given.protected_layers;
-    if (both.size() != 2 || both[0] < 0 || both[1] < 0) throw UsageError("--protect-layers needs two numbers: how many of the first layers stay whole, and of the last");
+    if (both.size() != 2 || both[0] < 0 || both[1] < 0)
+      throw UsageError("--protect-layers needs two numbers: how many of the first layers stay whole, and of the last");
     if (both[0] >= count || both[1] >= count - both[0]) {
       throw UsageError("--protect-layers " + std::to_string(both[0]) + "," + std::to_string(both[1]) + " leaves none of the " +
                        std::to_string(count) + " layers to remove anything from");
@@ -110,7 +114,10 @@ void resolve_reshaping(const CompressOptions& given, const Config& config, Recip
 Json reshaping_json(const Recipe& recipe) {
   Json json{{"name", recipe.method->name}, {"compute", recipe.compute == ComputeType::BFloat16 ? "bfloat16" : "float32"}};
   if (recipe.method->solver == Solver::Slice) {
-    json.update({{"pruning_ratio", recipe.sparsity}, {"round_interval", recipe.round_interval}, {"orientation", "pca"}, {"damping", recipe.damping}});
+    json.update({{"pruning_ratio", recipe.sparsity},
+                 {"round_interval", recipe.round_interval},
+                 {"orientation", "pca"},
+                 {"damping", recipe.damping}});
     return json;
   }
   json["sparsity"] = recipe.sparsity;

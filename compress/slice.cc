@@ -36,8 +36,14 @@ class Slicer {
  public:
   Slicer(const Model& model, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool, const ProgressFunction& progress,
          const MessageFunction& message)
-      : model_(model), calibration_(calibration), recipe_(recipe), pool_(pool), progress_(progress), message_(message),
-        table_(architecture(model.config.architecture)), width_(sliced_width(model.config.hidden, recipe.sparsity, recipe.round_interval)) {
+      : model_(model),
+        calibration_(calibration),
+        recipe_(recipe),
+        pool_(pool),
+        progress_(progress),
+        message_(message),
+        table_(architecture(model.config.architecture)),
+        width_(sliced_width(model.config.hidden, recipe.sparsity, recipe.round_interval)) {
     check_sliceable(model.config);
     if (width_ < 1) {
       throw UsageError("--sparsity " + Json(recipe.sparsity).dump() + " of a hidden size of " + std::to_string(model.config.hidden) +
@@ -79,9 +85,8 @@ class Slicer {
     walked.name = model_.name;
     walked.config = fused_config(model_.config);
     walked.config.head_bias = false;
-    for (auto& [name, tensor] : fuse_globals(model_, pool_, [](Role role, const at::Tensor& rows) {
-           return role == Role::Head ? rows.narrow(0, 0, 0) : rows;
-         })) {
+    for (auto& [name, tensor] :
+         fuse_globals(model_, pool_, [](Role role, const at::Tensor& rows) { return role == Role::Head ? rows.narrow(0, 0, 0) : rows; })) {
       walked.tensors.emplace(name, std::move(tensor));
     }
     return walked;
@@ -136,13 +141,16 @@ class Slicer {
     project(after);
     store_layer(layer, fused, before, middle, after);
     advance(stage, 1);
-    layers_.push_back({{"layer", layer}, {"input", before.width()}, {"middle", middle.width()}, {"output", after.width()},
+    layers_.push_back({{"layer", layer},
+                       {"input", before.width()},
+                       {"middle", middle.width()},
+                       {"output", after.width()},
                        {"energy", {before.energy, middle.energy, after.energy}}});
     if (message_) {
       message_(format("layer %lld  %7.2f s  widths %lld, %lld, %lld  energy kept behind attention %.5f, behind the MLP %.5f",
                       static_cast<long long>(layer), std::chrono::duration<double>(Clock::now() - start).count(),
-                      static_cast<long long>(before.width()), static_cast<long long>(middle.width()),
-                      static_cast<long long>(after.width()), middle.energy, after.energy));
+                      static_cast<long long>(before.width()), static_cast<long long>(middle.width()), static_cast<long long>(after.width()),
+                      middle.energy, after.energy));
     }
     return after;
   }
@@ -181,9 +189,8 @@ class Slicer {
   }
 
   void store_globals(const Slice& first, const Slice& last) {
-    for (auto& [name, tensor] : fuse_globals(model_, pool_, [&](Role role, const at::Tensor& rows) {
-           return rows.matmul(role == Role::Head ? last.axes : first.axes);
-         })) {
+    for (auto& [name, tensor] : fuse_globals(
+             model_, pool_, [&](Role role, const at::Tensor& rows) { return rows.matmul(role == Role::Head ? last.axes : first.axes); })) {
       result_.model.tensors.emplace(name, std::move(tensor));
     }
   }
@@ -202,11 +209,14 @@ class Slicer {
                          {"sliced_head", false},
                          {"base_model", model_.name}});
     model.calibration = calibration_.description;
-    model.statistics = {{"slicing", {{"parameters", parameters}, {"parameters_fused", before}, {"hidden_size", model.config.hidden}, {"width", width_}}},
-                        {"layers", layers_}};
-    result_.summary = format("residual stream %lld of %lld wide, %llu parameters of the fused model's %llu (%.2f %% removed; rotations and a head of its own counted)",
-                             static_cast<long long>(width_), static_cast<long long>(model.config.hidden), static_cast<unsigned long long>(parameters),
-                             static_cast<unsigned long long>(before), 100 * removed);
+    model.statistics = {
+        {"slicing", {{"parameters", parameters}, {"parameters_fused", before}, {"hidden_size", model.config.hidden}, {"width", width_}}},
+        {"layers", layers_}};
+    result_.summary = format(
+        "residual stream %lld of %lld wide, %llu parameters of the fused model's %llu (%.2f %% removed; rotations and a head of its own "
+        "counted)",
+        static_cast<long long>(width_), static_cast<long long>(model.config.hidden), static_cast<unsigned long long>(parameters),
+        static_cast<unsigned long long>(before), 100 * removed);
   }
 
   const Model& model_;

@@ -117,7 +117,10 @@ std::map<std::string, Tensor> fuse_globals(const Model& model, ThreadPool& pool,
     if (name.empty() || (!head && !model.tensors.contains(name))) continue;
     const Tensor& source = head ? head_of(model) : model.tensors.at(name);
     // As stored, so that a block of rows alone is wide.
-    const at::Tensor rows = to_torch(source, name, replacement_dtype(source) == DType::F32 ? at::kFloat : replacement_dtype(source) == DType::F16 ? at::kHalf : at::kBFloat16);
+    const at::Tensor rows = to_torch(source, name,
+                                     replacement_dtype(source) == DType::F32   ? at::kFloat
+                                     : replacement_dtype(source) == DType::F16 ? at::kHalf
+                                                                               : at::kBFloat16);
     const std::int64_t count = rows.size(0), blocks = (count + kBlock - 1) / kBlock;
     std::vector<at::Tensor> changed(static_cast<std::size_t>(blocks)), biases(static_cast<std::size_t>(blocks));
     pool.for_each(blocks, [&](std::int64_t unit) {

@@ -46,7 +46,12 @@ class Remover {
  public:
   Remover(const Model& model, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool, const ProgressFunction& progress,
           const MessageFunction& message)
-      : dense_(model), calibration_(calibration), recipe_(recipe), pool_(pool), progress_(progress), message_(message),
+      : dense_(model),
+        calibration_(calibration),
+        recipe_(recipe),
+        pool_(pool),
+        progress_(progress),
+        message_(message),
         table_(architecture(model.config.architecture)) {
     result_.model = model;
   }
@@ -64,7 +69,8 @@ class Remover {
  private:
   std::int64_t layers() const { return static_cast<std::int64_t>(dense_.config.layers.size()); }
   bool whole(std::int64_t layer) const {
-    return layer < recipe_.protected_first || layer >= layers() - recipe_.protected_last || dense_.config.layers[static_cast<std::size_t>(layer)].identity;
+    return layer < recipe_.protected_first || layer >= layers() - recipe_.protected_last ||
+           dense_.config.layers[static_cast<std::size_t>(layer)].identity;
   }
   void advance(std::string_view stage, double work) {
     done_ += work;
@@ -74,19 +80,24 @@ class Remover {
   // The layers that turn the stream least, while their weights fit.
   void remove_layers() {
     const ForwardPass dense(dense_, recipe_.compute);
-    const std::vector<double> turns = measure_turns(dense, calibration_, pool_, [&](std::string_view stage, double work) { advance(stage, work); });
+    const std::vector<double> turns =
+        measure_turns(dense, calibration_, pool_, [&](std::string_view stage, double work) { advance(stage, work); });
     std::vector<std::int64_t> order(turns.size());
     std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) { return turns[static_cast<std::size_t>(a)] < turns[static_cast<std::size_t>(b)]; });
+    std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
+      return turns[static_cast<std::size_t>(a)] < turns[static_cast<std::size_t>(b)];
+    });
     const double budget = recipe_.sparsity * static_cast<double>(linear_weights(dense_.config));
     double taken = 0;
-    std::int64_t left = std::count_if(dense_.config.layers.begin(), dense_.config.layers.end(), [](const LayerConfig& layer) { return !layer.identity; });
+    std::int64_t left =
+        std::count_if(dense_.config.layers.begin(), dense_.config.layers.end(), [](const LayerConfig& layer) { return !layer.identity; });
     for (const std::int64_t l : order) {
       const auto weights = static_cast<double>(linear_weights(dense_.config, l));
       if (whole(l) || left == 1 || taken + weights > budget * (1 + 1e-12)) continue;
       taken += weights;
       --left;
-      for (const LayerTensor& tensor : layer_tensors(dense_.config, l)) result_.model.tensors.erase(layer_tensor_name(table_, l, tensor.name));
+      for (const LayerTensor& tensor : layer_tensors(dense_.config, l))
+        result_.model.tensors.erase(layer_tensor_name(table_, l, tensor.name));
       LayerConfig& sizes = result_.model.config.layers[static_cast<std::size_t>(l)];
       sizes = {};
       sizes.identity = true;
@@ -95,7 +106,8 @@ class Remover {
       const bool removed = result_.model.config.layers[static_cast<std::size_t>(l)].identity;
       Json& entry = statistics_.emplace_back(Json{{"layer", l}, {"turn", turns[static_cast<std::size_t>(l)]}, {"removed", removed}});
       if (message_) {
-        message_(format("layer %lld  turns the stream by %.5f%s", static_cast<long long>(l), entry["turn"].get<double>(), removed ? "  removed" : ""));
+        message_(format("layer %lld  turns the stream by %.5f%s", static_cast<long long>(l), entry["turn"].get<double>(),
+                        removed ? "  removed" : ""));
       }
     }
   }
@@ -117,15 +129,16 @@ class Remover {
       if (walk && cuts) hessians = observe(forward, *walk, l);
       if (cuts) cut_layer(l, parts, hessians);
       if (walk && l < last) walk->advance(forward.load_layer(l));
-      if (recipe_.compensate) advance("layer " + std::to_string(l + 1) + " of " + std::to_string(layers()), 1.0 / static_cast<double>(layers()));
+      if (recipe_.compensate)
+        advance("layer " + std::to_string(l + 1) + " of " + std::to_string(layers()), 1.0 / static_cast<double>(layers()));
       describe_layer(l, std::chrono::duration<double>(Clock::now() - start).count());
     }
   }
 
   std::vector<KeptParts> plan() {
     const ForwardPass dense(dense_, recipe_.compute);
-    std::vector<LayerScores> scores =
-        measure_scores(dense, calibration_, recipe_.removal_score, pool_, [&](std::string_view stage, double work) { advance(stage, work); });
+    std::vector<LayerScores> scores = measure_scores(dense, calibration_, recipe_.removal_score, pool_,
+                                                     [&](std::string_view stage, double work) { advance(stage, work); });
     std::vector<LayerParts> parts(scores.size());
     for (std::int64_t l = 0; l < layers(); ++l) {
       LayerParts& layer = parts[static_cast<std::size_t>(l)];
@@ -147,15 +160,19 @@ class Remover {
 
   bool loses(std::int64_t layer, const KeptParts& kept) const {
     const LayerConfig& sizes = dense_.config.layers[static_cast<std::size_t>(layer)];
-    return static_cast<std::int64_t>(kept.groups.size()) < sizes.kv_heads || static_cast<std::int64_t>(kept.channels.size()) < sizes.mlp_width;
+    return static_cast<std::int64_t>(kept.groups.size()) < sizes.kv_heads ||
+           static_cast<std::int64_t>(kept.channels.size()) < sizes.mlp_width;
   }
 
   std::map<InputSite, at::Tensor> observe(const ForwardPass& forward, Walk& walk, std::int64_t layer) {
     std::map<InputSite, HessianSum> sums;
-    walk.observe(forward.load_layer(layer), [&](InputPlace place, std::span<const at::Tensor> batch) {
-      if (place.site != InputSite::AttentionOutput && place.site != InputSite::MlpOutput) return;
-      sums.try_emplace(place.site, batch.front().size(1)).first->second.add(batch, pool_);
-    }, false);
+    walk.observe(
+        forward.load_layer(layer),
+        [&](InputPlace place, std::span<const at::Tensor> batch) {
+          if (place.site != InputSite::AttentionOutput && place.site != InputSite::MlpOutput) return;
+          sums.try_emplace(place.site, batch.front().size(1)).first->second.add(batch, pool_);
+        },
+        false);
     std::map<InputSite, at::Tensor> means;
     for (const auto& [site, sum] : sums) means.emplace(site, sum.mean());
     return means;
@@ -181,8 +198,8 @@ class Remover {
         continue;
       }
       const auto hessian = hessians.find(tensor.site());
-      const FittedColumns fitted =
-          fit_columns(values, hessian == hessians.end() ? at::Tensor() : hessian->second, lines, recipe_.damping, recipe_.compensate, pool_);
+      const FittedColumns fitted = fit_columns(values, hessian == hessians.end() ? at::Tensor() : hessian->second, lines, recipe_.damping,
+                                               recipe_.compensate, pool_);
       stored = dense_from_torch(fitted.weights, replacement_dtype(stored));
       if (hessian == hessians.end()) continue;
       errors_[layer][short_linear_name(tensor.name)] = fitted.error;
@@ -197,12 +214,18 @@ class Remover {
   }
 
   void describe_layer(std::int64_t layer, double seconds) {
-    const LayerConfig &now = result_.model.config.layers[static_cast<std::size_t>(layer)], &before = dense_.config.layers[static_cast<std::size_t>(layer)];
+    const LayerConfig &now = result_.model.config.layers[static_cast<std::size_t>(layer)],
+                      &before = dense_.config.layers[static_cast<std::size_t>(layer)];
     const std::int64_t weights = linear_weights(dense_.config, layer), left = linear_weights(result_.model.config, layer);
-    Json entry{{"layer", layer}, {"heads", now.heads}, {"kv_heads", now.kv_heads}, {"mlp_width", now.mlp_width}, {"removed", 1 - share(left, weights)}};
-    std::string line = format("layer %lld  %7.2f s  heads %lld of %lld  MLP %lld of %lld  removed %.2f %%", static_cast<long long>(layer), seconds,
-                              static_cast<long long>(now.heads), static_cast<long long>(before.heads), static_cast<long long>(now.mlp_width),
-                              static_cast<long long>(before.mlp_width), 100 * (1 - share(left, weights)));
+    Json entry{{"layer", layer},
+               {"heads", now.heads},
+               {"kv_heads", now.kv_heads},
+               {"mlp_width", now.mlp_width},
+               {"removed", 1 - share(left, weights)}};
+    std::string line =
+        format("layer %lld  %7.2f s  heads %lld of %lld  MLP %lld of %lld  removed %.2f %%", static_cast<long long>(layer), seconds,
+               static_cast<long long>(now.heads), static_cast<long long>(before.heads), static_cast<long long>(now.mlp_width),
+               static_cast<long long>(before.mlp_width), 100 * (1 - share(left, weights)));
     for (const auto& [name, error] : errors_[layer]) {
       entry["error"][name] = error;
       line += format("  error of %s %.5f", name.c_str(), error);
@@ -216,7 +239,8 @@ class Remover {
     const std::int64_t before = linear_weights(dense_.config), left = linear_weights(model.config);
     model.method = recipe_.to_json();
     model.calibration = calibration_.description;
-    model.statistics = {{"structure", {{"weights", left}, {"weights_before", before}, {"removed", 1 - share(left, before)}}}, {"layers", statistics_}};
+    model.statistics = {{"structure", {{"weights", left}, {"weights_before", before}, {"removed", 1 - share(left, before)}}},
+                        {"layers", statistics_}};
     result_.summary = format("weights of the decoder layers: %lld of %lld left, %.3f %% removed", static_cast<long long>(left),
                              static_cast<long long>(before), 100 * (1 - share(left, before)));
   }
@@ -240,7 +264,8 @@ void check_structure(const Config& config, const Recipe& recipe) {
   if (recipe.removed_parts == RemovedParts::Layers) return;
   for (const LayerConfig& layer : config.layers) {
     if (layer.experts > 0) {
-      throw UsageError("method structured: channels of a mixture's experts are not removed; --remove layers takes whole layers of such a model");
+      throw UsageError(
+          "method structured: channels of a mixture's experts are not removed; --remove layers takes whole layers of such a model");
     }
   }
 }

@@ -20,11 +20,11 @@ CompressResult structure_model(const Model& model, const Calibration& calibratio
 // An output matrix without its removed inputs: W_K + W_P H_PK (H_KK + damping mean(diag H_KK))^-1, the least-squares fit of
 // W x by the kept K when H = E[x x^T], computed in float64. Where H_KK has no factor, W_K as it is.
 struct FittedColumns {
-  at::Tensor weights;   // [rows, kept] float32
+  at::Tensor weights;  // [rows, kept] float32
   bool fitted = false;
-  double error = 0;     // share of the outputs' energy that is lost, tr(D H D^T) / tr(W H W^T)
+  double error = 0;  // share of the outputs' energy that is lost, tr(D H D^T) / tr(W H W^T)
 };
-FittedColumns fit_columns(const at::Tensor& weights, const at::Tensor& hessian, const std::vector<std::int64_t>& kept, double damping, bool fit,
-                          ThreadPool& pool);
+FittedColumns fit_columns(const at::Tensor& weights, const at::Tensor& hessian, const std::vector<std::int64_t>& kept, double damping,
+                          bool fit, ThreadPool& pool);
 
 }  // namespace miq

@@ -20,8 +20,8 @@ constexpr std::int64_t kRows = 128;
 at::Tensor index_of(const std::vector<std::int64_t>& numbers) { return at::tensor(numbers, at::TensorOptions(at::kLong)); }
 }  // namespace
 
-FittedColumns fit_columns(const at::Tensor& weights, const at::Tensor& hessian, const std::vector<std::int64_t>& kept, double damping, bool fit,
-                          ThreadPool& pool) {
+FittedColumns fit_columns(const at::Tensor& weights, const at::Tensor& hessian, const std::vector<std::int64_t>& kept, double damping,
+                          bool fit, ThreadPool& pool) {
   const at::NoGradGuard no_grad;
   const std::int64_t n = weights.size(1), rows = weights.size(0);
   std::vector<std::int64_t> gone;
@@ -47,7 +47,7 @@ FittedColumns fit_columns(const at::Tensor& weights, const at::Tensor& hessian, 
         const at::NoGradGuard inner;
         const std::int64_t first = unit * kRows, count = std::min(kRows, rows - first);
         const at::Tensor owed = weights.narrow(0, first, count).index_select(1, lost).to(at::kDouble).matmul(across);  // W_P H_PK
-        const at::Tensor fitted = owed.matmul(inverse->t()).matmul(*inverse);                                         // (L L^T)^-1
+        const at::Tensor fitted = owed.matmul(inverse->t()).matmul(*inverse);                                          // (L L^T)^-1
         result.weights.narrow(0, first, count).add_(fitted.to(at::kFloat));
       });
       result.fitted = true;

@@ -15,8 +15,8 @@ constexpr std::int64_t kLeastShare = 8;  // an eighth of the channels stays
 
 // The parts of one kind in one layer, least valuable first.
 struct Stack {
-  std::vector<std::int64_t> order;  // of parts, rising score
-  std::vector<double> values;       // of blocks, a weight's share
+  std::vector<std::int64_t> order;                     // of parts, rising score
+  std::vector<double> values;                          // of blocks, a weight's share
   std::int64_t block = 1, weights = 0, removable = 0;  // parts in a block, weights of a block, blocks that may go
   std::int64_t removed = 0;                            // blocks
 
@@ -48,11 +48,11 @@ Stack make_stack(const std::vector<double>& scores, std::int64_t part_weights, s
 
 struct Stacks {
   Stack groups, channels;
-  explicit Stacks(const LayerParts& layer)
-      : groups(make_stack(layer.group_scores, layer.group_weights, 1, 1, layer.whole)) {
+  explicit Stacks(const LayerParts& layer) : groups(make_stack(layer.group_scores, layer.group_weights, 1, 1, layer.whole)) {
     const auto width = static_cast<std::int64_t>(layer.channel_scores.size());
     const std::int64_t block = width % kBlock == 0 ? kBlock : 1;
-    channels = make_stack(layer.channel_scores, layer.channel_weights, block, std::max(block, (width + kLeastShare - 1) / kLeastShare), layer.whole);
+    channels = make_stack(layer.channel_scores, layer.channel_weights, block, std::max(block, (width + kLeastShare - 1) / kLeastShare),
+                          layer.whole);
   }
 };
 
@@ -65,7 +65,8 @@ void take_even(std::span<const LayerParts> layers, std::vector<Stacks>& stacks, 
     groups.removed = std::clamp<std::int64_t>(whole_groups, 0, groups.removable);
     while (groups.removed > 0 && static_cast<double>(groups.removed * groups.weights) > budget) --groups.removed;
     const double rest = budget - static_cast<double>(groups.removed * groups.weights);
-    channels.removed = std::clamp<std::int64_t>(static_cast<std::int64_t>(rest / static_cast<double>(std::max<std::int64_t>(1, channels.weights))), 0, channels.removable);
+    channels.removed = std::clamp<std::int64_t>(
+        static_cast<std::int64_t>(rest / static_cast<double>(std::max<std::int64_t>(1, channels.weights))), 0, channels.removable);
     // Where the channels' floor leaves some of the share, heads go for it.
     while (groups.removed < groups.removable && channels.removed == channels.removable &&
            static_cast<double>((groups.removed + 1) * groups.weights + channels.removed * channels.weights) <= budget) {

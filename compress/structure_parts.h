@@ -14,8 +14,8 @@ namespace miq {
 // Whose the rows (or the columns) of a matrix are.
 struct Ownership {
   enum class Of { Nobody, HeadGroups, Channels } of = Of::Nobody;
-  bool rows = true;                  // false: columns
-  std::vector<std::int64_t> owner;   // of each of them: number of the head group or channel
+  bool rows = true;                 // false: columns
+  std::vector<std::int64_t> owner;  // of each of them: number of the head group or channel
 };
 Ownership ownership(Role role, const LayerConfig& sizes);
 
@@ -32,10 +32,10 @@ struct KeptParts {
   std::vector<std::int64_t> groups, channels;
 };
 
-// Takes at most `sparsity` of all weights, short of it by less than the smallest part that could still be taken. The lowest scores go first;
-// every layer keeps a head group and an eighth of its channels; channels go by eights where the width is a multiple of 8.
-// Even: the same share of head groups (to the nearest) in every layer that is not whole, and channels for the rest of the layer's share, so
-// that layers of one size stay of one size. Global: all parts of the model compete by score per weight.
+// Takes at most `sparsity` of all weights, short of it by less than the smallest part that could still be taken. The lowest scores go
+// first; every layer keeps a head group and an eighth of its channels; channels go by eights where the width is a multiple of 8. Even: the
+// same share of head groups (to the nearest) in every layer that is not whole, and channels for the rest of the layer's share, so that
+// layers of one size stay of one size. Global: all parts of the model compete by score per weight.
 std::vector<KeptParts> plan_removal(std::span<const LayerParts> layers, double sparsity, SparsityAllocation allocation);
 
 }  // namespace miq

@@ -64,7 +64,8 @@ LayerScores fisher_of(const ForwardPass& dense, const LayerWeights& weights, con
 // Gradients of a layer's matrices, summed over windows.
 class WeightGradients {
  public:
-  WeightGradients(const Config& config, std::int64_t layer, ThreadPool& pool) : sizes_(config.layers[static_cast<std::size_t>(layer)]), pool_(pool) {
+  WeightGradients(const Config& config, std::int64_t layer, ThreadPool& pool)
+      : sizes_(config.layers[static_cast<std::size_t>(layer)]), pool_(pool) {
     for (const LayerTensor& tensor : layer_tensors(config, layer)) {
       if (!tensor.linear()) continue;
       matrices_.push_back(tensor);
@@ -122,8 +123,8 @@ class WeightGradients {
   std::vector<at::Tensor> sums_;
 };
 
-LayerScores walk_layer_back(const ForwardPass& dense, std::int64_t layer, const std::vector<at::Tensor>& inputs, std::vector<at::Tensor>& gradients,
-                            RemovalScore score, ThreadPool& pool) {
+LayerScores walk_layer_back(const ForwardPass& dense, std::int64_t layer, const std::vector<at::Tensor>& inputs,
+                            std::vector<at::Tensor>& gradients, RemovalScore score, ThreadPool& pool) {
   const LayerWeights weights = dense.load_layer(layer);
   const auto windows = static_cast<std::int64_t>(inputs.size());
   const std::int64_t batch = std::max<std::int64_t>(1, kBatchTokens / inputs.front().size(0));
@@ -215,7 +216,8 @@ std::vector<double> measure_turns(const ForwardPass& dense, const Calibration& c
     double sum = 0;
     for (const double cosine : cosines) sum += cosine;
     turns.push_back(1 - sum / static_cast<double>(walk.tokens()));
-    if (!std::isfinite(turns.back())) throw Error("structured: the residual stream of a calibration window holds NaN or infinity; try --dtype float32");
+    if (!std::isfinite(turns.back()))
+      throw Error("structured: the residual stream of a calibration window holds NaN or infinity; try --dtype float32");
     advance(stage_name("measuring", l, dense.layers()), 1.0 / static_cast<double>(dense.layers()));
   }
   return turns;

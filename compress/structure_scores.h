@@ -24,7 +24,8 @@ struct LayerScores {
 std::vector<LayerScores> measure_scores(const ForwardPass& dense, const Calibration& calibration, RemovalScore score, ThreadPool& pool,
                                         const std::function<void(std::string_view stage, double share)>& advance);
 
-// For whole layers: 1 - the mean cosine of the residual stream before and behind each (Men et al. 2024, arXiv:2403.03853), over all windows.
+// For whole layers: 1 - the mean cosine of the residual stream before and behind each (Men et al. 2024, arXiv:2403.03853), over all
+// windows.
 std::vector<double> measure_turns(const ForwardPass& dense, const Calibration& calibration, ThreadPool& pool,
                                   const std::function<void(std::string_view stage, double share)>& advance);
 

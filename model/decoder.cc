@@ -57,7 +57,8 @@ class LayerRun {
   at::Tensor attend(const at::Tensor& hidden) const {
     const bool first = context_.config.norm_first;
     const at::Tensor x = input(InputSite::Attention, first ? norm(Role::InputNorm, hidden) : hidden);
-    const at::Tensor middle = carried(Role::AttentionRotation, hidden) + linear(Role::AttentionOutput, input(InputSite::AttentionOutput, attention(x)));
+    const at::Tensor inside = input(InputSite::AttentionOutput, attention(x));
+    const at::Tensor middle = carried(Role::AttentionRotation, hidden) + linear(Role::AttentionOutput, inside);
     return first ? middle : norm(Role::InputNorm, middle);
   }
 

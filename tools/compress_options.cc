@@ -31,7 +31,9 @@ std::string method_help() {
 }
 
 void declare_zeros(CLI::App& app, CompressOptions& method) {
-  app.add_option("--sparsity", method.sparsity, "share of the weights that become zero, such as 0.5; slicegpt: of the stream's width, structured: of the layers' weights, that are cut away");
+  app.add_option("--sparsity", method.sparsity,
+                 "share of the weights that become zero, such as 0.5; slicegpt: share of the stream's width that is cut away; structured: of the "
+                 "layers' weights");
   app.add_option("--prune-n,--prunen", method.prune_n, "with --prune-m: n zeros in every m consecutive input channels");
   app.add_option("--prune-m,--prunem", method.prune_m, "see --prune-n");
   add_choice<SparsityAllocation>(app, "--sparsity-allocation", method.sparsity_allocation,
@@ -101,7 +103,8 @@ void declare_reshaping(CLI::App& app, CompressOptions& method) {
                  "structured: two numbers, how many of the first and of the last layers stay whole; by default an eighth and a sixteenth")
       ->delimiter(',')
       ->expected(2);
-  add_choice<RemovalScore>(app, "--removal-score", method.removal_score, {{"fisher", RemovalScore::Fisher}, {"taylor", RemovalScore::Taylor}},
+  add_choice<RemovalScore>(app, "--removal-score", method.removal_score,
+                           {{"fisher", RemovalScore::Fisher}, {"taylor", RemovalScore::Taylor}},
                            "structured: what a head or channel is worth: fisher (default), by what its output does to the loss; taylor, by "
                            "its weights' gradients, as LLM-Pruner");
   add_choice<bool>(app, "--compensate", method.compensate, {{"on", true}, {"off", false}},

@@ -44,7 +44,8 @@ Config base_config(const std::string& architecture) {
 
 Calibration windows_of(std::int64_t windows, std::int64_t seqlen, std::int64_t vocabulary) {
   Calibration calibration;
-  for (std::int64_t w = 0; w < windows; ++w) calibration.windows.push_back(random_ids(seqlen, vocabulary, static_cast<std::uint32_t>(100 + w)));
+  for (std::int64_t w = 0; w < windows; ++w)
+    calibration.windows.push_back(random_ids(seqlen, vocabulary, static_cast<std::uint32_t>(100 + w)));
   calibration.description = {{"text", "none"}};
   return calibration;
 }
@@ -226,16 +227,26 @@ TEST(SlicingRefuses, WhatCannotBeSlicedAndWhatDoesNotBelong) {
   };
   const Config config = base_config("llama");
   const auto nothing = [](CompressOptions&) {};
-  refused(config, [](CompressOptions& o) { o.sparsity.reset(); }, "--sparsity");
-  refused(config, [](CompressOptions& o) { o.sparsity = 0.9; }, "--round-interval");
-  refused(config, [](CompressOptions& o) { o.round_interval = 0; }, "--round-interval");
-  refused(config, [](CompressOptions& o) { o.wbits = 4; }, "--wbits");
-  refused(config, [](CompressOptions& o) { o.prune_n = 2, o.prune_m = 4; }, "--prune-n");
-  refused(config, [](CompressOptions& o) { o.group_size = 64; }, "--group-size");
-  refused(config, [](CompressOptions& o) { o.target_avg_bits = 4; }, "--target-avg-bits");
-  refused(config, [](CompressOptions& o) { o.sparsity_allocation = SparsityAllocation::Global; }, "--sparsity-allocation");
-  refused(config, [](CompressOptions& o) { o.compensate = true; }, "--compensate");
-  refused(config, [](CompressOptions& o) { o.method = "sparsegpt", o.round_interval = 8; }, "--round-interval");
+  refused(
+      config, [](CompressOptions& o) { o.sparsity.reset(); }, "--sparsity");
+  refused(
+      config, [](CompressOptions& o) { o.sparsity = 0.9; }, "--round-interval");
+  refused(
+      config, [](CompressOptions& o) { o.round_interval = 0; }, "--round-interval");
+  refused(
+      config, [](CompressOptions& o) { o.wbits = 4; }, "--wbits");
+  refused(
+      config, [](CompressOptions& o) { o.prune_n = 2, o.prune_m = 4; }, "--prune-n");
+  refused(
+      config, [](CompressOptions& o) { o.group_size = 64; }, "--group-size");
+  refused(
+      config, [](CompressOptions& o) { o.target_avg_bits = 4; }, "--target-avg-bits");
+  refused(
+      config, [](CompressOptions& o) { o.sparsity_allocation = SparsityAllocation::Global; }, "--sparsity-allocation");
+  refused(
+      config, [](CompressOptions& o) { o.compensate = true; }, "--compensate");
+  refused(
+      config, [](CompressOptions& o) { o.method = "sparsegpt", o.round_interval = 8; }, "--round-interval");
   Config late = base_config("opt");
   late.norm_first = late.final_norm = false;
   refused(late, nothing, "behind the residual sum");

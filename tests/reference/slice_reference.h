@@ -1,6 +1,6 @@
-// SliceGPT in naive double-precision loops, in the order of the original (slicegpt/rotate.py, rotate_and_slice_sequential): fuse, then block by
-// block rotate and slice the inputs, run the block in its own narrow coordinates, find the axes of what comes out, rotate and slice the
-// outputs. Embeddings are centred only for layer norms. Llama and OPT.
+// SliceGPT in naive double-precision loops, in the order of the original (slicegpt/rotate.py, rotate_and_slice_sequential): fuse, then
+// block by block rotate and slice the inputs, run the block in its own narrow coordinates, find the axes of what comes out, rotate and
+// slice the outputs. Embeddings are centred only for layer norms. Llama and OPT.
 #pragma once
 
 #include "tests/reference/sliced_reference.h"
@@ -158,7 +158,8 @@ struct SliceGpt {
     for (const char* table : {"embed_tokens.weight", "embed_positions.weight"}) {
       if (const auto found = weights.find(stem + table); found != weights.end()) found->second = times(found->second, q);
     }
-    const std::vector<std::string> inputs = opt() ? std::vector<std::string>{"fc1"} : std::vector<std::string>{"mlp.gate_proj", "mlp.up_proj"};
+    const std::vector<std::string> inputs =
+        opt() ? std::vector<std::string>{"fc1"} : std::vector<std::string>{"mlp.gate_proj", "mlp.up_proj"};
     for (std::size_t l = 0; l < config.layers.size(); ++l) {
       LayerConfig& sizes = config.layers[l];
       const std::int64_t after = l + 1 < config.layers.size() ? width : config.hidden;

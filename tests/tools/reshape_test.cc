@@ -93,8 +93,10 @@ TEST_F(Reshape, SmallerModelsAreReadRunExportedAndCompressedFurther) {
   const Model even = load_model((work_ / "even.miq").string()), layers = load_model((work_ / "layers.miq").string());
   EXPECT_EQ(even.config.layers[0].kv_heads, 1);
   EXPECT_EQ(even.config.layers[2].mlp_width, 48);
-  EXPECT_EQ(std::count_if(layers.config.layers.begin(), layers.config.layers.end(), [](const LayerConfig& layer) { return layer.identity; }), 1);
-  ASSERT_EQ(run("miq-compress even.miq text.txt -o bits.miq --nsamples 8 --seqlen 64 --dtype float32 --method gptq --wbits 4"), 0) << output_;
+  EXPECT_EQ(
+      std::count_if(layers.config.layers.begin(), layers.config.layers.end(), [](const LayerConfig& layer) { return layer.identity; }), 1);
+  ASSERT_EQ(run("miq-compress even.miq text.txt -o bits.miq --nsamples 8 --seqlen 64 --dtype float32 --method gptq --wbits 4"), 0)
+      << output_;
 }
 
 TEST_F(Reshape, SaysWhatItTakesAndRefusesWhatMakesNoSense) {
@@ -171,8 +173,33 @@ TEST_P(SlicedAgain, IsAsGoodAsTheOriginal) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Examples, SlicedAgain,
-                         testing::Values(Golden{"story", "slicegpt-25", "tinystories/tiny.utf8", 32}, Golden{"opt-small", "slicegpt-opt-20", "wiki/wiki.utf8", 64}),
+                         testing::Values(Golden{"story", "slicegpt-25", "tinystories/tiny.utf8", 32},
+                                         Golden{"opt-small", "slicegpt-opt-20", "wiki/wiki.utf8", 64}),
                          [](const auto& test) { return std::string(test.index == 0 ? "Llama" : "Opt"); });
+
+// The second of the story model's two layers, as in the example that another tool left.
+TEST(RemovedLayer, IsThatOfTheExample) {
+  const std::string path = std::string(kData) + "checkpoints/whole-module/golden.json";
+  if (!fs::exists(path)) GTEST_SKIP() << "no shared data at " << path;
+  const Json golden = parse_json(read_text_file(path), path);
+  const Model model = open_model(std::string(kData) + "models/story");
+  const Text text = load_text("calibration", std::string(kData) + "tinystories/tiny.utf8");
+  CalibrationOptions sampling;
+  sampling.sampling = Sampling::InOrder;
+  sampling.windows = 8;
+  sampling.seqlen = 256;
+  CompressOptions options;
+  options.method = "structured";
+  options.sparsity = 0.5;
+  options.removed_parts = RemovedParts::Layers;
+  options.compute = ComputeType::Float32;
+  ThreadPool pool;
+  const Calibration calibration = sample_windows(text.content, text.name, *model.tokenizer, model.config, sampling);
+  const Model shallow = compress(model, calibration, resolve(options, model.config), pool).model;
+  const Json& stated = golden.at("identity_layer.bin");
+  const double expected = stated.at("ppl").get<double>();
+  EXPECT_NEAR(perplexity(shallow, golden.at("eval")), expected, 1e-4 * expected);
+}
 
 }  // namespace
 }  // namespace miq

@@ -21,13 +21,14 @@ void resolve_groups(const CompressOptions& options, Recipe& recipe) {
   recipe.grouping = options.grouping.value_or(method.grouping);
   recipe.group_size = options.group_size.value_or(0);
   recipe.n_groups = options.n_groups.value_or(0);
-  // 64 channels share a scale; 128 where zeros leave half as many weights to pay for it.
-  if (method.layout == Layout::Groups && !recipe.group_size && !recipe.n_groups) recipe.group_size = recipe.sparsity > 0 ? 128 : 64;
   // Coded scales of 6 bits cost a tenth of a decibel and save ten bits a group and row; the others are as their papers have them.
   recipe.scale_bits = options.scale_bits.value_or(method.layout == Layout::Groups && recipe.quantize ? 6 : 16);
   if (recipe.codes_scales() && (recipe.scale_bits < kLeastScaleBits || recipe.scale_bits > kMostScaleBits)) {
     throw UsageError("--scale-bits " + std::to_string(recipe.scale_bits) + " is not 16, nor 4 to 8 for coded scales");
   }
+  // 32 channels share a scale, 64 where it is as long as five weights; more where zeros leave half as many weights to pay for it.
+  if (method.layout == Layout::Groups && !recipe.group_size && !recipe.n_groups)
+    recipe.group_size = (recipe.codes_scales() ? 32 : 64) * (recipe.sparsity > 0 ? 2 : 1);
 }
 
 void resolve_information(const CompressOptions& given, Recipe& recipe) {

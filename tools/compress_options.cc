@@ -82,7 +82,7 @@ void declare_groups(CLI::App& app, MethodFlags& flags) {
                          {{"spectral", Clustering::Spectral}, {"hierarchical", Clustering::Hierarchical}},
                          "groupings by mutual information: spectral (default) or hierarchical");
   app.add_option("--use-mi-grouping", flags.use_mi_grouping, "mi: 1 (default), or 0: contiguous groups")->check(CLI::Range(0, 1));
-  app.add_option("--group-size", method.group_size, "input channels in a group; mi, mixed: 64, or 128 with zeros; others: a whole row");
+  app.add_option("--group-size", method.group_size, "input channels in a group; mi, mixed: 32, or 64 with --scale-bits 16, with zeros twice as many; others: a whole row");
   app.add_option("--n-groups", method.n_groups, "groups in an input, instead of --group-size");
   app.add_option("--scale-bits", method.scale_bits, "bits of a scale: 16, or 4 to 8: codes under one exponent for each row; mi, mixed: 6, others: 16");
 }

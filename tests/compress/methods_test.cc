@@ -99,7 +99,10 @@ TEST(Methods, AWidthAloneIsTheTarget) {
   const Recipe mi = resolve(with([](auto& o) { o.method = "mi", o.wbits = 4; }), config());
   EXPECT_EQ(mi.target, 4.0);
   EXPECT_EQ(mi.grouping, Grouping::MutualInformationEqual);
-  EXPECT_EQ(mi.group_size, 64);
+  EXPECT_EQ(mi.group_size, 32);
+  EXPECT_EQ(resolve(with([](auto& o) { o.method = "mi", o.wbits = 4, o.scale_bits = 16; }), config()).group_size, 64);
+  EXPECT_EQ(resolve(with([](auto& o) { o.method = "mi", o.wbits = 4, o.sparsity = 0.5; }), config()).group_size, 64);
+  EXPECT_EQ(resolve(with([](auto& o) { o.method = "mi", o.wbits = 4, o.sparsity = 0.5, o.scale_bits = 16; }), config()).group_size, 128);
   EXPECT_EQ(mi.scale_bits, 6);
   EXPECT_EQ(mi.to_json()["scale_bits"], 6);
   const Recipe uniform = resolve(with([](auto& o) { o.target_avg_bits = 4; }), config());

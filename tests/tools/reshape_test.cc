@@ -52,8 +52,8 @@ class Reshape : public testing::Test {
     output_ = read_text_file(out);
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   }
-  int compress_with(const std::string& options) {
-    return run("miq-compress dense.miq text.txt --nsamples 8 --seqlen 64 --dtype float32 --threads 2 " + options);
+  int compress_with(const std::string& options, const std::string& threads = "2") {
+    return run("miq-compress dense.miq text.txt --nsamples 8 --seqlen 64 --dtype float32 --threads " + threads + " " + options);
   }
   bool said(const std::string& words) const { return output_.find(words) != std::string::npos; }
 
@@ -74,7 +74,7 @@ TEST_F(Reshape, SlicedModelsAreReadRunAndExported) {
   const Model sliced = load_model((work_ / "sliced.miq").string()), back = load_model((work_ / "back.miq").string());
   EXPECT_EQ(weights_digest(sliced, pool), weights_digest(back, pool));
   EXPECT_EQ(sliced.config.to_json(), back.config.to_json());
-  EXPECT_EQ(compress_with("-o again.miq --method slicegpt --sparsity 0.25 --threads 1"), 0) << output_;
+  EXPECT_EQ(compress_with("-o again.miq --method slicegpt --sparsity 0.25", "1"), 0) << output_;
   EXPECT_EQ(read_text_file((work_ / "again.miq").string()), read_text_file((work_ / "sliced.miq").string()));
 }
 

@@ -18,8 +18,8 @@ BEGIN, END = "<!-- table: bench/ablation.py -->", "<!-- end of table -->"
 
 # What is not asked for is off in the base; options that the binary does not know are left out of it.
 PLAIN = "--clip search --refine 0 --scale-bits 16 --tune none"
-MIXED = "--method mixed --target-bpw {bpw} " + PLAIN
-SPARSE = "--method mixed --target-bpw {sparse_bpw} --sparsity 0.5 " + PLAIN
+MIXED = "--method mixed --target-bpw {bpw} --group-size 64 " + PLAIN
+SPARSE = "--method mixed --target-bpw {sparse_bpw} --sparsity 0.5 --group-size 128 " + PLAIN
 UNIFORM = "--method gptq --wbits 3 --group-size 64 --clip search --refine 0 --scale-bits 16"
 # part, name, what it starts from, what replaces or is added to that, the setting that it is compared with. By importance.
 SETTINGS = [
@@ -27,7 +27,7 @@ SETTINGS = [
     ("grouping", "random", MIXED, "--grouping random", "base"),
     ("grouping", "mi-sensitivity", MIXED, "--grouping mi-sensitivity", "base"),
     ("allocation", "per-layer", MIXED, "--allocator per-layer", "base"),
-    ("allocation", "uniform", "--method mixed --target-avg-bits 3 " + PLAIN, "--levels 3", "base"),
+    ("allocation", "uniform", "--method mixed --target-avg-bits 3 --group-size 64 " + PLAIN, "--levels 3", "base"),
     ("clipping", "unclipped", MIXED, "--clip none", "base"),
     ("refinement", "refine", MIXED, "--refine 2", "base"),
     ("scales", "coded", MIXED, "--scale-bits 6", "base"),

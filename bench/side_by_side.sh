@@ -6,7 +6,7 @@
 #   4 bits   mixed at 4.32 / uniform likewise                                                                    wanted <= 0.93
 #   zeros    mixed with 50 % zeros at 3.18 / sparsegpt 50 % + 4 bits in groups of 128                            wanted <= 0.65
 #   groups   by mutual information (in bands of like energy, and over all channels) / random ones under the same allocator
-#            wanted <= 1; sorted by sensitivity / random beside it. At 3.32 bits, without BEST.
+#            wanted <= 1; sorted by sensitivity / random beside it. At 3.32 bits, groups of 64 with 16-bit scales, without BEST.
 # BIN is the folder of the programs (build/release/tools); BEST has further options of our best at these sizes, BEST_SPARSE
 # of that with zeros. What lies in FOLDER is not made again.
 set -euo pipefail
@@ -24,16 +24,21 @@ compress() {
 }
 read -ra best <<<"${BEST:-}"
 read -ra best_sparse <<<"${BEST_SPARSE:-}"
+plain=(--group-size 64)  # the prototype's: what was added since is off, where the program has it
+help=$("$bin/miq-compress" --help)
+for option in "--scale-bits 16" "--refine 0" "--tune none"; do
+  if [[ $help == *"${option% *} "* ]]; then read -ra words <<<"$option"; plain+=("${words[@]}"); fi
+done
 compress mixed-3 --method mixed --target-bpw 3.32 "${best[@]}"
-compress uniform-3 --method mixed --levels 3 --target-avg-bits 3
+compress uniform-3 --method mixed --levels 3 --target-avg-bits 3 "${plain[@]}"
 compress mixed-4 --method mixed --target-bpw 4.32 "${best[@]}"
-compress uniform-4 --method mixed --levels 4 --target-avg-bits 4
+compress uniform-4 --method mixed --levels 4 --target-avg-bits 4 "${plain[@]}"
 compress mixed-50 --method mixed --sparsity 0.5 --target-bpw 3.18 "${best_sparse[@]}"
 compress sparsegpt-50 --method sparsegpt --sparsity 0.5 --wbits 4 --group-size 128
-compress groups-random --method mixed --target-bpw 3.32 --grouping random
-compress groups-mi-bands --method mixed --target-bpw 3.32 --grouping mi-sensitivity
-compress groups-mi --method mixed --target-bpw 3.32 --grouping mi
-compress groups-sorted --method mixed --target-bpw 3.32 --grouping sensitivity
+compress groups-random --method mixed --target-bpw 3.32 --grouping random "${plain[@]}"
+compress groups-mi-bands --method mixed --target-bpw 3.32 --grouping mi-sensitivity "${plain[@]}"
+compress groups-mi --method mixed --target-bpw 3.32 --grouping mi "${plain[@]}"
+compress groups-sorted --method mixed --target-bpw 3.32 --grouping sensitivity "${plain[@]}"
 texts=()
 for text; do texts+=(--dataset "$text"); done
 "$bin/run-eval" "dense=$model" "$out"/{mixed-3,uniform-3,mixed-4,uniform-4,mixed-50,sparsegpt-50,groups-random,groups-mi-bands,groups-mi,groups-sorted}.miq \

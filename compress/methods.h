@@ -71,6 +71,7 @@ struct CompressOptions {
   std::optional<RemovalScore> removal_score;                 // structured
   std::optional<bool> compensate;                            // structured
   double damping = 0.01;                   // of the mean diagonal of the Hessian
+  std::optional<int> refine;               // passes of better rounding after the sweep (refine.h)
   ComputeType compute = ComputeType::BFloat16;
   std::uint64_t seed = 0;                  // of the clustering
 };
@@ -130,6 +131,7 @@ struct Recipe {
   RemovalScore removal_score = RemovalScore::Fisher;      // structured
   bool compensate = false;                               // structured
   double damping = 0.01;
+  int refine = 0;
   ComputeType compute = ComputeType::BFloat16;
   std::uint64_t seed = 0;
 

@@ -14,6 +14,7 @@ Json Recipe::to_json() const {
   }
   if (prune_m) json["prune_n"] = prune_n, json["prune_m"] = prune_m;
   if (method->solver == Solver::Hessian) json["damping"] = damping;
+  if (refine) json["refine"] = refine;
   if (!quantize) return json;
   if (width) json["wbits"] = width;
   if (method->layout != Layout::Uniform) {

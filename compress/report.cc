@@ -80,6 +80,10 @@ std::string CompressionReport::add(std::int64_t layer, std::string_view rule, co
   entry["error"] = result.error;
   std::string line = format("layer %lld %-9s %7.2f s  error %.5f", static_cast<long long>(layer), std::string(short_linear_name(rule)).c_str(),
                             seconds, result.error);
+  if (result.refined > 0) {
+    entry["refined"] = result.refined;
+    line += format("  refined by %.1f %%", 100 * result.refined);
+  }
   if (bits.zeros) line += format("  zeros %.2f %%", 100 * ratio(bits.zeros, bits.weights));
   if (bits.codes) {
     line += format("  bits %s  average %.3f  effective %.3f", histogram_text(bits.channels).c_str(), ratio(bits.codes, bits.kept),

@@ -68,13 +68,14 @@ Tensor read_tensor(RecordReader& reader, const std::string& name, const Shape& s
 void write_matrix(RecordWriter& writer, const FinishedMatrix& matrix) {
   const auto& [rule, name, result, stored] = matrix;
   // Every field of the result; values and packed are what `stored` holds.
-  const auto& [values, packed, output_loss, fallback, expert_tokens, damping, dead_channels, error, importance] = result;
+  const auto& [values, packed, output_loss, fallback, expert_tokens, refined, damping, dead_channels, error, importance] = result;
   writer.text(rule);
   writer.text(name);
   writer.u8(output_loss.has_value());
   writer.f64(output_loss.value_or(0));
   writer.u8(fallback);
   writer.u64(static_cast<std::uint64_t>(expert_tokens.value_or(-1) + 1));
+  writer.f64(refined);
   writer.f64(damping);
   writer.u64(static_cast<std::uint64_t>(dead_channels));
   writer.f64(error);
@@ -86,7 +87,7 @@ void write_matrix(RecordWriter& writer, const FinishedMatrix& matrix) {
 FinishedMatrix read_matrix(RecordReader& reader, const Model& model) {
   FinishedMatrix matrix;
   auto& [rule, name, result, stored] = matrix;
-  auto& [values, packed, output_loss, fallback, expert_tokens, damping, dead_channels, error, importance] = result;
+  auto& [values, packed, output_loss, fallback, expert_tokens, refined, damping, dead_channels, error, importance] = result;
   rule = reader.text();
   name = reader.text();
   const auto found = model.tensors.find(name);
@@ -96,6 +97,7 @@ FinishedMatrix read_matrix(RecordReader& reader, const Model& model) {
   if (has_loss) output_loss = loss;
   fallback = reader.u8();
   if (const std::uint64_t tokens = reader.u64(); tokens > 0) expert_tokens = static_cast<std::int64_t>(tokens - 1);
+  refined = reader.f64();
   damping = reader.f64();
   dead_channels = static_cast<std::int64_t>(reader.u64());
   error = reader.f64();

@@ -12,6 +12,7 @@
 #include "miq/compress/allocate.h"
 #include "miq/compress/importance.h"
 #include "miq/compress/quantizer.h"
+#include "miq/compress/refine.h"
 #include "miq/compress/saliency.h"
 #include "miq/compress/sweep.h"
 
@@ -118,8 +119,20 @@ double square_sum(const at::Tensor& values) {
   return sum;
 }
 
-std::vector<MatrixResult> collect(std::span<const MatrixJob> jobs, std::vector<SweepResult> swept, const InverseFactor& factor, bool quantize,
-                                  ThreadPool& pool) {
+// Empty where the recipe does not refine.
+std::vector<double> refine_solutions(const Recipe& recipe, std::span<const MatrixJob> jobs, std::span<SweepResult> swept,
+                                     const at::Tensor& hessian, const InverseFactor& factor, ThreadPool& pool) {
+  if (recipe.refine == 0) return {};
+  std::vector<RefineMatrix> matrices;
+  for (std::size_t i = 0; i < jobs.size(); ++i) matrices.push_back({jobs[i].weights, &swept[i]});
+  RefineOptions options;
+  options.passes = recipe.refine;
+  return refine(matrices, hessian, factor.damping * factor.scale, factor.order, options, pool);
+}
+
+// `gains`: by how much refining lowered each matrix' loss, damping counted as input; empty: not refined.
+std::vector<MatrixResult> collect(std::span<const MatrixJob> jobs, std::vector<SweepResult> swept, std::span<const double> gains,
+                                  const InverseFactor& factor, bool quantize, ThreadPool& pool) {
   std::vector<MatrixResult> results(swept.size());
   pool.for_each(static_cast<std::int64_t>(swept.size()), [&](std::int64_t unit) {
     const auto i = static_cast<std::size_t>(unit);
@@ -127,7 +140,9 @@ std::vector<MatrixResult> collect(std::span<const MatrixJob> jobs, std::vector<S
     if (quantize) results[i].packed = std::move(swept[i].packed);
     // The sweep's loss counts the damping as if it were input.
     const double damping = factor.damping * factor.scale * square_sum(jobs[i].weights.sub(results[i].values).contiguous());
-    results[i].output_loss = std::max(0.0, 2 * swept[i].loss - damping);
+    const double loss = 2 * swept[i].loss - (gains.empty() ? 0 : gains[i]);
+    results[i].output_loss = std::max(0.0, loss - damping);
+    if (!gains.empty() && swept[i].loss > 0) results[i].refined = gains[i] / (2 * swept[i].loss);
   });
   return results;
 }
@@ -189,7 +204,9 @@ std::vector<MatrixResult> solve_by_sweep(const Recipe& recipe, std::span<const M
         break;
     }
   }
-  std::vector<MatrixResult> results = collect(jobs, sweep(matrices, factor, options, pool), factor, recipe.quantize, pool);
+  std::vector<SweepResult> swept = sweep(matrices, factor, options, pool);
+  const std::vector<double> gains = refine_solutions(recipe, jobs, swept, input.hessian, factor, pool);
+  std::vector<MatrixResult> results = collect(jobs, std::move(swept), gains, factor, recipe.quantize, pool);
   for (std::size_t i = 0; i < results.size(); ++i) {
     results[i].importance = importance[i];
     results[i].damping = factor.damping;

@@ -43,6 +43,7 @@ struct MatrixResult {
   std::optional<double> output_loss;       // tr(D H D^T), where the sweep already knows it
   bool fallback = false;                   // the factorisation failed, or nothing was seen of the input: nearest values instead
   std::optional<std::int64_t> expert_tokens;  // experts only: how many tokens they saw
+  double refined = 0;                      // share of the error that refining took away, damping counted as input
   double damping = 0;                      // the share that the factorisation needed; 0 without one
   std::int64_t dead_channels = 0;          // inputs that were always zero in calibration
   // tr(D H D^T) / tr(W H W^T), D = W - values: the share of the outputs' energy that was lost. Without a Hessian

@@ -90,6 +90,8 @@ void declare_groups(CLI::App& app, MethodFlags& flags) {
 void declare_solver(CLI::App& app, MethodFlags& flags) {
   CompressOptions& method = flags.compress;
   app.add_option("--damping,--percdamp", method.damping, "added to the Hessian's diagonal, as a share of its mean")->capture_default_str();
+  app.add_option("--refine", method.refine,
+                 "passes of better rounding after the sweep, by the layer's error; default 2 with mi and mixed, else 0; not for rtn, wanda, magnitude");
   app.add_option("--dtype", flags.dtype, "of the forward pass: float32, bfloat16, or auto: bfloat16 where the processor has it")
       ->check(CLI::IsMember({"float32", "bfloat16", "auto"}))
       ->capture_default_str();

@@ -1,0 +1,387 @@
+// A unit of work is one tile of 64 rows, [column][row] as in the sweep, columns in visiting order and those of a group
+// together. It keeps the new weights Q and the errors E = W - Q. A visit to a group of m columns:
+//
+//   1. G = E H for the group's columns, from the errors of all n columns: n m operations a row, most of the work
+//   2. the scale, by least squares given the codes; H P of the group's pattern P brings G up to date
+//   3. column after column: subtract the moves of the group's earlier columns times H, move to the best point, keep the move
+//
+// and 2 and 3 again, which costs m^2 a row. G is made anew at every visit, so rounding errors do not pile up.
+#include "miq/compress/refine.h"
+
+#include <algorithm>
+#include <limits>
+#include <memory>
+#include <numeric>
+#include <string>
+
+#include "miq/base/error.h"
+#include "miq/compress/row_tile.h"
+#include "miq/compress/sweep_math.h"
+
+#define MIQ_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+
+namespace miq {
+namespace {
+
+typedef float Lanes __attribute__((vector_size(64), aligned(4)));
+constexpr int kLanes = 16;
+constexpr std::int64_t kChunk = 128;   // columns whose moves are subtracted one by one
+constexpr double kLittle = 0.01;       // of all gains: a pass that brings less is a tile's last
+
+// out[j] += (or -=) sum over k < width of in[k] * h[j][k], for `Count` columns; rows in two halves so that the sums stay in registers.
+template <int Count, bool Subtract>
+__attribute__((always_inline)) inline void multiply_columns(const float* in, std::int64_t width, const float* h, std::int64_t stride, float* out) {
+  for (int half = 0; half < 2; ++half) {
+    Lanes sums[Count][2] = {};
+    for (std::int64_t k = 0; k < width; ++k) {
+      const Lanes* from = reinterpret_cast<const Lanes*>(in + k * kTileRows + half * 2 * kLanes);
+      const Lanes first = from[0], second = from[1];
+      for (int j = 0; j < Count; ++j) {
+        const float u = h[j * stride + k];
+        sums[j][0] += first * u;
+        sums[j][1] += second * u;
+      }
+    }
+    for (int j = 0; j < Count; ++j) {
+      Lanes* to = reinterpret_cast<Lanes*>(out + j * kTileRows + half * 2 * kLanes);
+      to[0] = Subtract ? to[0] - sums[j][0] : sums[j][0];
+      to[1] = Subtract ? to[1] - sums[j][1] : sums[j][1];
+    }
+  }
+}
+
+// out = in H (columns `count`, from h on), and out -= in H.
+MIQ_CLONES void multiply(const float* in, std::int64_t width, const float* h, std::int64_t stride, std::int64_t count, float* out) {
+  constexpr int kStep = 8;
+  std::int64_t j = 0;
+  for (; j + kStep <= count; j += kStep) multiply_columns<kStep, false>(in, width, h + j * stride, stride, out + j * kTileRows);
+  for (; j < count; ++j) multiply_columns<1, false>(in, width, h + j * stride, stride, out + j * kTileRows);
+}
+MIQ_CLONES void subtract_product(const float* in, std::int64_t width, const float* h, std::int64_t stride, std::int64_t count, float* out) {
+  constexpr int kStep = 8;
+  std::int64_t j = 0;
+  for (; j + kStep <= count; j += kStep) multiply_columns<kStep, true>(in, width, h + j * stride, stride, out + j * kTileRows);
+  for (; j < count; ++j) multiply_columns<1, true>(in, width, h + j * stride, stride, out + j * kTileRows);
+}
+
+// column -= moves[k] * h[k] for k = begin … end-1.
+MIQ_CLONES void subtract_moves(const float* moves, const float* h, std::int64_t begin, std::int64_t end, float* column) {
+  if (begin >= end) return;
+  Lanes* out = reinterpret_cast<Lanes*>(column);
+  Lanes a = out[0], b = out[1], c = out[2], d = out[3];
+  for (std::int64_t k = begin; k < end; ++k) {
+    const Lanes* in = reinterpret_cast<const Lanes*>(moves + k * kTileRows);
+    const float u = h[k];
+    a -= in[0] * u;
+    b -= in[1] * u;
+    c -= in[2] * u;
+    d -= in[3] * u;
+  }
+  out[0] = a;
+  out[1] = b;
+  out[2] = c;
+  out[3] = d;
+}
+
+// One group's grids in a tile: [64] each. No grids: any value is allowed.
+struct Grids {
+  float* scale = nullptr;
+  const float* zero = nullptr;
+  float max_code = 0;
+};
+
+// Moves a column's 64 weights to their best values; what moved goes to `moves` and what it gained to `gains`.
+// A gain that is no number comes from numbers near the limits of float32; such a weight stays.
+MIQ_CLONES int move_column(const float* g, float h, const std::uint8_t* kept, const Grids& grids, float* values, float* errors, float* moves,
+                           double* gains) {
+  float best[kTileRows], gain[kTileRows];
+  for (int r = 0; r < kTileRows; ++r) best[r] = values[r] + g[r] / h;
+  if (grids.scale) {
+    for (int r = 0; r < kTileRows; ++r)
+      best[r] = code_value(nearest_code(best[r], grids.scale[r], grids.zero[r], grids.max_code), grids.scale[r], grids.zero[r]);
+  }
+  if (kept) {
+    for (int r = 0; r < kTileRows; ++r) best[r] = kept[r] ? best[r] : 0.0f;
+  }
+  for (int r = 0; r < kTileRows; ++r) {
+    const float move = best[r] - values[r];
+    gain[r] = move * (2 * g[r] - move * h);
+    const bool better = gain[r] > 0 && gain[r] < std::numeric_limits<float>::infinity();
+    gain[r] = better ? gain[r] : 0.0f;
+    moves[r] = better ? move : 0.0f;
+    values[r] = better ? best[r] : values[r];
+    errors[r] -= moves[r];
+  }
+  int moved = 0;
+  for (int r = 0; r < kTileRows; ++r) moved += moves[r] != 0;
+  for (int r = 0; r < kTileRows; ++r) gains[r] += gain[r];
+  return moved;
+}
+
+MIQ_CLONES void find_pattern(const float* values, const float* scale, float* pattern) {
+  for (int r = 0; r < kTileRows; ++r) pattern[r] = round_half_even(clamp_to(values[r] / scale[r], -4096.0f, 4096.0f));
+}
+
+MIQ_CLONES void add_dots(const float* pattern, const float* g, const float* hp, double* linear, double* square) {
+  for (int r = 0; r < kTileRows; ++r) {
+    linear[r] += static_cast<double>(pattern[r]) * g[r];
+    square[r] += static_cast<double>(pattern[r]) * hp[r];
+  }
+}
+
+MIQ_CLONES void rescale_column(const float* pattern, const float* hp, const float* scale, const float* change, float* values, float* errors,
+                               float* g) {
+  for (int r = 0; r < kTileRows; ++r) {
+    const bool moves = change[r] != 0;
+    const float value = scale[r] * pattern[r];
+    errors[r] -= moves ? value - values[r] : 0.0f;
+    values[r] = moves ? value : values[r];
+    g[r] -= change[r] * hp[r];
+  }
+}
+
+// One matrix in visiting order. Arrays are [tiles][columns or groups][64] as in SweepJob.
+struct Job {
+  std::int64_t rows = 0, cols = 0, tiles = 0, groups = 0;
+  const PackedMatrix* packed = nullptr;
+  std::vector<std::int64_t> order;           // [cols] place in the visit -> column
+  std::vector<std::int64_t> starts;          // first places of the groups, and cols
+  std::vector<std::int64_t> group_at;        // the packed matrix' group of each of them
+  std::shared_ptr<const std::vector<float>> h;  // [cols][cols] of the damped Hessian in this order, over its mean diagonal
+  std::vector<double> gains;                 // [tiles]
+};
+
+struct Tile {
+  std::vector<float> values, errors;  // [cols][64]
+  std::vector<std::uint8_t> kept;     // [cols][64] or empty
+  std::vector<float> scales, zeros;   // [groups][64]
+  std::vector<float> g, pattern, product, moves;
+  double gains[kTileRows] = {};
+  std::int64_t moved = 0, first_row = 0;
+};
+
+// 2 above.
+void refine_scales(const Job& job, std::size_t visited, const Grids& grids, Tile& tile) {
+  const std::int64_t first = job.starts[visited], width = job.starts[visited + 1] - first, group = job.group_at[visited];
+  double linear[kTileRows] = {}, square[kTileRows] = {};
+  for (std::int64_t j = 0; j < width; ++j) find_pattern(&tile.values[(first + j) * kTileRows], grids.scale, &tile.pattern[j * kTileRows]);
+  multiply(tile.pattern.data(), width, job.h->data() + first * job.cols + first, job.cols, width, tile.product.data());
+  for (std::int64_t j = 0; j < width; ++j)
+    add_dots(&tile.pattern[j * kTileRows], &tile.g[j * kTileRows], &tile.product[j * kTileRows], linear, square);
+  float change[kTileRows];
+  bool any = false;
+  for (std::int64_t r = 0; r < kTileRows; ++r) {
+    change[r] = 0;
+    if (tile.first_row + r >= job.rows) continue;
+    const float old = grids.scale[r];
+    const double best = old + linear[r] / square[r];
+    if (!(square[r] > 0 && best > 0 && best < std::numeric_limits<float>::max())) continue;
+    // Far from the old one the codes would not be those that the scale was chosen for.
+    float scale = clamp_to(static_cast<float>(best), old / 2, old * 2);
+    scale = nearest_scale(*job.packed, group, tile.first_row + r, scale);
+    const double step = static_cast<double>(scale) - old, gain = step * (2 * linear[r] - step * square[r]);
+    if (!(step != 0 && gain > 0)) continue;
+    change[r] = static_cast<float>(step);
+    grids.scale[r] = scale;
+    tile.gains[r] += gain;
+    any = true;
+    ++tile.moved;
+  }
+  if (!any) return;
+  for (std::int64_t j = 0; j < width; ++j) {
+    rescale_column(&tile.pattern[j * kTileRows], &tile.product[j * kTileRows], grids.scale, change, &tile.values[(first + j) * kTileRows],
+                   &tile.errors[(first + j) * kTileRows], &tile.g[j * kTileRows]);
+  }
+}
+
+// 3 above; `again`: G is wanted afterwards.
+std::int64_t refine_values(const Job& job, std::int64_t first, std::int64_t width, const Grids& grids, bool again, Tile& tile) {
+  const float* h = job.h->data() + first * job.cols + first;  // the group's own part
+  std::int64_t moved = 0;
+  for (std::int64_t begin = 0; begin < width; begin += kChunk) {
+    const std::int64_t end = std::min(width, begin + kChunk);
+    for (std::int64_t j = begin; j < end; ++j) {
+      subtract_moves(tile.moves.data(), h + j * job.cols, begin, j, &tile.g[j * kTileRows]);
+      const std::int64_t at = (first + j) * kTileRows;
+      moved += move_column(&tile.g[j * kTileRows], h[j * job.cols + j], tile.kept.empty() ? nullptr : &tile.kept[at], grids, &tile.values[at],
+                           &tile.errors[at], &tile.moves[j * kTileRows], tile.gains);
+    }
+    subtract_product(&tile.moves[begin * kTileRows], end - begin, h + end * job.cols + begin, job.cols, width - end,
+                     &tile.g[end * kTileRows]);
+  }
+  if (again && moved) {
+    for (std::int64_t j = 0; j < width; ++j) subtract_moves(tile.moves.data(), h + j * job.cols, j, width, &tile.g[j * kTileRows]);
+  }
+  tile.moved += moved;
+  return moved;
+}
+
+void visit_group(const Job& job, std::size_t group, const RefineOptions& options, float max_code, Tile& tile) {
+  const std::int64_t first = job.starts[group], width = job.starts[group + 1] - first;
+  Grids grids;
+  if (job.groups) grids = {&tile.scales[group * kTileRows], &tile.zeros[group * kTileRows], max_code};
+  multiply(tile.errors.data(), job.cols, job.h->data() + first * job.cols, job.cols, width, tile.g.data());
+  for (int round = 0; round < options.rounds; ++round) {
+    if (job.groups && options.scales) refine_scales(job, group, grids, tile);
+    if (refine_values(job, first, width, grids, round + 1 < options.rounds, tile) == 0) break;
+  }
+}
+
+// Columns in the given order, those of a group brought together.
+void plan_visit(const SweepResult& solution, std::span<const std::int64_t> order, Job& job) {
+  job.order.assign(order.begin(), order.end());
+  if (job.groups == 0) {
+    for (std::int64_t k = 0; k < job.cols; k += kChunk) job.starts.push_back(k);
+    job.starts.push_back(job.cols);
+    return;
+  }
+  const auto& group_of = solution.packed.group_of_column;
+  std::vector<std::int64_t> rank(job.groups, -1);  // groups in the order of their first columns
+  for (std::int64_t column : order) {
+    if (rank[group_of[column]] >= 0) continue;
+    rank[group_of[column]] = static_cast<std::int64_t>(job.group_at.size());
+    job.group_at.push_back(group_of[column]);
+  }
+  std::stable_sort(job.order.begin(), job.order.end(), [&](std::int64_t a, std::int64_t b) { return rank[group_of[a]] < rank[group_of[b]]; });
+  for (std::int64_t k = 0; k < job.cols; ++k) {
+    if (k == 0 || group_of[job.order[k]] != group_of[job.order[k - 1]]) job.starts.push_back(k);
+  }
+  job.starts.push_back(job.cols);
+}
+
+std::shared_ptr<const std::vector<float>> damped_hessian(const at::Tensor& hessian, double damping, std::span<const std::int64_t> order, ThreadPool& pool,
+                                                         double scale) {
+  const std::int64_t n = hessian.size(0), strip = 64;
+  const float* in = hessian.const_data_ptr<float>();
+  auto h = std::make_shared<std::vector<float>>(n * n);
+  pool.for_each((n + strip - 1) / strip, [&](std::int64_t unit) {
+    for (std::int64_t j = unit * strip; j < std::min(n, (unit + 1) * strip); ++j) {
+      const float* row = in + order[j] * n;
+      float* out = h->data() + j * n;
+      for (std::int64_t k = 0; k < n; ++k) out[k] = static_cast<float>(row[order[k]] / scale);
+      out[j] = static_cast<float>((row[order[j]] + damping) / scale);
+    }
+  });
+  return h;
+}
+
+void load_bytes(const std::uint8_t* matrix, std::int64_t cols, std::int64_t first, std::int64_t count, std::span<const std::int64_t> order,
+                std::uint8_t* tile) {
+  for (std::int64_t row = 0; row < count; ++row) {
+    const std::uint8_t* in = matrix + (first + row) * cols;
+    for (std::int64_t k = 0; k < cols; ++k) tile[k * kTileRows + row] = in[order[k]];
+  }
+}
+
+void load(const Job& job, const RefineMatrix& matrix, std::int64_t number, Tile& tile) {
+  const std::int64_t first = number * kTileRows, count = std::min(kTileRows, job.rows - first), size = job.cols * kTileRows;
+  const SweepResult& solution = *matrix.solution;
+  tile.values.resize(size);
+  tile.errors.resize(size);
+  load_tile(solution.values.const_data_ptr<float>(), job.cols, first, count, job.order, tile.values.data());
+  load_tile(matrix.target.const_data_ptr<float>(), job.cols, first, count, job.order, tile.errors.data());
+  for (std::int64_t i = 0; i < size; ++i) tile.errors[i] -= tile.values[i];
+  if (const auto& kept = job.groups ? solution.packed.kept : solution.kept; !kept.empty()) {
+    tile.kept.assign(size, 0);
+    load_bytes(kept.data(), job.cols, first, count, job.order, tile.kept.data());
+  }
+  tile.scales.assign(job.groups * kTileRows, 1);
+  tile.zeros.assign(job.groups * kTileRows, 0);
+  std::int64_t widest = 0;
+  for (std::size_t g = 0; g + 1 < job.starts.size(); ++g) {
+    widest = std::max(widest, job.starts[g + 1] - job.starts[g]);
+    for (std::int64_t r = 0; r < count && job.groups; ++r) {
+      const std::int64_t from = job.group_at[g] * job.rows + first + r;
+      tile.scales[g * kTileRows + r] = solution.packed.scales[from];
+      tile.zeros[g * kTileRows + r] = solution.packed.zeros[from];
+    }
+  }
+  for (auto* buffer : {&tile.g, &tile.pattern, &tile.product, &tile.moves}) buffer->resize(widest * kTileRows);
+}
+
+void store(const Job& job, const RefineMatrix& matrix, std::int64_t number, Tile& tile) {
+  const std::int64_t first = number * kTileRows, count = std::min(kTileRows, job.rows - first);
+  SweepResult& solution = *matrix.solution;
+  if (job.groups) {
+    std::vector<std::uint8_t> codes(job.cols * kTileRows);
+    for (std::size_t g = 0; g + 1 < job.starts.size(); ++g) {
+      const auto max_code = static_cast<float>((1 << solution.packed.bits_of_group[job.group_at[g]]) - 1);
+      for (std::int64_t k = job.starts[g]; k < job.starts[g + 1]; ++k) {
+        float values[kTileRows];
+        round_column(&tile.values[k * kTileRows], tile.kept.empty() ? nullptr : &tile.kept[k * kTileRows], &tile.scales[g * kTileRows],
+                     &tile.zeros[g * kTileRows], max_code, values, &codes[k * kTileRows]);
+        std::copy_n(values, kTileRows, &tile.values[k * kTileRows]);
+      }
+      for (std::int64_t r = 0; r < count; ++r) solution.packed.scales[job.group_at[g] * job.rows + first + r] = tile.scales[g * kTileRows + r];
+    }
+    store_tile(codes.data(), job.cols, first, count, job.order, solution.packed.codes.data());
+  }
+  store_tile(tile.values.data(), job.cols, first, count, job.order, solution.values.mutable_data_ptr<float>());
+}
+
+double refine_tile(const Job& job, const RefineMatrix& matrix, const RefineOptions& options, std::int64_t number) {
+  Tile tile;
+  tile.first_row = number * kTileRows;
+  load(job, matrix, number, tile);
+  double all = 0;
+  for (int pass = 0; pass < options.passes; ++pass) {
+    tile.moved = 0;
+    for (std::size_t g = 0; g + 1 < job.starts.size(); ++g) {
+      const float max_code = job.groups ? static_cast<float>((1 << matrix.solution->packed.bits_of_group[job.group_at[g]]) - 1) : 0.0f;
+      visit_group(job, g, options, max_code, tile);
+    }
+    const double before = all;
+    all = std::accumulate(std::begin(tile.gains), std::end(tile.gains), 0.0);
+    if (tile.moved == 0 || all - before < kLittle * all) break;
+  }
+  store(job, matrix, number, tile);
+  return all;
+}
+
+void check(const RefineMatrix& matrix, std::int64_t n) {
+  const at::Tensor& target = matrix.target;
+  if (target.dim() != 2 || target.size(1) != n || target.scalar_type() != at::kFloat || !target.is_contiguous() ||
+      matrix.solution->values.sizes() != target.sizes() || !matrix.solution->values.is_contiguous())
+    throw Error("refine: a matrix and its solution do not fit each other or the Hessian");
+}
+
+}  // namespace
+
+std::vector<double> refine(std::span<const RefineMatrix> matrices, const at::Tensor& hessian, double damping,
+                           std::span<const std::int64_t> order, const RefineOptions& options, ThreadPool& pool) {
+  const std::int64_t n = hessian.size(0);
+  if (hessian.dim() != 2 || hessian.size(1) != n || hessian.scalar_type() != at::kFloat || !hessian.is_contiguous() ||
+      static_cast<std::int64_t>(order.size()) != n)
+    throw Error("refine: the Hessian or the order does not fit");
+  std::vector<double> gains(matrices.size());
+  if (options.passes <= 0 || n == 0) return gains;
+  double scale = 0;
+  for (std::int64_t j = 0; j < n; ++j) scale += std::max(0.0f, hessian.const_data_ptr<float>()[j * n + j]) / static_cast<double>(n);
+  if (!(scale > 0)) return gains;
+  std::vector<Job> jobs(matrices.size());
+  std::vector<std::pair<std::size_t, std::int64_t>> units;
+  for (std::size_t i = 0; i < matrices.size(); ++i) {
+    check(matrices[i], n);
+    Job& job = jobs[i];
+    const PackedMatrix& packed = matrices[i].solution->packed;
+    job.rows = matrices[i].target.size(0);
+    job.cols = n;
+    job.tiles = tile_count(job.rows);
+    job.groups = packed.rows ? packed.groups() : 0;
+    job.packed = &packed;
+    job.gains.resize(job.tiles);
+    plan_visit(*matrices[i].solution, order, job);
+    for (std::size_t other = 0; other < i && !job.h; ++other)
+      if (jobs[other].order == job.order) job.h = jobs[other].h;
+    if (!job.h) job.h = damped_hessian(hessian, damping, job.order, pool, scale);
+    for (std::int64_t tile = 0; tile < job.tiles; ++tile) units.emplace_back(i, tile);
+  }
+  pool.for_each(static_cast<std::int64_t>(units.size()), [&](std::int64_t unit) {
+    const auto [i, tile] = units[unit];
+    jobs[i].gains[tile] = refine_tile(jobs[i], matrices[i], options, tile);
+  });
+  for (std::size_t i = 0; i < jobs.size(); ++i) gains[i] = scale * std::accumulate(jobs[i].gains.begin(), jobs[i].gains.end(), 0.0);
+  return gains;
+}
+
+}  // namespace miq

@@ -208,7 +208,9 @@ void count_time(const Model& model, const Calibration& calibration, const Recipe
   }
   if (hessians) {
     const double sweeps = sweep * (recipe.method->layout == Layout::Levels && recipe.sparsity > 0 ? 2 : 1);
-    add("solving", factor + sweeps, seconds(factor, rates.factor) + seconds(sweeps, rates.sweep));
+    // A pass meets every pair of columns, the sweep half of them; what a pass does besides is about a third of the pairs.
+    const double refining = sweep * recipe.refine * 1.3;
+    add("solving", factor + sweeps + refining, seconds(factor, rates.factor) + seconds(sweeps + refining, rates.sweep));
   } else {
     // Decoding, packing and counting cost about ten times the rounding itself.
     const double operations = 10 * static_cast<double>(forecast.compressed_weights);

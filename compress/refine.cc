@@ -8,6 +8,9 @@
 // and 2 and 3 again, which costs m^2 a row. G is made anew at every visit, so rounding errors do not pile up.
 #include "miq/compress/refine.h"
 
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+
 #include <algorithm>
 #include <limits>
 #include <memory>
@@ -15,6 +18,7 @@
 #include <string>
 
 #include "miq/base/error.h"
+#include "miq/compress/cholesky.h"
 #include "miq/compress/row_tile.h"
 #include "miq/compress/sweep_math.h"
 
@@ -26,6 +30,7 @@ namespace {
 typedef float Lanes __attribute__((vector_size(64), aligned(4)));
 constexpr int kLanes = 16;
 constexpr std::int64_t kChunk = 128;   // columns whose moves are subtracted one by one
+constexpr std::int64_t kWidest = 256;  // columns of a group whose grids are found anew
 constexpr double kLittle = 0.01;       // of all gains: a pass that brings less is a tile's last
 
 // out[j] += (or -=) sum over k < width of in[k] * h[j][k], for `Count` columns; rows in two halves so that the sums stay in registers.
@@ -140,6 +145,13 @@ MIQ_CLONES void rescale_column(const float* pattern, const float* hp, const floa
   }
 }
 
+// Of a group's part of the damped Hessian, A = (U^T U)^-1.
+struct GroupFactor {
+  std::vector<float> inverse;         // [m][m] U^T U
+  std::vector<float> lower;           // [m][m] lower[j * m + k] = U_kj, k <= j
+  std::vector<float> column_weights;  // [m] U_jj^-2 over its mean
+};
+
 // One matrix in visiting order. Arrays are [tiles][columns or groups][64] as in SweepJob.
 struct Job {
   std::int64_t rows = 0, cols = 0, tiles = 0, groups = 0;
@@ -148,6 +160,7 @@ struct Job {
   std::vector<std::int64_t> starts;          // first places of the groups, and cols
   std::vector<std::int64_t> group_at;        // the packed matrix' group of each of them
   std::shared_ptr<const std::vector<float>> h;  // [cols][cols] of the damped Hessian in this order, over its mean diagonal
+  std::shared_ptr<const std::vector<GroupFactor>> factors;  // [groups], empty matrices where a group is too wide
   std::vector<double> gains;                 // [tiles]
 };
 
@@ -155,7 +168,7 @@ struct Tile {
   std::vector<float> values, errors;  // [cols][64]
   std::vector<std::uint8_t> kept;     // [cols][64] or empty
   std::vector<float> scales, zeros;   // [groups][64]
-  std::vector<float> g, pattern, product, moves;
+  std::vector<float> g, pattern, product, moves, wanted, swept, grid_search;
   double gains[kTileRows] = {};
   std::int64_t moved = 0, first_row = 0;
 };
@@ -194,6 +207,72 @@ void refine_scales(const Job& job, std::size_t visited, const Grids& grids, Tile
   }
 }
 
+MIQ_CLONES void add_column(const float* from, float* to) {
+  for (int r = 0; r < kTileRows; ++r) to[r] += from[r];
+}
+
+MIQ_CLONES void subtract_column(const float* a, const float* b, float* difference) {
+  for (int r = 0; r < kTileRows; ++r) difference[r] = a[r] - b[r];
+}
+
+MIQ_CLONES void error_column(const float* before, const float* after, float d, float* errors) {
+  for (int r = 0; r < kTileRows; ++r) errors[r] = (before[r] - after[r]) / d;
+}
+
+MIQ_CLONES void add_gains(const float* move, const float* g, const float* hm, double* gains) {
+  for (int r = 0; r < kTileRows; ++r) gains[r] += static_cast<double>(move[r]) * (2.0 * g[r] - hm[r]);
+}
+
+MIQ_CLONES void accept_column(const float* accepted, const float* swept, const float* move, const float* hm, float* values, float* errors, float* g) {
+  for (int r = 0; r < kTileRows; ++r) {
+    values[r] = accepted[r] != 0 ? swept[r] : values[r];
+    errors[r] -= accepted[r] != 0 ? move[r] : 0.0f;
+    g[r] -= accepted[r] != 0 ? hm[r] : 0.0f;
+  }
+}
+
+// 2 above. The best values without a grid, given all other groups, are Q + G A^-1; they are swept onto new grids.
+void refine_grids(const Job& job, std::size_t visited, const Grids& grids, std::span<const float> clips, Tile& tile) {
+  const std::int64_t first = job.starts[visited], width = job.starts[visited + 1] - first, group = job.group_at[visited];
+  const GroupFactor& factor = (*job.factors)[visited];
+  if (factor.inverse.empty()) return;
+  multiply(tile.g.data(), width, factor.inverse.data(), width, width, tile.wanted.data());
+  std::vector<std::int64_t> columns(width);
+  std::iota(columns.begin(), columns.end(), 0);
+  for (std::int64_t j = 0; j < width; ++j) add_column(&tile.values[(first + j) * kTileRows], &tile.wanted[j * kTileRows]);
+  const std::uint8_t* kept = tile.kept.empty() ? nullptr : &tile.kept[first * kTileRows];
+  float scale[kTileRows], zero[kTileRows];
+  find_grids(tile.wanted.data(), kept, columns, {grids.max_code, job.packed->scale_dtype == DType::F16, clips, factor.column_weights.data()}, tile.grid_search, scale, zero);
+  if (job.packed->scale_bits > 0) {
+    for (std::int64_t r = 0; r < std::min(kTileRows, job.rows - tile.first_row); ++r) scale[r] = nearest_scale(*job.packed, group, tile.first_row + r, scale[r]);
+  }
+  std::uint8_t codes[kTileRows];
+  for (std::int64_t j = 0; j < width; ++j) {  // errors in `pattern`
+    float* wanted = &tile.wanted[j * kTileRows];
+    subtract_moves(tile.pattern.data(), &factor.lower[j * width], 0, j, wanted);
+    round_column(wanted, kept ? kept + j * kTileRows : nullptr, scale, zero, grids.max_code, &tile.swept[j * kTileRows], codes);
+    error_column(wanted, &tile.swept[j * kTileRows], factor.lower[j * width + j], &tile.pattern[j * kTileRows]);
+    subtract_column(&tile.swept[j * kTileRows], &tile.values[(first + j) * kTileRows], &tile.moves[j * kTileRows]);
+  }
+  multiply(tile.moves.data(), width, job.h->data() + first * job.cols + first, job.cols, width, tile.product.data());
+  double gains[kTileRows] = {};
+  for (std::int64_t j = 0; j < width; ++j)
+    add_gains(&tile.moves[j * kTileRows], &tile.g[j * kTileRows], &tile.product[j * kTileRows], gains);
+  float accepted[kTileRows];
+  for (std::int64_t r = 0; r < kTileRows; ++r) {
+    accepted[r] = tile.first_row + r < job.rows && gains[r] > 0 && gains[r] < std::numeric_limits<double>::infinity();
+    if (accepted[r] == 0) continue;
+    grids.scale[r] = scale[r];
+    tile.zeros[visited * kTileRows + r] = zero[r];
+    tile.gains[r] += gains[r];
+    ++tile.moved;
+  }
+  for (std::int64_t j = 0; j < width; ++j) {
+    accept_column(accepted, &tile.swept[j * kTileRows], &tile.moves[j * kTileRows], &tile.product[j * kTileRows],
+                  &tile.values[(first + j) * kTileRows], &tile.errors[(first + j) * kTileRows], &tile.g[j * kTileRows]);
+  }
+}
+
 // 3 above; `again`: G is wanted afterwards.
 std::int64_t refine_values(const Job& job, std::int64_t first, std::int64_t width, const Grids& grids, bool again, Tile& tile) {
   const float* h = job.h->data() + first * job.cols + first;  // the group's own part
@@ -222,6 +301,7 @@ void visit_group(const Job& job, std::size_t group, const RefineOptions& options
   if (job.groups) grids = {&tile.scales[group * kTileRows], &tile.zeros[group * kTileRows], max_code};
   multiply(tile.errors.data(), job.cols, job.h->data() + first * job.cols, job.cols, width, tile.g.data());
   for (int round = 0; round < options.rounds; ++round) {
+    if (round == 0 && job.groups && !options.clips.empty()) refine_grids(job, group, grids, options.clips, tile);
     if (job.groups && options.scales) refine_scales(job, group, grids, tile);
     if (refine_values(job, first, width, grids, round + 1 < options.rounds, tile) == 0) break;
   }
@@ -265,6 +345,39 @@ std::shared_ptr<const std::vector<float>> damped_hessian(const at::Tensor& hessi
   return h;
 }
 
+std::shared_ptr<const std::vector<GroupFactor>> factor_groups(const Job& job, ThreadPool& pool) {
+  auto factors = std::make_shared<std::vector<GroupFactor>>(job.starts.size() - 1);
+  pool.for_each(static_cast<std::int64_t>(factors->size()), [&](std::int64_t group) {
+    const at::NoGradGuard no_grad;
+    const std::int64_t first = job.starts[group], m = job.starts[group + 1] - first;
+    if (m > kWidest) return;
+    at::Tensor reversed = at::empty({m, m}, at::kDouble);
+    for (std::int64_t i = 0; i < m; ++i)
+      for (std::int64_t j = 0; j < m; ++j)
+        reversed.mutable_data_ptr<double>()[i * m + j] = (*job.h)[(first + m - 1 - i) * job.cols + first + m - 1 - j];
+    ThreadPool one(1);
+    const auto inverse = inverse_cholesky(reversed, one);  // L^-1; U = J L^-1 J as in hessian.cc
+    if (!inverse) return;
+    const double* l = inverse->const_data_ptr<double>();
+    const auto u = [&](std::int64_t i, std::int64_t j) { return l[(m - 1 - i) * m + m - 1 - j]; };
+    GroupFactor& factor = (*factors)[group];
+    factor.inverse.resize(m * m);
+    factor.lower.resize(m * m);
+    double sum = 0;
+    for (std::int64_t j = 0; j < m; ++j) {
+      sum += 1 / (u(j, j) * u(j, j));
+      for (std::int64_t k = 0; k <= j; ++k) {
+        factor.lower[j * m + k] = static_cast<float>(u(k, j));
+        double product = 0;
+        for (std::int64_t i = 0; i <= k; ++i) product += u(i, j) * u(i, k);
+        factor.inverse[j * m + k] = factor.inverse[k * m + j] = static_cast<float>(product);
+      }
+    }
+    for (std::int64_t j = 0; j < m; ++j) factor.column_weights.push_back(static_cast<float>(static_cast<double>(m) / (sum * u(j, j) * u(j, j))));
+  });
+  return factors;
+}
+
 void load_bytes(const std::uint8_t* matrix, std::int64_t cols, std::int64_t first, std::int64_t count, std::span<const std::int64_t> order,
                 std::uint8_t* tile) {
   for (std::int64_t row = 0; row < count; ++row) {
@@ -296,7 +409,7 @@ void load(const Job& job, const RefineMatrix& matrix, std::int64_t number, Tile&
       tile.zeros[g * kTileRows + r] = solution.packed.zeros[from];
     }
   }
-  for (auto* buffer : {&tile.g, &tile.pattern, &tile.product, &tile.moves}) buffer->resize(widest * kTileRows);
+  for (auto* buffer : {&tile.g, &tile.pattern, &tile.product, &tile.moves, &tile.wanted, &tile.swept}) buffer->resize(widest * kTileRows);
 }
 
 void store(const Job& job, const RefineMatrix& matrix, std::int64_t number, Tile& tile) {
@@ -312,7 +425,11 @@ void store(const Job& job, const RefineMatrix& matrix, std::int64_t number, Tile
                      &tile.zeros[g * kTileRows], max_code, values, &codes[k * kTileRows]);
         std::copy_n(values, kTileRows, &tile.values[k * kTileRows]);
       }
-      for (std::int64_t r = 0; r < count; ++r) solution.packed.scales[job.group_at[g] * job.rows + first + r] = tile.scales[g * kTileRows + r];
+      for (std::int64_t r = 0; r < count; ++r) {
+        const std::int64_t to = job.group_at[g] * job.rows + first + r;
+        solution.packed.scales[to] = tile.scales[g * kTileRows + r];
+        solution.packed.zeros[to] = static_cast<std::uint8_t>(tile.zeros[g * kTileRows + r]);
+      }
     }
     store_tile(codes.data(), job.cols, first, count, job.order, solution.packed.codes.data());
   }
@@ -374,6 +491,7 @@ std::vector<double> refine(std::span<const RefineMatrix> matrices, const at::Ten
     for (std::size_t other = 0; other < i && !job.h; ++other)
       if (jobs[other].order == job.order) job.h = jobs[other].h;
     if (!job.h) job.h = damped_hessian(hessian, damping, job.order, pool, scale);
+    if (job.groups && !options.clips.empty()) job.factors = factor_groups(job, pool);
     for (std::int64_t tile = 0; tile < job.tiles; ++tile) units.emplace_back(i, tile);
   }
   pool.for_each(static_cast<std::int64_t>(units.size()), [&](std::int64_t unit) {

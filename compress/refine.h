@@ -27,6 +27,9 @@ struct RefineOptions {
   // Times that a visit goes over a group's weights, the scale first; cheap beside the visit itself.
   int rounds = 2;
   bool scales = true;  // scales may change; they stay representable in their type
+  // Ratios tried when a group's grids are found anew, on its best values given all others; kept where that lowers the error.
+  // Empty: grids keep their zero points. Not for groups of more than 256 columns.
+  std::span<const float> clips;
 };
 
 // A solution of sweep() or of rounding to nearest, made better in place: values, packed.codes, packed.scales.

@@ -92,7 +92,7 @@ TEST_P(RefineModes, LowersTheErrorByWhatItSays) {
     EXPECT_LE(after, last * (1 + 1e-6));
     last = after;
   }
-  EXPECT_LT(last, 0.99 * before);
+  EXPECT_LT(last, 0.995 * before);
 }
 
 TEST_P(RefineModes, KeepsTheFormOfTheSolution) {

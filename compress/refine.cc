@@ -21,6 +21,7 @@
 #include "miq/compress/cholesky.h"
 #include "miq/compress/row_tile.h"
 #include "miq/compress/sweep_math.h"
+#include "miq/formats/scale_code.h"
 
 #define MIQ_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
 
@@ -169,6 +170,7 @@ struct Tile {
   std::vector<std::uint8_t> kept;     // [cols][64] or empty
   std::vector<float> scales, zeros;   // [groups][64]
   std::vector<float> g, pattern, product, moves, wanted, swept, grid_search;
+  std::uint32_t exponents[kTileRows];  // of coded scales
   double gains[kTileRows] = {};
   std::int64_t moved = 0, first_row = 0;
 };
@@ -233,7 +235,7 @@ MIQ_CLONES void accept_column(const float* accepted, const float* swept, const f
 
 // 2 above. The best values without a grid, given all other groups, are Q + G A^-1; they are swept onto new grids.
 void refine_grids(const Job& job, std::size_t visited, const Grids& grids, std::span<const float> clips, Tile& tile) {
-  const std::int64_t first = job.starts[visited], width = job.starts[visited + 1] - first, group = job.group_at[visited];
+  const std::int64_t first = job.starts[visited], width = job.starts[visited + 1] - first;
   const GroupFactor& factor = (*job.factors)[visited];
   if (factor.inverse.empty()) return;
   multiply(tile.g.data(), width, factor.inverse.data(), width, width, tile.wanted.data());
@@ -242,10 +244,9 @@ void refine_grids(const Job& job, std::size_t visited, const Grids& grids, std::
   for (std::int64_t j = 0; j < width; ++j) add_column(&tile.values[(first + j) * kTileRows], &tile.wanted[j * kTileRows]);
   const std::uint8_t* kept = tile.kept.empty() ? nullptr : &tile.kept[first * kTileRows];
   float scale[kTileRows], zero[kTileRows];
-  find_grids(tile.wanted.data(), kept, columns, {grids.max_code, job.packed->scale_dtype == DType::F16, clips, factor.column_weights.data()}, tile.grid_search, scale, zero);
-  if (job.packed->scale_bits > 0) {
-    for (std::int64_t r = 0; r < std::min(kTileRows, job.rows - tile.first_row); ++r) scale[r] = nearest_scale(*job.packed, group, tile.first_row + r, scale[r]);
-  }
+  const GridSearch search{grids.max_code, job.packed->scale_dtype == DType::F16, clips, factor.column_weights.data(), job.packed->scale_bits,
+                          tile.exponents};
+  find_grids(tile.wanted.data(), kept, columns, search, tile.grid_search, scale, zero);
   std::uint8_t codes[kTileRows];
   for (std::int64_t j = 0; j < width; ++j) {  // errors in `pattern`
     float* wanted = &tile.wanted[j * kTileRows];
@@ -400,6 +401,8 @@ void load(const Job& job, const RefineMatrix& matrix, std::int64_t number, Tile&
   }
   tile.scales.assign(job.groups * kTileRows, 1);
   tile.zeros.assign(job.groups * kTileRows, 0);
+  std::fill_n(tile.exponents, kTileRows, kLeastRowExponent);
+  for (std::int64_t r = 0; r < count && solution.packed.scale_bits > 0; ++r) tile.exponents[r] = solution.packed.row_exponents[first + r];
   std::int64_t widest = 0;
   for (std::size_t g = 0; g + 1 < job.starts.size(); ++g) {
     widest = std::max(widest, job.starts[g + 1] - job.starts[g]);

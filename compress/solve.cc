@@ -127,6 +127,7 @@ std::vector<double> refine_solutions(const Recipe& recipe, std::span<const Matri
   for (std::size_t i = 0; i < jobs.size(); ++i) matrices.push_back({jobs[i].weights, &swept[i]});
   RefineOptions options;
   options.passes = recipe.refine;
+  if (recipe.method->layout == Layout::Groups) options.clips = solving_clips();
   return refine(matrices, hessian, factor.damping * factor.scale, factor.order, options, pool);
 }
 

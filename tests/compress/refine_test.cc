@@ -17,6 +17,7 @@ struct Case {
   std::int64_t rows, cols, group;  // group: columns; 0: one group; -1: no quantization; -2: three groups, columns anywhere
   double sparsity;
   bool clips;
+  int scale_bits = 0;
 };
 
 void PrintTo(const Case& value, std::ostream* out) { *out << value.name; }
@@ -45,6 +46,7 @@ class RefineModes : public testing::TestWithParam<Case> {
     }
     SweepOptions options;
     options.block_columns = 32;
+    options.scale_bits = c.scale_bits;
     if (c.sparsity > 0) options.pruning = {Pruning::Kind::Block, c.sparsity, 0, 0};
     if (c.group > 0) options.timing = GridTiming::Dynamic;
     if (c.clips) options.clips = solving_clips();
@@ -93,27 +95,33 @@ TEST_P(RefineModes, LowersTheErrorByWhatItSays) {
     last = after;
   }
   EXPECT_LT(last, 0.995 * before);
+  SweepResult result = copy(swept_);  // new grids are taken only where they are better
+  const double gain = refine_copy(result, {3, 2, true, solving_clips()}, pool_), after = error(result.values);
+  EXPECT_NEAR(before - after, gain, 1e-4 * before);
+  EXPECT_LT(after, 0.999 * before);
 }
 
 TEST_P(RefineModes, KeepsTheFormOfTheSolution) {
   const Case& c = GetParam();
-  SweepResult result = copy(swept_);
-  refine_copy(result, {}, pool_);
-  EXPECT_EQ(result.kept, swept_.kept);
-  EXPECT_EQ(result.packed.kept, swept_.packed.kept);
-  EXPECT_EQ(result.packed.zeros, swept_.packed.zeros);
-  const auto& kept = c.group == -1 ? result.kept : result.packed.kept;
-  for (std::size_t i = 0; i < kept.size(); ++i) {
-    if (!kept[i]) {
-      ASSERT_EQ(result.values.const_data_ptr<float>()[i], 0);
+  for (const std::span<const float> clips : {std::span<const float>{}, solving_clips()}) {
+    SweepResult result = copy(swept_);
+    refine_copy(result, {2, 2, true, clips}, pool_);
+    EXPECT_EQ(result.kept, swept_.kept);
+    EXPECT_EQ(result.packed.kept, swept_.packed.kept);
+    if (clips.empty()) EXPECT_EQ(result.packed.zeros, swept_.packed.zeros);
+    const auto& kept = c.group == -1 ? result.kept : result.packed.kept;
+    for (std::size_t i = 0; i < kept.size(); ++i) {
+      if (!kept[i]) {
+        ASSERT_EQ(result.values.const_data_ptr<float>()[i], 0);
+      }
     }
+    if (c.group == -1) continue;
+    pack(result.packed);  // throws when a rule is broken
+    const at::Tensor decoded = decode_matrix(result.packed, pool_);
+    EXPECT_EQ(std::memcmp(decoded.const_data_ptr(), result.values.const_data_ptr(), decoded.nbytes()), 0);
+    EXPECT_NE(result.packed.codes, swept_.packed.codes);
+    EXPECT_NE(result.packed.scales, swept_.packed.scales);
   }
-  if (c.group == -1) return;
-  pack(result.packed);  // throws when a rule is broken
-  const at::Tensor decoded = decode_matrix(result.packed, pool_);
-  EXPECT_EQ(std::memcmp(decoded.const_data_ptr(), result.values.const_data_ptr(), decoded.nbytes()), 0);
-  EXPECT_NE(result.packed.codes, swept_.packed.codes);
-  EXPECT_NE(result.packed.scales, swept_.packed.scales);
 }
 
 TEST_P(RefineModes, SameBytesForAnyNumberOfThreads) {
@@ -121,7 +129,7 @@ TEST_P(RefineModes, SameBytesForAnyNumberOfThreads) {
   for (int threads : {1, 2, 3, 8}) {
     ThreadPool pool(threads);
     SweepResult result = copy(swept_);
-    refine_copy(result, {}, pool);
+    refine_copy(result, {2, 2, true, solving_clips()}, pool);
     if (!first) first = copy(result);
     EXPECT_EQ(std::memcmp(result.values.const_data_ptr(), first->values.const_data_ptr(), result.values.nbytes()), 0);
     EXPECT_EQ(result.packed.codes, first->packed.codes);
@@ -132,7 +140,7 @@ TEST_P(RefineModes, SameBytesForAnyNumberOfThreads) {
 // Float32 against double: codes at the edge between two points may differ, and what follows from them; errors hardly do.
 TEST_P(RefineModes, FollowsTheReference) {
   const Case& c = GetParam();
-  if (c.group == -1) return;
+  if (c.group == -1 || c.scale_bits) return;
   const std::int64_t n = c.cols;
   SweepResult result = copy(swept_);
   result.packed.scale_dtype = DType::F32;
@@ -207,7 +215,7 @@ TEST_P(RefineModes, EndsWhereNoSingleMoveHelps) {
 
 INSTANTIATE_TEST_SUITE_P(All, RefineModes,
                          testing::Values(Case{"groups", 70, 100, 16, 0, true}, Case{"large_groups", 130, 300, 150, 0, false},
-                                         Case{"sparse", 70, 100, 23, 0.5, true}, Case{"few_rows", 5, 64, 64, 0, true},
+                                         Case{"sparse", 70, 100, 23, 0.5, true}, Case{"few_rows", 5, 64, 64, 0, true}, Case{"coded", 70, 100, 16, 0, true, 6}, Case{"coded_sparse", 70, 100, 32, 0.5, true, 8},
                                          Case{"rows", 64, 96, 0, 0, false}, Case{"anywhere", 70, 100, -2, 0, true},
                                          Case{"anywhere_sparse", 33, 90, -2, 0.4, false}, Case{"prune_only", 70, 150, -1, 0.5, false}),
                          [](const auto& parameter) { return std::string(parameter.param.name); });

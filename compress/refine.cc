@@ -2,10 +2,12 @@
 // together. It keeps the new weights Q and the errors E = W - Q. A visit to a group of m columns:
 //
 //   1. G = E H for the group's columns, from the errors of all n columns: n m operations a row, most of the work
-//   2. the scale, by least squares given the codes; H P of the group's pattern P brings G up to date
-//   3. column after column: subtract the moves of the group's earlier columns times H, move to the best point, keep the move
+//   2. a new grid: the best values given all other groups, Q + G A^-1 with A the group's part of H, are swept onto the grid that
+//      fits them best; a row takes it where its error falls
+//   3. the scale, by least squares given the codes; H P of the group's pattern P brings G up to date
+//   4. column after column: subtract the moves of the group's earlier columns times H, move to the best point, keep the move
 //
-// and 2 and 3 again, which costs m^2 a row. G is made anew at every visit, so rounding errors do not pile up.
+// and 3 and 4 again; 2 to 4 cost some m^2 a row. G is made anew at every visit, so rounding errors do not pile up.
 #include "miq/compress/refine.h"
 
 #include <ATen/core/grad_mode.h>
@@ -175,7 +177,7 @@ struct Tile {
   std::int64_t moved = 0, first_row = 0;
 };
 
-// 2 above.
+// 3 above.
 void refine_scales(const Job& job, std::size_t visited, const Grids& grids, Tile& tile) {
   const std::int64_t first = job.starts[visited], width = job.starts[visited + 1] - first, group = job.group_at[visited];
   double linear[kTileRows] = {}, square[kTileRows] = {};
@@ -274,7 +276,7 @@ void refine_grids(const Job& job, std::size_t visited, const Grids& grids, std::
   }
 }
 
-// 3 above; `again`: G is wanted afterwards.
+// 4 above; `again`: G is wanted afterwards.
 std::int64_t refine_values(const Job& job, std::int64_t first, std::int64_t width, const Grids& grids, bool again, Tile& tile) {
   const float* h = job.h->data() + first * job.cols + first;  // the group's own part
   std::int64_t moved = 0;

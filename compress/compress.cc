@@ -74,6 +74,7 @@ class Driver {
       throw UsageError("no channel was quantized: the model has no linear layers to compress");
     }
     model.method = recipe_.to_json();
+    if (recipe_.auto_groups) model.method["group_size_found"] = widest_group();
     model.calibration = needs_calibration(recipe_) ? calibration_.description : Json::object();
     model.statistics = report_.statistics(model);
     result_.fallbacks = report_.fallbacks();
@@ -95,6 +96,18 @@ class Driver {
       tensor = std::move(matrix.stored);
       report_.add(layer, matrix.rule, matrix.name, matrix.result, tensor, plan_of(layer, matrix.rule), 0);
     }
+  }
+
+  std::int64_t widest_group() const {
+    std::int64_t most = 0;
+    for (const LayerPlan& layer : plan_) {
+      for (const auto& [place, site] : layer.places) {
+        for (std::int64_t g = 0; g < site.channels.groups(); ++g) {
+          most = std::max(most, site.channels.starts[static_cast<std::size_t>(g) + 1] - site.channels.starts[static_cast<std::size_t>(g)]);
+        }
+      }
+    }
+    return most;
   }
 
   const SitePlan* plan_of(std::int64_t layer, std::string_view rule) const {

@@ -4,11 +4,13 @@
 #include "miq/compress/grouping.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/mean.h>
 
 #include <algorithm>
 #include <cmath>
 #include <numeric>
 #include <string>
+#include <utility>
 
 #include "miq/base/error.h"
 #include "miq/compress/hierarchical.h"
@@ -114,6 +116,42 @@ ChannelGroups from_order(std::vector<std::int64_t> order, const Labels& labels) 
   return groups;
 }
 
+std::vector<double> mean_of_runs(std::span<const double> energy, std::int64_t run) {
+  std::vector<double> mean(energy.size() / static_cast<std::size_t>(run), 0.0);
+  for (std::size_t j = 0; j < energy.size(); ++j) mean[j / static_cast<std::size_t>(run)] += energy[j] / static_cast<double>(run);
+  return mean;
+}
+
+std::vector<std::int64_t> expanded(const std::vector<std::int64_t>& runs, std::int64_t run) {
+  std::vector<std::int64_t> order;
+  for (std::int64_t first : runs) {
+    for (std::int64_t i = 0; i < run; ++i) order.push_back(first * run + i);
+  }
+  return order;
+}
+
+// Groups of runs as if they were channels, and then of their channels.
+ChannelGroups group_runs(GroupingOptions options, std::span<const double> energy, const at::Tensor& information, ThreadPool& pool) {
+  const std::int64_t run = std::exchange(options.run, 1);
+  const auto n = static_cast<std::int64_t>(energy.size());
+  if (n % run != 0 || options.group_size % run != 0) {
+    throw UsageError("runs of " + std::to_string(run) + " channels do not divide " + std::to_string(n) + " channels in groups of " +
+                     std::to_string(options.group_size));
+  }
+  options.group_size /= run;
+  options.groups = std::min(options.groups, n / run);
+  at::Tensor between = information;
+  if (information.defined() && information.dim() == 2 && information.size(0) == n && information.size(1) == n) {
+    between = information.reshape({n / run, run, n / run, run}).mean({1, 3}).contiguous();
+  }
+  const ChannelGroups grouped = group_channels(options, mean_of_runs(energy, run), between, pool);
+  ChannelGroups groups;
+  groups.order = expanded(grouped.order, run);
+  for (std::int32_t group : grouped.group_of) groups.group_of.insert(groups.group_of.end(), static_cast<std::size_t>(run), group);
+  for (std::int64_t start : grouped.starts) groups.starts.push_back(start * run);
+  return groups;
+}
+
 }  // namespace
 
 std::string_view grouping_name(Grouping grouping) {
@@ -139,10 +177,15 @@ std::vector<std::int32_t> ChannelGroups::group_of_channel() const {
   return group;
 }
 
+std::vector<std::int64_t> runs_by_falling(std::span<const double> energy, std::int64_t run) {
+  return expanded(by_falling(run > 1 ? mean_of_runs(energy, run) : std::vector<double>(energy.begin(), energy.end())), run);
+}
+
 ChannelGroups group_channels(const GroupingOptions& options, std::span<const double> energy, const at::Tensor& mutual_information,
                              ThreadPool& pool) {
   const auto n = static_cast<std::int64_t>(energy.size());
   if (n == 0) throw Error("grouping: the input has no channels");
+  if (options.run > 1) return group_runs(options, energy, mutual_information, pool);
   if (options.group_size < 0 || options.groups < 0 || options.band_groups < 0)
     throw UsageError("the number and the size of groups and bands must not be negative");
   if (options.groups > n)

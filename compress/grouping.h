@@ -38,6 +38,9 @@ struct GroupingOptions {
   // scale once there are zeros (SmolLM2 at 50 % and 4 bits: 1 band 60.9, bands of two groups 46.9, sorted alone 48.3).
   std::int64_t band_groups = 2;
   Clustering clustering = Clustering::Spectral;  // the two mutual-information groupings
+  // This many stored channels stay together, so that an n:m pattern of them is valid in any order: each run is treated as one channel
+  // with their mean energy and mean information. Must divide the number of channels, and group_size.
+  std::int64_t run = 1;
 };
 
 // One distinct input's channels. Groups are runs in the processing order, numbered from 0 in that order.
@@ -55,9 +58,12 @@ struct ChannelGroups {
 // `energy` [n]: H_jj, the second moment of each channel (>= 0). `mutual_information` [n, n] is read by the two
 // mutual-information groupings only and may be undefined for the others. In all groupings but Contiguous, groups come in order of
 // falling mean energy and channels inside one in order of falling energy; ties by channel number.
-// Throws UsageError when group_size or groups is negative, or groups > n.
+// Throws UsageError when group_size or groups is negative, groups > n, or the run does not divide.
 ChannelGroups group_channels(const GroupingOptions& options, std::span<const double> energy, const at::Tensor& mutual_information,
                              ThreadPool& pool);
+
+// Runs of `run` stored channels (which divides their number) by falling mean energy, equal ones as stored; 1: channels.
+std::vector<std::int64_t> runs_by_falling(std::span<const double> energy, std::int64_t run);
 
 // Cuts of the processing order into blocks of whole groups, each block the fewest groups that make at least `columns`
 // columns (the last may be shorter): {0, …, n}. The solver's blocks and the sparsity plan's are these.

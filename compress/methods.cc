@@ -6,18 +6,21 @@
 #include <array>
 
 #include "miq/base/error.h"
+#include "miq/compress/quantizer.h"
 #include "miq/compress/resolve.h"
 
 namespace miq {
 namespace {
 
-constexpr std::array<Method, 10> kMethods{{
+constexpr std::array<Method, 11> kMethods{{
     {"sparsegpt", "zeros and uniform bits, compensated by the Hessian (SparseGPT)", Solver::Hessian, Layout::Uniform, Grouping::Contiguous, false, true},
     {"wanda", "zeros by weight times input norm, per row; bits to nearest", Solver::Wanda, Layout::Uniform, Grouping::Contiguous, false, true},
     {"magnitude", "zeros by size of weight, per matrix; bits to nearest", Solver::Magnitude, Layout::Uniform, Grouping::Contiguous, false, true},
     {"enhanced", "bits per input channel by five importance scores", Solver::Hessian, Layout::Levels, Grouping::Contiguous, true, true},
-    {"mi", "bits per group of channels clustered by mutual information", Solver::Hessian, Layout::Groups, Grouping::MutualInformationEqual, true, true},
-    {"mixed", "bits per group of channels sorted by sensitivity", Solver::Hessian, Layout::Groups, Grouping::Sensitivity, true, true},
+    {"mi", "bits per group of channels clustered by mutual information", Solver::Hessian, Layout::Groups, Grouping::MutualInformationEqual, true, true, true},
+    {"mixed", "bits per group of channels sorted by sensitivity", Solver::Hessian, Layout::Groups, Grouping::Sensitivity, true, true, true},
+    {"mi-first", "the first scheme by mutual information, for comparison: 20 clusters, fewer bits for redundant ones, no clipping",
+     Solver::Hessian, Layout::Groups, Grouping::MutualInformation, true, true, false, Allocator::Redundancy, 20},
     {"rtn", "uniform bits to nearest, nothing compensated", Solver::Nearest, Layout::Uniform, Grouping::Contiguous, true, false},
     {"gptq", "uniform bits, compensated by the Hessian, no zeros", Solver::Hessian, Layout::Uniform, Grouping::Contiguous, true, false},
     {"slicegpt", "a narrower residual stream, cut along its principal axes (SliceGPT)", Solver::Slice, Layout::Uniform, Grouping::Contiguous, false, true},
@@ -38,9 +41,15 @@ const Method& find_method(std::string_view name) {
 std::span<const Method> methods() { return kMethods; }
 
 std::int64_t Recipe::groups(std::int64_t cols) const {
+  if (auto_groups) return (cols + kGroupSizes[1] - 1) / kGroupSizes[1];  // before the plan knows
   if (n_groups) return std::min(n_groups, cols);
   if (group_size) return (cols + group_size - 1) / group_size;
   return 1;
+}
+
+std::span<const float> Recipe::clips() const {
+  const std::span<const float> all = solving_clips();
+  return clip ? all : all.first(1);
 }
 
 Recipe resolve(const CompressOptions& given, const Config& config) {
@@ -63,8 +72,9 @@ Recipe resolve(const CompressOptions& given, const Config& config) {
   resolve_groups(options, recipe);
   resolve_levels(options, recipe);
   resolve_allocator(options, recipe);
+  resolve_overrides(options, config, recipe);
   resolve_information(options, recipe);
-  resolve_solver(options, recipe);
+  resolve_solver(options, config, recipe);
   if (!recipe.quantize && recipe.sparsity == 0) {
     throw UsageError("nothing to do: give --sparsity, --prune-n and --prune-m, or a number of bits (--wbits, --target-avg-bits)");
   }

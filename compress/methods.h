@@ -3,6 +3,7 @@
 // input channels share a scale and a number of bits, and how many bits each group gets.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "miq/compress/grouping.h"
+#include "miq/compress/hessian.h"
 #include "miq/compress/importance.h"
 #include "miq/compress/mutual_information.h"
 #include "miq/formats/json.h"
@@ -61,7 +63,10 @@ struct CompressOptions {
   std::optional<Grouping> grouping;
   std::optional<std::int64_t> group_size;  // input channels in a group
   std::optional<std::int64_t> n_groups;    // groups in an input
-  std::optional<int> scale_bits;           // of a scale: 16, or coded ones of 4 to 8 (formats/scale_code.h); Groups: 6, others: 16
+  bool auto_groups = false;                // instead of both: whichever of kGroupSizes predicts the least loss
+  std::vector<std::string> layer_bits;     // "0-1=4", "29=6": code bits of layers on average
+  std::vector<std::string> bits_of;        // "down_proj=4": of kinds of matrices
+  std::optional<int> scale_bits;           // of a scale: 16, or coded ones of 4 to 8 (formats/scale_code.h); mi, mixed: 6, others: 16
   std::optional<std::vector<int>> levels;  // widths that mixed precision chooses from
   std::optional<SparsityAllocation> sparsity_allocation;
   // Of the methods that change a model's sizes (reshape_options.h).
@@ -70,6 +75,10 @@ struct CompressOptions {
   std::optional<std::vector<std::int64_t>> protected_layers; // structured: how many of the first and of the last stay whole
   std::optional<RemovalScore> removal_score;                 // structured
   std::optional<bool> compensate;                            // structured
+  std::optional<bool> clip;                // search for each grid's clip ratio (solving_clips()); or the whole range always
+  bool act_order = false;                  // sweep the channels by falling energy
+  bool static_groups = false;              // groups are runs of stored channels, their grids found before the sweep
+  std::optional<DeadColumns> dead_columns;
   double damping = 0.01;                   // of the mean diagonal of the Hessian
   std::optional<int> refine;               // passes of better rounding after the sweep (refine.h)
   ComputeType compute = ComputeType::BFloat16;
@@ -100,10 +109,25 @@ struct Method {
   Grouping grouping;      // Groups only: the default
   bool quantizes;         // needs a width or a target
   bool zeros;             // takes --sparsity and --prune-n/--prune-m
+  // More defaults of Groups.
+  bool clip = false;
+  Allocator allocator = Allocator::Global;
+  std::int64_t n_groups = 0;  // 0: a group size (resolve_groups)
 };
 std::span<const Method> methods();
 // Whether it changes the model's sizes, not its matrices: such methods have a driver of their own (reshape.h) and no journal.
 inline bool reshapes(const Method& method) { return method.solver == Solver::Slice || method.solver == Solver::Structure; }
+
+// Matrices whose average stands by itself; the rest of the model gets what these leave of the budget.
+struct BitsOverride {
+  std::int64_t first = 0, last = 0;  // layers
+  std::string kind;                  // "down_proj", as the last part of a rule's name before ".weight"; empty: all of these layers
+  double bits = 0;                   // code bits of a kept weight
+  bool names(std::int64_t layer, std::string_view its_kind) const { return first <= layer && layer <= last && (kind.empty() || kind == its_kind); }
+};
+
+// Sizes that --group-size auto tries.
+inline constexpr std::array<std::int64_t, 3> kGroupSizes{32, 64, 128};
 
 // The options after the rules: everything decided, nothing optional.
 struct Recipe {
@@ -122,14 +146,19 @@ struct Recipe {
   Grouping grouping = Grouping::Contiguous;
   std::int64_t group_size = 0;     // 0: n_groups is set, or a whole row
   std::int64_t n_groups = 0;
+  bool auto_groups = false;        // group_size is found by the plan
   int scale_bits = 16;             // 16: F16 (F32 where a row has one scale); 4 to 8: coded
   std::vector<int> levels;
+  std::vector<BitsOverride> overrides;  // the first that names a matrix counts
   SparsityAllocation sparsity_allocation = SparsityAllocation::Even;
   std::int64_t round_interval = 8;                       // slicegpt
   RemovedParts removed_parts = RemovedParts::Channels;   // structured
   std::int64_t protected_first = 0, protected_last = 0;  // structured
   RemovalScore removal_score = RemovalScore::Fisher;      // structured
   bool compensate = false;                               // structured
+  bool clip = false;
+  bool act_order = false, static_groups = false;
+  DeadColumns dead_columns = DeadColumns::Keep;
   double damping = 0.01;
   int refine = 0;
   ComputeType compute = ComputeType::BFloat16;
@@ -138,6 +167,9 @@ struct Recipe {
   bool codes_scales() const { return scale_bits != 16; }
   // Whether the plan looks at the mutual information of channels.
   bool needs_information() const { return needs_mutual_information(grouping) || allocator == Allocator::Redundancy; }
+  std::span<const float> clips() const;  // ratios that a grid is tried with
+  // How many stored channels must follow each other in the sweep: m of n:m, else 1.
+  std::int64_t run() const { return prune_m ? prune_m : 1; }
   // Groups in an input of `cols` channels.
   std::int64_t groups(std::int64_t cols) const;
   Json to_json() const;  // Model::method

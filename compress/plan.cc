@@ -13,6 +13,7 @@
 #include "miq/compress/plan_bits.h"
 #include "miq/compress/plan_costs.h"
 #include "miq/compress/predicted_loss.h"
+#include "miq/compress/report.h"
 #include "miq/compress/run_journal.h"
 #include "miq/compress/quantizer.h"
 #include "miq/compress/sparsity_plan.h"
@@ -55,7 +56,15 @@ struct SiteSums {
   }
 };
 
-void plan_site(SitePlan& site, const SiteSums& sums, const Recipe& recipe, std::uint64_t site_number, ThreadPool& pool) {
+// What is known of a site whatever its groups; its information too, which a plan does not keep.
+struct SiteFacts {
+  SitePlan site;
+  at::Tensor information;
+};
+
+SiteFacts measure_site(const SiteSums& sums, const Recipe& recipe, ThreadPool& pool) {
+  SiteFacts facts;
+  SitePlan& site = facts.site;
   const at::Tensor hessian = sums.hessian ? sums.hessian->mean() : at::Tensor();
   if (hessian.defined()) {
     const at::Tensor diagonal = hessian.diagonal().to(at::kDouble).contiguous();
@@ -64,22 +73,9 @@ void plan_site(SitePlan& site, const SiteSums& sums, const Recipe& recipe, std::
     site.energy = sums.channels.second_moment();
   }
   const auto channels = static_cast<std::int64_t>(site.energy.size());
-  at::Tensor information;
   if (recipe.needs_information()) {
-    information = recipe.mi_estimator == MiEstimator::Binned ? binned_mutual_information(sums.sample->rows(), pool)
+    facts.information = recipe.mi_estimator == MiEstimator::Binned ? binned_mutual_information(sums.sample->rows(), pool)
                                                              : gaussian_mutual_information(hessian, sums.channels.mean(), pool);
-  }
-  GroupingOptions options;
-  options.grouping = recipe.grouping;
-  options.group_size = recipe.group_size;
-  options.groups = recipe.n_groups ? recipe.groups(channels) : 0;
-  options.seed = recipe.seed + site_number;
-  options.clustering = recipe.clustering;
-  site.channels = group_channels(options, site.energy, information, pool);
-  if (information.defined()) {
-    const std::vector<std::int32_t> group = site.channels.group_of_channel();
-    site.information = summarize(information, group, pool);
-    if (recipe.allocator == Allocator::Redundancy) site.information_within = information_within(information, group, site.channels.groups());
   }
   if (recipe.sparsity > 0) {
     FactorOptions factor_options;
@@ -92,6 +88,27 @@ void plan_site(SitePlan& site, const SiteSums& sums, const Recipe& recipe, std::
       for (double energy : site.energy) site.inverse_diagonal.push_back(1 / std::max(energy, floor));
     }
   }
+  return facts;
+}
+
+SitePlan group_site(const SiteFacts& facts, const Recipe& recipe, std::uint64_t site_number, ThreadPool& pool) {
+  SitePlan site = facts.site;
+  const at::Tensor& information = facts.information;
+  const auto channels = static_cast<std::int64_t>(site.energy.size());
+  GroupingOptions options;
+  options.grouping = recipe.grouping;
+  options.group_size = recipe.group_size;
+  options.groups = recipe.n_groups ? recipe.groups(channels) : 0;
+  options.seed = recipe.seed + site_number;
+  options.clustering = recipe.clustering;
+  options.run = recipe.run();
+  site.channels = group_channels(options, site.energy, information, pool);
+  if (information.defined()) {
+    const std::vector<std::int32_t> group = site.channels.group_of_channel();
+    site.information = summarize(information, group, pool);
+    if (recipe.allocator == Allocator::Redundancy) site.information_within = information_within(information, group, site.channels.groups());
+  }
+  return site;
 }
 
 // A place that no token reached, in the plan as an average expert of its layer: equal channels in their own order.
@@ -109,6 +126,7 @@ void plan_unseen(LayerPlan& layer, InputPlace place, std::int64_t channels, cons
   options.grouping = Grouping::Contiguous;
   options.group_size = recipe.group_size;
   options.groups = recipe.n_groups ? recipe.groups(channels) : 0;
+  options.run = recipe.run();
   site.channels = group_channels(options, site.energy, {}, pool);
   site.information_within.assign(static_cast<std::size_t>(site.channels.groups()), 0.0);
   layer.places[place] = std::move(site);
@@ -121,9 +139,10 @@ std::uint64_t place_number(std::int64_t layer, InputPlace place) {
 }
 
 // Forward: groups of every input. Returns the inputs of every layer, and the last outputs, for the windows to walk back.
-std::vector<std::vector<at::Tensor>> walk_forward(const ForwardPass& dense, const Calibration& calibration, const Recipe& recipe,
-                                                  std::vector<LayerPlan>& plan, ThreadPool& pool, const Advance& advance,
-                                                  RunJournal* journal) {
+std::vector<std::vector<at::Tensor>> walk_forward(const ForwardPass& dense, const Calibration& calibration,
+                                                  std::span<const Recipe> recipes, std::vector<std::vector<LayerPlan>>& plans,
+                                                  ThreadPool& pool, const Advance& advance, RunJournal* journal) {
+  const Recipe& recipe = recipes.front();  // they differ in the groups alone
   Walk walk(dense, calibration, pool);
   const std::int64_t back = std::min(walk.windows(), kSensitivityWindows);
   const at::ScalarType kept_type = dense.type() == ComputeType::BFloat16 ? at::kBFloat16 : at::kFloat;
@@ -138,7 +157,7 @@ std::vector<std::vector<at::Tensor>> walk_forward(const ForwardPass& dense, cons
     // Of the windows that are walked back the inputs of the finished layers are needed once more.
     std::vector<at::Tensor> hidden(walk.hidden().begin(), walk.hidden().begin() + back);
     for (std::int64_t l = 0; l < first; ++l) {
-      plan[static_cast<std::size_t>(l)] = journal->measured(l);
+      plans.front()[static_cast<std::size_t>(l)] = journal->measured(l);
       keep(hidden, kept_type);
       const LayerWeights weights = dense.load_layer(l);
       pool.for_each(back, [&](std::int64_t w) {
@@ -155,17 +174,20 @@ std::vector<std::vector<at::Tensor>> walk_forward(const ForwardPass& dense, cons
     std::map<InputPlace, SiteSums> sums;
     walk.observe(
         weights, [&](InputPlace place, std::span<const at::Tensor> inputs) { sums[place].add(inputs, recipe, walk.tokens(), pool); }, true);
-    LayerPlan& layer = plan[static_cast<std::size_t>(l)];
+    const auto layer = static_cast<std::size_t>(l);
     for (auto& [place, site] : sums) {
-      plan_site(layer.places[place], site, recipe, place_number(l, place), pool);
+      const SiteFacts facts = measure_site(site, recipe, pool);
+      for (std::size_t c = 0; c < recipes.size(); ++c) plans[c][layer].places[place] = group_site(facts, recipes[c], place_number(l, place), pool);
       site = {};
     }
     std::vector<std::pair<InputPlace, std::int64_t>> unseen;
     for (const LayerTensor& tensor : layer_tensors(dense.model().config, l)) {
       if (tensor.linear() && !sums.contains(tensor.place())) unseen.emplace_back(tensor.place(), tensor.shape[1]);
     }
-    for (const auto& [place, channels] : unseen) plan_unseen(layer, place, channels, recipe, pool);
-    if (journal) journal->keep_measured(l, layer, l + 1 < dense.layers() ? walk.hidden() : std::vector<at::Tensor>{});
+    for (const auto& [place, channels] : unseen) {
+      for (std::size_t c = 0; c < recipes.size(); ++c) plan_unseen(plans[c][layer], place, channels, recipes[c], pool);
+    }
+    if (journal) journal->keep_measured(l, plans.front()[layer], l + 1 < dense.layers() ? walk.hidden() : std::vector<at::Tensor>{});
     stage(l);
   }
   keep(walk.hidden(), at::kFloat);
@@ -197,11 +219,11 @@ LayerCosts walk_layer_back(const ForwardPass& dense, const LayerWeights& weights
 }
 
 // Whether the scales of the finest width are too small for F16; those of the others are larger.
-bool needs_wide_scales(const at::Tensor& weights, const ChannelGroups& channels, int width, ThreadPool& pool) {
+bool needs_wide_scales(const at::Tensor& weights, const ChannelGroups& channels, const Recipe& recipe, ThreadPool& pool) {
   ColumnGroups groups;
-  groups.bits_of_group.assign(static_cast<std::size_t>(channels.groups()), static_cast<std::uint8_t>(width));
+  groups.bits_of_group.assign(static_cast<std::size_t>(channels.groups()), static_cast<std::uint8_t>(recipe.levels.back()));
   for (std::int32_t group : channels.group_of_channel()) groups.group_of_column.push_back(static_cast<std::uint16_t>(group));
-  return choose_scale_dtype(weights, groups, solving_clips(), pool) != DType::F16;
+  return choose_scale_dtype(weights, groups, recipe.clips(), pool) != DType::F16;
 }
 
 // Experts that no gradient reached get the mean of the layer's other experts' matrices of their kind.
@@ -225,19 +247,27 @@ void fill_unseen_sensitivities(const Config& config, std::int64_t layer, LayerCo
   }
 }
 
-std::vector<LayerCosts> walk_back(const ForwardPass& dense, const Calibration& calibration, const Recipe& recipe,
-                                  const std::vector<LayerPlan>& plan, std::vector<std::vector<at::Tensor>> states, ThreadPool& pool,
-                                  const Advance& advance, RunJournal* journal) {
+// What the widths and zeros of a matrix would cost, for one way to group its channels. `matrix` has the sensitivities.
+void cost_matrix(const at::Tensor& w, const SitePlan& site, const Recipe& recipe, MatrixCosts& matrix, ThreadPool& pool) {
+  if (recipe.quantize) matrix.column_errors = column_errors(w, site.channels, matrix.sensitivity, pool, recipe.levels, recipe.clip);
+  if (recipe.target_bpw && !recipe.codes_scales()) matrix.wide_scales = needs_wide_scales(w, site.channels, recipe, pool);
+  if (recipe.sparsity > 0 && !recipe.prune_m) matrix.scores = score_histogram(w, site.channels, matrix.sensitivity, site.inverse_diagonal, pool, 1);
+}
+
+// Costs [recipes][layers].
+std::vector<std::vector<LayerCosts>> walk_back(const ForwardPass& dense, const Calibration& calibration, std::span<const Recipe> recipes,
+                                               const std::vector<std::vector<LayerPlan>>& plans, std::vector<std::vector<at::Tensor>> states,
+                                               ThreadPool& pool, const Advance& advance, RunJournal* journal) {
   const auto stage = [&](std::int64_t l) { advance(layer_stage("sensitivity of layer", l, dense.layers()), kPlanBackwardShare / static_cast<double>(dense.layers())); };
   std::int64_t last = dense.layers() - 1;
-  std::vector<LayerCosts> costs(plan.size());
+  std::vector<std::vector<LayerCosts>> costs(recipes.size(), std::vector<LayerCosts>(plans.front().size()));
   std::vector<at::Tensor> gradients(states.back().size());
   if (journal && journal->walked_back() > 0) {
     const std::int64_t end = last - journal->walked_back();
     gradients = journal->take_states();
     states.pop_back();
     for (; last > end; --last) {
-      costs[static_cast<std::size_t>(last)] = journal->costs(last);
+      costs.front()[static_cast<std::size_t>(last)] = journal->costs(last);
       states.pop_back();
     }
   } else {
@@ -249,21 +279,20 @@ std::vector<LayerCosts> walk_back(const ForwardPass& dense, const Calibration& c
   }
   for (std::int64_t l = last; l >= 0; --l) {
     const auto layer = static_cast<std::size_t>(l);
-    costs[layer] = walk_layer_back(dense, dense.load_layer(l), states.back(), gradients, pool);
+    costs.front()[layer] = walk_layer_back(dense, dense.load_layer(l), states.back(), gradients, pool);
     states.pop_back();
-    fill_unseen_sensitivities(dense.model().config, l, costs[layer]);
+    fill_unseen_sensitivities(dense.model().config, l, costs.front()[layer]);
+    for (std::size_t c = 1; c < recipes.size(); ++c) costs[c][layer] = costs.front()[layer];
     for (const LayerTensor& rule : layer_tensors(dense.model().config, l)) {
       if (!rule.linear()) continue;
-      MatrixCosts& matrix = costs[layer][std::string(rule.name)];
-      const SitePlan& site = plan[layer].places.at(rule.place());
       std::string name;
       const Tensor& tensor = matrix_tensor(dense.model(), l, rule.name, name);
       const at::Tensor w = to_torch(tensor, name, at::kFloat);
-      if (recipe.quantize) matrix.column_errors = column_errors(w, site.channels, matrix.sensitivity, pool, recipe.levels);
-      if (recipe.target_bpw && !recipe.codes_scales()) matrix.wide_scales = needs_wide_scales(w, site.channels, recipe.levels.back(), pool);
-      if (recipe.sparsity > 0) matrix.scores = score_histogram(w, site.channels, matrix.sensitivity, site.inverse_diagonal, pool, 1);
+      for (std::size_t c = 0; c < recipes.size(); ++c) {
+        cost_matrix(w, plans[c][layer].places.at(rule.place()), recipes[c], costs[c][layer][std::string(rule.name)], pool);
+      }
     }
-    if (journal) journal->keep_costs(l, costs[layer], l > 0 ? gradients : std::vector<at::Tensor>{});
+    if (journal) journal->keep_costs(l, costs.front()[layer], l > 0 ? gradients : std::vector<at::Tensor>{});
     stage(l);
   }
   return costs;
@@ -279,9 +308,28 @@ void for_each_matrix(const ForwardPass& dense, const Visit& visit) {
   }
 }
 
+// The same of a pattern: every group loses the same share.
+std::vector<std::vector<double>> plan_pattern(const ForwardPass& dense, const Recipe& recipe, std::vector<LayerPlan>& plan, ThreadPool& pool) {
+  std::vector<std::vector<double>> kept;
+  for_each_matrix(dense, [&](std::size_t l, const LayerTensor& rule) {
+    MatrixPlan& matrix = plan[l].matrices[std::string(rule.name)];
+    const SitePlan& site = plan[l].places.at(rule.place());
+    const std::vector<std::int64_t>& starts = site.channels.starts;
+    for (std::size_t g = 0; g + 1 < starts.size(); ++g) {
+      matrix.pruned_of_group.push_back(rule.shape[0] * (starts[g + 1] - starts[g]) / recipe.prune_m * recipe.prune_n);
+    }
+    std::string name;
+    const Tensor& tensor = matrix_tensor(dense.model(), static_cast<std::int64_t>(l), rule.name, name);
+    kept.push_back(kept_shares_of_pattern(to_torch(tensor, name, at::kFloat), site.channels, site.inverse_diagonal, recipe.prune_n,
+                                          recipe.prune_m, pool));
+  });
+  return kept;
+}
+
 // Zeros: how many weights each group loses, and which share of each column is predicted to stay.
 std::vector<std::vector<double>> plan_zeros(const ForwardPass& dense, const Recipe& recipe, std::vector<LayerPlan>& plan,
                                             std::vector<LayerCosts>& costs, ThreadPool& pool) {
+  if (recipe.prune_m) return plan_pattern(dense, recipe, plan, pool);
   std::vector<ScoreHistogram> histograms;
   for_each_matrix(dense, [&](std::size_t l, const LayerTensor& rule) {
     histograms.push_back(std::move(costs[l].find(rule.name)->second.scores));
@@ -308,7 +356,8 @@ std::vector<std::vector<double>> plan_zeros(const ForwardPass& dense, const Reci
   return kept;
 }
 
-void plan_widths(const ForwardPass& dense, const Recipe& recipe, std::vector<LayerPlan>& plan, const std::vector<LayerCosts>& costs,
+// Returns the loss that is predicted for the widths.
+double plan_widths(const ForwardPass& dense, const Recipe& recipe, std::vector<LayerPlan>& plan, const std::vector<LayerCosts>& costs,
                  const std::vector<std::vector<double>>& kept_share) {
   std::vector<MatrixItems> items;
   for_each_matrix(dense, [&](std::size_t l, const LayerTensor& rule) {
@@ -320,6 +369,7 @@ void plan_widths(const ForwardPass& dense, const Recipe& recipe, std::vector<Lay
     MatrixItems& item = items.emplace_back();
     item.layer = static_cast<std::int64_t>(l);
     item.rows = rule.shape[0];
+    item.kind = matrix_kind(rule.name);
     item.starts = site.channels.starts;
     item.losses = group_losses(cost.column_errors, site.channels, site.energy, share, recipe.levels);
     item.information = site.information_within;
@@ -342,24 +392,56 @@ void plan_widths(const ForwardPass& dense, const Recipe& recipe, std::vector<Lay
     matrix.most_importance = most;
   });
   std::vector<std::vector<std::uint8_t>> widths = plan_bits(items, recipe);
+  double loss = 0;
   std::size_t next = 0;
   for_each_matrix(dense, [&](std::size_t l, const LayerTensor& rule) {
+    for (std::size_t g = 0; g < widths[next].size(); ++g) {
+      const auto level = std::find(recipe.levels.begin(), recipe.levels.end(), static_cast<int>(widths[next][g])) - recipe.levels.begin();
+      loss += items[next].losses[g * recipe.levels.size() + static_cast<std::size_t>(level)];
+    }
     plan[l].matrices[std::string(rule.name)].bits_of_group = std::move(widths[next++]);
   });
+  return loss;
+}
+
+// One for each size of groups that is to be tried.
+std::vector<Recipe> candidates(const Recipe& recipe) {
+  if (!recipe.auto_groups) return {recipe};
+  std::vector<Recipe> list;
+  for (std::int64_t size : kGroupSizes) {
+    list.push_back(recipe);
+    list.back().auto_groups = false;
+    list.back().group_size = size;
+  }
+  return list;
 }
 
 }  // namespace
 
 std::vector<LayerPlan> make_plan(const ForwardPass& dense, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool,
                                  const Advance& advance, RunJournal* journal) {
-  std::vector<LayerPlan> plan(static_cast<std::size_t>(dense.layers()));
-  auto states = walk_forward(dense, calibration, recipe, plan, pool, advance, journal);
-  std::vector<LayerCosts> costs = walk_back(dense, calibration, recipe, plan, std::move(states), pool, advance, journal);
-  std::vector<std::vector<double>> kept;
-  if (recipe.sparsity > 0) kept = plan_zeros(dense, recipe, plan, costs, pool);
-  if (recipe.quantize) plan_widths(dense, recipe, plan, costs, kept);
+  const std::vector<Recipe> recipes = candidates(recipe);
+  if (recipes.size() > 1) journal = nullptr;  // its steps hold one way to group the channels; the finished plan is kept all the same
+  std::vector<std::vector<LayerPlan>> plans(recipes.size(), std::vector<LayerPlan>(static_cast<std::size_t>(dense.layers())));
+  auto states = walk_forward(dense, calibration, recipes, plans, pool, advance, journal);
+  std::vector<std::vector<LayerCosts>> costs = walk_back(dense, calibration, recipes, plans, std::move(states), pool, advance, journal);
+  std::size_t best = 0;
+  double least = INFINITY;
+  for (std::size_t c = 0; c < recipes.size(); ++c) {
+    double loss = 0;
+    try {
+      std::vector<std::vector<double>> kept;
+      if (recipe.sparsity > 0) kept = plan_zeros(dense, recipes[c], plans[c], costs[c], pool);
+      if (recipe.quantize) loss = plan_widths(dense, recipes[c], plans[c], costs[c], kept);
+    } catch (const UsageError&) {  // the target cannot be reached with groups of this size
+      if (c + 1 == recipes.size() && least == INFINITY) throw;
+      continue;
+    }
+    if (loss < least) best = c, least = loss;
+  }
+  std::vector<LayerPlan> plan = std::move(plans[best]);
   for_each_matrix(dense, [&](std::size_t l, const LayerTensor& rule) {
-    const std::vector<double>& f = costs[l].find(rule.name)->second.sensitivity;
+    const std::vector<double>& f = costs[best][l].find(rule.name)->second.sensitivity;
     plan[l].matrices[std::string(rule.name)].row_weights.assign(f.begin(), f.end());
   });
   advance("budget", 1 - kPlanForwardShare - kPlanBackwardShare);

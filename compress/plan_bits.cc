@@ -127,6 +127,64 @@ std::vector<std::uint8_t> by_matrix(std::span<const MatrixItems> matrices, const
   return bits;
 }
 
+std::vector<std::uint8_t> allocate(std::span<const MatrixItems> matrices, const Items& items, const Recipe& recipe, std::optional<double> target) {
+  switch (recipe.allocator) {
+    case Allocator::Global: return allocate_global(items.losses, items.kept, *target, items.levels);
+    case Allocator::PerLayer: return by_layer(matrices, items, *target);
+    case Allocator::Redundancy:
+    case Allocator::Quantile:
+    case Allocator::Budget: return by_matrix(matrices, items, recipe, target);
+  }
+  throw Error("unknown allocator");
+}
+
+std::vector<std::vector<std::uint8_t>> widths_of(const Items& items, const std::vector<std::uint8_t>& bits) {
+  std::vector<std::vector<std::uint8_t>> widths;
+  for (std::size_t m = 0; m + 1 < items.first.size(); ++m) {
+    widths.emplace_back(bits.begin() + static_cast<std::ptrdiff_t>(items.first[m]), bits.begin() + static_cast<std::ptrdiff_t>(items.first[m + 1]));
+  }
+  return widths;
+}
+
+// The overridden parts in code bits, one after the other; then the others with what these leave of the whole budget.
+std::vector<std::vector<std::uint8_t>> plan_parts(std::span<const MatrixItems> matrices, const Items& all, const Recipe& recipe) {
+  const std::size_t parts = recipe.overrides.size() + 1;
+  std::vector<std::vector<std::size_t>> members(parts);
+  for (std::size_t m = 0; m < matrices.size(); ++m) {
+    std::size_t part = 0;
+    while (part + 1 < parts && !recipe.overrides[part].names(matrices[m].layer, matrices[m].kind)) ++part;
+    members[part].push_back(m);
+  }
+  double left = target_of(matrices, all, recipe) * std::accumulate(all.kept.begin(), all.kept.end(), 0.0);
+  std::vector<std::vector<std::uint8_t>> widths(matrices.size());
+  for (std::size_t part = 0; part < parts; ++part) {
+    std::vector<MatrixItems> own;
+    for (std::size_t m : members[part]) own.push_back(matrices[m]);
+    Recipe its = recipe;
+    const bool rest = part + 1 == parts;
+    if (!rest) its.target = recipe.overrides[part].bits, its.target_bpw.reset();
+    const Items items = collect(own, its);
+    const double counted = std::accumulate(items.kept.begin(), items.kept.end(), 0.0);
+    double target = rest ? (counted > 0 ? left / counted : 0) : *its.target;
+    if (rest && std::abs(target - items.levels.front()) < 1e-9) target = items.levels.front();
+    if (rest && (left < 0 || (counted > 0 && target < items.levels.front()))) {
+      throw UsageError("--layer-bits and --bits-of take so much that the rest cannot keep the average: it would have to have " + rounded(target) +
+                       " bits, and the smallest level is " + std::to_string(items.levels.front()));
+    }
+    target = std::min<double>(target, items.levels.back());
+    if (counted > 0) {
+      const auto found = widths_of(items, allocate(own, items, its, target));
+      for (std::size_t i = 0; i < own.size(); ++i) widths[members[part][i]] = found[i];
+    } else {
+      for (std::size_t i = 0; i < own.size(); ++i) widths[members[part][i]].assign(own[i].kept.size(), static_cast<std::uint8_t>(items.levels.front()));
+    }
+    for (std::size_t m : members[part]) {
+      for (std::size_t g = 0; g < widths[m].size(); ++g) left -= all.kept[all.first[m] + g] * widths[m][g];
+    }
+  }
+  return widths;
+}
+
 }  // namespace
 
 std::int64_t fixed_bits(const MatrixItems& matrix, std::span<const int> levels) {
@@ -148,22 +206,9 @@ std::int64_t fixed_bits(const MatrixItems& matrix, std::span<const int> levels) 
 std::vector<std::vector<std::uint8_t>> plan_bits(std::span<const MatrixItems> matrices, const Recipe& recipe) {
   const Items items = collect(matrices, recipe);
   if (items.kept.empty()) return std::vector<std::vector<std::uint8_t>>(matrices.size());
+  if (!recipe.overrides.empty()) return plan_parts(matrices, items, recipe);
   const bool free = !recipe.target && !recipe.target_bpw;  // classes by rank, whatever they take
-  const std::optional<double> target = free ? std::nullopt : std::optional(target_of(matrices, items, recipe));
-  std::vector<std::uint8_t> bits;
-  switch (recipe.allocator) {
-    case Allocator::Global: bits = allocate_global(items.losses, items.kept, *target, items.levels); break;
-    case Allocator::PerLayer: bits = by_layer(matrices, items, *target); break;
-    case Allocator::Redundancy:
-    case Allocator::Quantile:
-    case Allocator::Budget: bits = by_matrix(matrices, items, recipe, target); break;
-  }
-  std::vector<std::vector<std::uint8_t>> widths;
-  for (std::size_t m = 0; m < matrices.size(); ++m) {
-    widths.emplace_back(bits.begin() + static_cast<std::ptrdiff_t>(items.first[m]),
-                        bits.begin() + static_cast<std::ptrdiff_t>(items.first[m + 1]));
-  }
-  return widths;
+  return widths_of(items, allocate(matrices, items, recipe, free ? std::nullopt : std::optional(target_of(matrices, items, recipe))));
 }
 
 }  // namespace miq

@@ -65,7 +65,7 @@ __attribute__((always_inline)) inline float lane_sum(const Lanes& v) {
 
 // Adds f * (w - q)^2 of one row's group, for every level, to sums[level][column].
 __attribute__((target_clones("avx512f", "avx2", "default"))) void add_group(const float* x, std::int64_t size, float f, const int* levels,
-                                                                           std::int64_t level_count, float* sums, std::int64_t stride) {
+                                                                           std::int64_t level_count, bool clip_search, float* sums, std::int64_t stride) {
   float low = 0, high = 0;
   for (std::int64_t i = 0; i < size; ++i) {
     low = x[i] < low ? x[i] : low;
@@ -77,7 +77,7 @@ __attribute__((target_clones("avx512f", "avx2", "default"))) void add_group(cons
     const float scale = (high - low) / codes;
     const float zero = (-low / scale + kRounder) - kRounder;
     Lattice best{scale, -zero, codes - zero};
-    if (levels[l] < kLevelsWithoutClip) {
+    if (clip_search && levels[l] < kLevelsWithoutClip) {
       float least = 0;
       for (float clip : kClips) {
         const Lattice trial{scale * clip, -zero, codes - zero};
@@ -103,7 +103,7 @@ __attribute__((target_clones("avx512f", "avx2", "default"))) void add_group(cons
 }  // namespace
 
 std::vector<double> column_errors(const at::Tensor& weight, const ChannelGroups& groups, std::span<const double> row_sensitivity,
-                                  ThreadPool& pool, std::span<const int> levels) {
+                                  ThreadPool& pool, std::span<const int> levels, bool clip) {
   const std::int64_t rows = weight.size(0), n = groups.channels();
   if (weight.dim() != 2 || weight.size(1) != n || weight.scalar_type() != at::kFloat || !weight.device().is_cpu())
     throw Error("predicted loss: the weight must be float32 [rows, " + std::to_string(n) + "] on the CPU");
@@ -129,7 +129,7 @@ std::vector<double> column_errors(const at::Tensor& weight, const ChannelGroups&
       for (std::int64_t i = 0; i < padded; ++i) row[i] = layout.source[i] >= 0 ? w[r * n + layout.source[i]] : 0.0f;
       for (std::int64_t g = 0; g < groups.groups(); ++g) {
         const std::int64_t start = layout.starts[g];
-        add_group(row.data() + start, layout.starts[g + 1] - start, f, levels.data(), level_count, sums.data() + start, padded);
+        add_group(row.data() + start, layout.starts[g + 1] - start, f, levels.data(), level_count, clip, sums.data() + start, padded);
       }
     }
     parts[unit] = std::move(sums);

@@ -1,7 +1,8 @@
 // What each bit width would cost each group of a matrix, before anything is solved.
 //
 //   e_j(b) = sum_r f_r (w_rj - q_rj(b))^2      q: nearest values, asymmetric minimum-maximum scales of each (row, group), 0 included;
-//                                              for b < 6 the best clip p in {1, 0.9, …, 0.5} by sum over the group of (w - q)^2
+//                                              for b < 6 the best clip p in {1, 0.9, …, 0.5} by sum over the group of (w - q)^2, unless `clip`
+//                                              is false
 //   D_g(b) = sum_j in g  H_jj k_j e_j(b)       H_jj energy of channel j, k_j the kept share of its weights (1 without sparsity)
 //
 // f_r is the sensitivity of output row r: the mean square of the loss's gradient there (diagonal Fisher information), or one number for the
@@ -24,7 +25,7 @@ namespace miq {
 // `weight` [rows, columns] F32 in original column order; `row_sensitivity` [rows], or empty for all 1.
 // Throws Error when sizes disagree.
 std::vector<double> column_errors(const at::Tensor& weight, const ChannelGroups& groups, std::span<const double> row_sensitivity,
-                                  ThreadPool& pool, std::span<const int> levels = kBitLevels);
+                                  ThreadPool& pool, std::span<const int> levels = kBitLevels, bool clip = true);
 
 // Group losses D_g(b): [groups * levels], group-major, as allocate_global takes them. `energy` [columns] H_jj by original channel
 // number; `kept` [columns] kept share by place in the processing order, or empty for all 1.

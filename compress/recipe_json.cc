@@ -15,6 +15,8 @@ Json Recipe::to_json() const {
   if (prune_m) json["prune_n"] = prune_n, json["prune_m"] = prune_m;
   if (method->solver == Solver::Hessian) json["damping"] = damping;
   if (refine) json["refine"] = refine;
+  if (act_order) json["act_order"] = true;
+  if (dead_columns == DeadColumns::Zero) json["dead_columns"] = "zero";
   if (!quantize) return json;
   if (width) json["wbits"] = width;
   if (method->layout != Layout::Uniform) {
@@ -24,6 +26,8 @@ Json Recipe::to_json() const {
   }
   if (method->layout == Layout::Levels) json["bit_method"] = bit_method == BitMethod::Quantile ? "quantile" : "budget";
   if (importance_weights != kEqualImportanceWeights) json["importance_weights"] = importance_weights;
+  if (clip != method->clip) json["clip"] = clip ? "search" : "none";
+  if (static_groups) json["static_groups"] = true;
   if (allocator != Allocator::Global) json["allocator"] = std::string(allocator_name(allocator));
   if (needs_information()) {
     if (mi_estimator == MiEstimator::Binned) json["mi_estimator"] = "binned";
@@ -34,6 +38,13 @@ Json Recipe::to_json() const {
     if (needs_mutual_information(grouping) || grouping == Grouping::Random) json["seed"] = seed;
   }
   if (group_size) json["group_size"] = group_size;
+  if (auto_groups) json["group_size"] = "auto";
+  for (const BitsOverride& override : overrides) {
+    Json entry{{"bits", override.bits}};
+    if (override.kind.empty()) entry["layers"] = {override.first, override.last};
+    else entry["kind"] = override.kind;
+    json["overrides"].push_back(std::move(entry));
+  }
   if (n_groups) json["n_groups"] = n_groups;
   if (codes_scales()) json["scale_bits"] = scale_bits;
   return json;

@@ -39,6 +39,8 @@ std::string kind_of(std::string_view rule) {
 
 }  // namespace
 
+std::string matrix_kind(std::string_view rule) { return kind_of(rule); }
+
 Json CompressionReport::bits_json(const Bits& bits) {
   Json json{{"weights", bits.weights},
             {"sparsity", ratio(bits.zeros, bits.weights)},

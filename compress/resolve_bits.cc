@@ -52,7 +52,7 @@ void resolve_bits(const CompressOptions& options, Recipe& recipe) {
       throw UsageError("method " + std::string(method.name) + " quantizes, but neither --wbits nor --target-avg-bits says to how many bits");
     }
     if (options.group_size || options.n_groups || options.grouping || options.levels || options.bit_method || options.allocator ||
-        options.importance_weights || options.scale_bits) {
+        options.importance_weights || options.scale_bits || options.auto_groups || !options.layer_bits.empty() || !options.bits_of.empty()) {
       throw UsageError(
           "--group-size, --n-groups, --scale-bits, --grouping, --levels, --bit-method, --allocator and --importance-weights are about "
           "quantization, "
@@ -93,6 +93,7 @@ void resolve_levels(const CompressOptions& options, Recipe& recipe) {
 
 void resolve_allocator(const CompressOptions& given, Recipe& recipe) {
   const Method& method = *recipe.method;
+  recipe.allocator = method.allocator;
   if (!given.allocator) return;
   const std::string name(allocator_name(*given.allocator));
   switch (method.layout) {

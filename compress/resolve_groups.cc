@@ -12,6 +12,17 @@ namespace miq {
 void resolve_groups(const CompressOptions& options, Recipe& recipe) {
   const Method& method = *recipe.method;
   if (options.n_groups && options.group_size) throw UsageError("--n-groups and --group-size say the same thing twice; give one of them");
+  if (options.auto_groups) {
+    if (options.group_size || options.n_groups) throw UsageError("groups are to be found (auto) and given; do one of them");
+    if (method.layout != Layout::Groups || method.n_groups) throw UsageError("--group-size auto belongs to methods mi and mixed");
+    if (!options.target_bpw) throw UsageError("--group-size auto compares sizes at equal effective bits; give --target-bpw");
+    if (options.allocator && *options.allocator != Allocator::Global)
+      throw UsageError("--group-size auto compares predicted losses, which only --allocator global makes small");
+    for (std::int64_t size : kGroupSizes) {
+      if (recipe.prune_m && size % recipe.prune_m != 0)
+        throw UsageError("--group-size auto needs an m of --prune-m that divides " + std::to_string(size));
+    }
+  }
   if (options.group_size && *options.group_size < 1) throw UsageError("--group-size must be at least 1 channel");
   if (options.n_groups && *options.n_groups < 1) throw UsageError("--n-groups must be at least 1");
   if (method.layout == Layout::Levels && (options.n_groups || options.group_size)) {
@@ -21,8 +32,12 @@ void resolve_groups(const CompressOptions& options, Recipe& recipe) {
   recipe.grouping = options.grouping.value_or(method.grouping);
   recipe.group_size = options.group_size.value_or(0);
   recipe.n_groups = options.n_groups.value_or(0);
-  // Coded scales of 6 bits cost a tenth of a decibel and save ten bits a group and row; the others are as their papers have them.
-  recipe.scale_bits = options.scale_bits.value_or(method.layout == Layout::Groups && recipe.quantize ? 6 : 16);
+  recipe.auto_groups = options.auto_groups;
+  // Coded scales of 6 bits cost a tenth of a decibel and save ten bits a group and row; the others are as their papers have them, and
+  // the first scheme as it was.
+  const bool ours = method.layout == Layout::Groups && method.n_groups == 0;
+  if (!ours && !recipe.group_size && !recipe.n_groups) recipe.n_groups = method.n_groups;
+  recipe.scale_bits = options.scale_bits.value_or(ours && recipe.quantize ? 6 : 16);
   if (recipe.codes_scales() && (recipe.scale_bits < kLeastScaleBits || recipe.scale_bits > kMostScaleBits)) {
     throw UsageError("--scale-bits " + std::to_string(recipe.scale_bits) + " is not 16, nor 4 to 8 for coded scales");
   }

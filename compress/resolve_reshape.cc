@@ -25,6 +25,12 @@ void refuse_other_options(const CompressOptions& given, std::string_view method)
       {given.group_size.has_value(), "--group-size"},
       {given.n_groups.has_value(), "--n-groups"},
       {given.levels.has_value(), "--levels"},
+      {given.scale_bits.has_value(), "--scale-bits"},
+      {given.auto_groups, "--group-size auto"},
+      {!given.layer_bits.empty() || !given.bits_of.empty(), "--layer-bits and --bits-of"},
+      {given.clip.has_value(), "--clip"},
+      {given.act_order || given.static_groups, "--act-order and --static-groups"},
+      {given.dead_columns.has_value(), "--dead-columns"},
   };
   for (const auto& [present, name] : others) {
     if (!present) continue;

@@ -10,9 +10,53 @@ namespace {
 
 constexpr int kRefinePasses = 2;  // of mi and mixed
 
+// Sets of m columns must stay together in the sweep, and whole in the blocks that share a threshold or a grid.
+void check_runs(const Config& config, const Recipe& recipe) {
+  const std::int64_t m = recipe.prune_m;
+  const bool solved = recipe.method->solver == Solver::Hessian, grouped = recipe.group_size || recipe.n_groups;
+  if (m == 0 || !solved) return;
+  if (m > 64) throw UsageError("--prune-m " + std::to_string(m) + ": at most 64 channels to a pattern");
+  if (recipe.method->layout == Layout::Groups && recipe.n_groups) return;  // groups are made of whole sets
+  const auto refuse = [&](const std::string& what) {
+    throw UsageError("--prune-m " + std::to_string(m) + " does not divide " + what + ", so a pattern would lie across two of them");
+  };
+  if (!grouped || !recipe.quantize || recipe.static_groups) {
+    if (128 % m != 0) refuse("the solver's blocks of 128 channels");
+    return;
+  }
+  if (recipe.group_size) {
+    if (recipe.group_size % m != 0) refuse("groups of " + std::to_string(recipe.group_size) + " channels");
+    return;
+  }
+  for (const LayerConfig& layer : config.layers) {
+    for (std::int64_t width : {config.hidden, layer.heads * layer.head_dim, layer.mlp_width, layer.shared_width}) {
+      const std::int64_t size = (width + recipe.n_groups - 1) / recipe.n_groups;
+      if (size % m != 0) refuse("groups of " + std::to_string(size) + " channels");
+    }
+  }
+}
+
 }  // namespace
 
-void resolve_solver(const CompressOptions& options, Recipe& recipe) {
+void resolve_solver(const CompressOptions& options, const Config& config, Recipe& recipe) {
+  const Method& method = *recipe.method;
+  const std::string name(method.name);
+  if (method.solver != Solver::Hessian) {
+    if (options.act_order) throw UsageError("--act-order is an order to compensate errors in, and " + name + " compensates none");
+    if (options.dead_columns) throw UsageError("--dead-columns belongs to the methods with a Hessian; " + name + " has none");
+  }
+  if (options.act_order && method.layout == Layout::Groups) {
+    throw UsageError("--act-order belongs to sparsegpt, gptq and enhanced; the order of " + name + " is that of its groups (--grouping)");
+  }
+  if (options.static_groups && (method.layout != Layout::Uniform || method.solver != Solver::Hessian || !recipe.quantize ||
+                                !(recipe.group_size || recipe.n_groups))) {
+    throw UsageError("--static-groups belongs to sparsegpt and gptq with --group-size or --n-groups");
+  }
+  if (options.clip && !recipe.quantize) throw UsageError("--clip is about quantization, but nothing says to how many bits");
+  recipe.clip = recipe.quantize && options.clip.value_or(method.clip);
+  recipe.act_order = options.act_order;
+  recipe.static_groups = options.static_groups;
+  recipe.dead_columns = options.dead_columns.value_or(DeadColumns::Keep);
   if (!(options.damping > 0 && options.damping <= 10)) throw UsageError("--damping must be in (0, 10]; 0.01 is usual");
   recipe.damping = options.damping;
   if (options.refine && (*options.refine < 0 || *options.refine > 100)) throw UsageError("--refine must be 0 to 100 passes");
@@ -22,6 +66,7 @@ void resolve_solver(const CompressOptions& options, Recipe& recipe) {
   recipe.refine = options.refine.value_or(recipe.method->layout == Layout::Groups ? kRefinePasses : 0);
   recipe.compute = options.compute;
   recipe.seed = options.seed;
+  check_runs(config, recipe);
 }
 
 }  // namespace miq

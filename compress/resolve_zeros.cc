@@ -25,10 +25,6 @@ void resolve_zeros(const CompressOptions& options, const Config& config, Recipe&
       throw UsageError("--sparsity " + number_text(*options.sparsity) + " contradicts --prune-n/--prune-m, which make " + number_text(share) +
                        "; leave --sparsity out");
     }
-    if (method.layout != Layout::Uniform) {
-      throw UsageError("--prune-n/--prune-m work with sparsegpt, wanda and magnitude; " + std::string(method.name) +
-                       " takes channels out of their order; use --sparsity");
-    }
     for (const LayerConfig& layer : config.layers) {
       for (std::int64_t width : {config.hidden, layer.heads * layer.head_dim, layer.mlp_width, layer.shared_width}) {
         if (width % recipe.prune_m != 0) {
@@ -42,9 +38,12 @@ void resolve_zeros(const CompressOptions& options, const Config& config, Recipe&
     throw UsageError("method " + std::string(method.name) + " makes no zeros; leave --sparsity out or take sparsegpt");
   }
   recipe.sparsity_allocation = options.sparsity_allocation.value_or(
-      method.layout == Layout::Groups ? SparsityAllocation::Global : SparsityAllocation::Even);
+      method.layout == Layout::Groups && recipe.prune_m == 0 ? SparsityAllocation::Global : SparsityAllocation::Even);
   if (recipe.sparsity_allocation == SparsityAllocation::Global && method.layout != Layout::Groups) {
     throw UsageError("--sparsity-allocation global belongs to methods mi and mixed");
+  }
+  if (recipe.sparsity_allocation == SparsityAllocation::Global && recipe.prune_m != 0) {
+    throw UsageError("--sparsity-allocation global contradicts --prune-n/--prune-m, which make as many zeros everywhere");
   }
 }
 

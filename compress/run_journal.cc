@@ -186,7 +186,7 @@ void RunJournal::read_records(const Calibration& calibration) {
         costs_.push_back(record);
         break;
       case Step::Plan:
-        good = no_plan_yet && walked_back() == all;
+        good = no_plan_yet && (walked_back() == all || recipe_.auto_groups);
         if (good) plan_ = read_plan(reader, model_.config, recipe_);
         break;
       case Step::Layer:
@@ -217,7 +217,7 @@ std::string RunJournal::kept_text() const {
   const std::string of = " of " + std::to_string(model_.config.layers.size()) + " layers";
   if (kept_layers_ > 0) return std::to_string(kept_layers_) + of;
   const auto all = static_cast<std::int64_t>(model_.config.layers.size());
-  if (kept_ > 2 * all) return "the plan";
+  if (kept_ > 2 * all || recipe_.auto_groups) return "the plan";
   return "measurements for the plan, " + std::to_string(kept_) + " of " + std::to_string(2 * all) + " steps";
 }
 

@@ -37,6 +37,7 @@ MatrixResult round_matrix(const Recipe& recipe, const at::Tensor& weights, const
   RoundingOptions options;
   options.automatic_scale_dtype = !has_exact_scales(recipe, weights.size(1));
   if (recipe.codes_scales()) options.scale_bits = recipe.scale_bits;
+  options.clips = recipe.clips();
   result.packed = round_to_nearest(weights, groups, kept, options, pool);
   result.values = decode_matrix(*result.packed, pool);
   return result;
@@ -46,6 +47,15 @@ ColumnGroups uniform_groups(const Recipe& recipe, std::int64_t cols) {
   if (!recipe.quantize) return {};
   const std::int64_t groups = recipe.groups(cols);
   return contiguous_groups(cols, recipe.group_size ? recipe.group_size : groups > 1 ? (cols + groups - 1) / groups : 0, recipe.width);
+}
+
+// Runs of the sweep's order, or of the stored channels where the grids are static.
+ColumnGroups uniform_groups(const Recipe& recipe, std::span<const std::int64_t> order) {
+  const ColumnGroups runs = uniform_groups(recipe, static_cast<std::int64_t>(order.size()));
+  if (recipe.static_groups || runs.groups() <= 1) return runs;
+  ColumnGroups groups = runs;
+  for (std::size_t k = 0; k < order.size(); ++k) groups.group_of_column[static_cast<std::size_t>(order[k])] = runs.group_of_column[k];
+  return groups;
 }
 
 MatrixResult solve_by_score(const Recipe& recipe, const MatrixJob& job, const InputStatistics& input, ThreadPool& pool) {
@@ -171,6 +181,7 @@ std::vector<MatrixResult> solve_by_sweep(const Recipe& recipe, std::span<const M
   options.pruning = pruning_of(recipe);
   options.automatic_scale_dtype = !has_exact_scales(recipe, columns(jobs.front()));
   if (recipe.codes_scales()) options.scale_bits = recipe.scale_bits;
+  options.clips = recipe.clips();
   std::vector<KeptMask> masks(jobs.size());
   if (recipe.method->layout == Layout::Levels && recipe.sparsity > 0) {
     masks = masks_by_sweep(recipe, jobs, factor, pool);
@@ -184,8 +195,8 @@ std::vector<MatrixResult> solve_by_sweep(const Recipe& recipe, std::span<const M
     matrix.weights = job.weights;
     switch (recipe.method->layout) {
       case Layout::Uniform:
-        matrix.groups = uniform_groups(recipe, columns(job));
-        if (matrix.groups.groups() > 1) options.timing = GridTiming::Dynamic;
+        matrix.groups = uniform_groups(recipe, factor.order);
+        if (matrix.groups.groups() > 1 && !recipe.static_groups) options.timing = GridTiming::Dynamic;
         break;
       case Layout::Levels: {
         const std::vector<double> kept = kept_of_columns(masks[i], job.weights.size(0), columns(job));
@@ -196,9 +207,8 @@ std::vector<MatrixResult> solve_by_sweep(const Recipe& recipe, std::span<const M
       case Layout::Groups:
         matrix.groups = planned_groups(*plan, *job.plan);
         matrix.row_weights = job.plan->row_weights;
-        matrix.pruned_of_block = job.plan->pruned_of_group;
+        if (!recipe.prune_m) matrix.pruned_of_block = job.plan->pruned_of_group;
         options.timing = GridTiming::Dynamic;
-        options.clips = solving_clips();
         // With zeros every group is a block of its own, so its share of kept weights is the planned one.
         if (recipe.sparsity > 0) options.block_columns = 1;
         importance[i] = std::array<double, 2>{job.plan->least_importance, job.plan->most_importance};
@@ -272,6 +282,13 @@ MatrixResult fall_back(const Recipe& recipe, const MatrixJob& job, const SitePla
   return result;
 }
 
+std::vector<std::int64_t> sweep_order(const Recipe& recipe, const at::Tensor& hessian, const SitePlan* plan) {
+  if (plan) return plan->channels.order;
+  if (!recipe.act_order) return natural_order(hessian.size(0));
+  const at::Tensor diagonal = hessian.diagonal().to(at::kDouble).contiguous();
+  return runs_by_falling(std::span(diagonal.const_data_ptr<double>(), static_cast<std::size_t>(diagonal.numel())), recipe.run());
+}
+
 // tr(W H W^T), in strips of rows.
 double output_energy(const at::Tensor& weights, const at::Tensor& hessian, at::ScalarType type, ThreadPool& pool) {
   const at::Tensor h = hessian.to(type);
@@ -315,7 +332,8 @@ std::vector<MatrixResult> solve_place(const Recipe& recipe, std::span<const Matr
   } else if (needs_hessian(recipe)) {
     FactorOptions options;
     options.damping = recipe.damping;
-    const auto order = plan ? plan->channels.order : natural_order(columns(jobs.front()));
+    options.dead_columns = recipe.dead_columns;
+    const auto order = sweep_order(recipe, input.hessian, plan);
     if (const auto factor = factor_inverse(input.hessian, order, options, pool)) {
       results = solve_by_sweep(recipe, jobs, input, *factor, plan, pool);
     } else {

@@ -8,6 +8,8 @@
 #include <cmath>
 #include <numeric>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "miq/base/error.h"
 
@@ -186,6 +188,23 @@ std::vector<double> kept_shares(const at::Tensor& weight, const ChannelGroups& g
     for (std::int64_t c = 0; c < width; ++c)
       kept[bounds[b] + c] = 1 - (static_cast<double>(under[c]) + part * static_cast<double>(inside[c])) / static_cast<double>(scores.rows);
   });
+  return kept;
+}
+
+std::vector<double> kept_shares_of_pattern(const at::Tensor& weight, const ChannelGroups& groups, std::span<const double> inverse_diagonal,
+                                           int n, int m, ThreadPool& pool) {
+  const Scores scores = make_scores(weight, groups, {}, inverse_diagonal);
+  if (n < 0 || m < 1 || n > m || scores.columns % m != 0) throw Error("sparsity plan: the pattern does not fit the matrix");
+  std::vector<double> kept(static_cast<std::size_t>(scores.columns), 0.0);
+  pool.for_each(scores.columns / m, [&](std::int64_t set) {
+    std::vector<std::pair<std::uint32_t, std::int64_t>> row(static_cast<std::size_t>(m));
+    for (std::int64_t r = 0; r < scores.rows; ++r) {
+      for (std::int64_t i = 0; i < m; ++i) row[static_cast<std::size_t>(i)] = {scores.bits(r, set * m + i), i};
+      std::nth_element(row.begin(), row.begin() + n, row.end());
+      for (auto stays = row.begin() + n; stays != row.end(); ++stays) kept[static_cast<std::size_t>(set * m + stays->second)] += 1;
+    }
+  });
+  for (double& share : kept) share /= static_cast<double>(scores.rows);
   return kept;
 }
 

@@ -61,4 +61,9 @@ std::vector<double> kept_shares(const at::Tensor& weight, const ChannelGroups& g
                                 std::span<const double> inverse_diagonal, std::span<const std::int64_t> pruned, ThreadPool& pool,
                                 std::int64_t block_columns = 128);
 
+// The same where every `m` consecutive stored channels of a row lose their `n` lowest scores w^2 / [H^-1]_jj (equal ones: the first);
+// each of these sets must lie in the processing order in one piece, in any order inside.
+std::vector<double> kept_shares_of_pattern(const at::Tensor& weight, const ChannelGroups& groups, std::span<const double> inverse_diagonal,
+                                           int n, int m, ThreadPool& pool);
+
 }  // namespace miq

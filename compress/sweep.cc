@@ -115,7 +115,7 @@ void plan_grids(const SweepMatrix& matrix, const InverseFactor& factor, const Sw
   for (std::uint8_t bits : matrix.groups.bits_of_group) job.max_codes.push_back(static_cast<float>((1 << bits) - 1));
   job.clips.assign(options.clips.begin(), options.clips.end());
   if (job.clips.empty()) job.clips.push_back(1.0f);
-  if (job.dynamic) job.column_weights = clip_weights(job);
+  if (job.dynamic || job.clips.size() > 1) job.column_weights = clip_weights(job);
   job.scales.resize(job.tiles * job.groups * kTileRows);
   job.zeros.resize(job.tiles * job.groups * kTileRows);
   job.codes.resize(job.tiles * job.cols * kTileRows);
@@ -140,7 +140,8 @@ void fill_tile(const SweepMatrix& matrix, const InverseFactor& factor, SweepJob&
     std::vector<float> scratch;
     for (std::int64_t g = 0; !job.dynamic && g < job.groups; ++g) {
       const std::int64_t at = (tile * job.groups + g) * kTileRows;
-      find_grids(out, nullptr, columns[g], {job.max_codes[g], job.half, job.clips, nullptr, job.scale_bits, job.exponents_of(tile)}, scratch,
+      const float* weights = job.column_weights.empty() ? nullptr : job.column_weights.data();
+      find_grids(out, nullptr, columns[g], {job.max_codes[g], job.half, job.clips, weights, job.scale_bits, job.exponents_of(tile)}, scratch,
                  &job.scales[at], &job.zeros[at]);
     }
   }

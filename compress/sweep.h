@@ -22,7 +22,8 @@
 
 namespace miq {
 
-// Static: grids are found once on the weights as given; groups may lie anywhere (SparseGPT; `enhanced`).
+// Static: grids are found once on the weights as given, a search for clips weighing errors as below; groups may lie anywhere (SparseGPT;
+// `enhanced`; GPTQ's static groups).
 // Dynamic: a group's grids are found when the sweep reaches it, on the updated, kept weights, with errors
 // weighted by U_jj^-2; the columns of a group must follow each other in the sweep (`mi`, `mixed`, GPTQ groups).
 enum class GridTiming { Static, Dynamic };

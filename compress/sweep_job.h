@@ -28,7 +28,7 @@ struct SweepJob {
   std::vector<std::uint16_t> group_of;   // [cols]
   std::vector<float> max_codes;          // [groups] 2^bits - 1
   std::vector<float> clips;              // at least one
-  std::vector<float> column_weights;     // [cols] weights of the clip search (dynamic)
+  std::vector<float> column_weights;     // [cols] weights of the clip search; may be empty when static
   std::vector<float> scales, zeros;      // [tiles][groups][64]; in when static, out when dynamic
   std::vector<std::uint8_t> codes;       // out: [tiles][cols][64]
 

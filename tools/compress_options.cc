@@ -24,6 +24,18 @@ CLI::Option* add_choice(CLI::App& app, const std::string& name, Target& target, 
   return app.add_option_function<std::string>(name, set, help)->check(CLI::IsMember(names));
 }
 
+// A number, or "auto".
+CLI::Option* add_count(CLI::App& app, const std::string& name, std::optional<std::int64_t>& count, bool& automatic, const std::string& help) {
+  const auto set = [&count, &automatic, name](const std::string& given) {
+    std::int64_t number = 0;
+    automatic = automatic || given == "auto";
+    if (given == "auto") return;
+    if (!CLI::detail::lexical_cast(given, number)) throw CLI::ValidationError(name, "'" + given + "' is neither a number nor auto");
+    count = number;
+  };
+  return app.add_option_function<std::string>(name, set, help)->type_name("INT|auto");
+}
+
 std::string method_help() {
   std::string text = "how to compress:";
   for (const Method& method : methods()) text += "\n" + std::string(method.name) + ": " + std::string(method.help);
@@ -62,6 +74,10 @@ void declare_bits(CLI::App& app, CompressOptions& method) {
       ->expected(5);
   add_choice<BitMethod>(app, "--bit-method", method.bit_method, {{"budget", BitMethod::Budget}, {"quantile", BitMethod::Quantile}},
                         "enhanced: budget (default), or quantile: equal fifths, shifted where there is a target");
+  app.add_option("--layer-bits", method.layer_bits,
+                 "mi, mixed: code bits of layers on average, such as 0-1=4,29=6; the other layers get what is left of the budget")
+      ->delimiter(',');
+  app.add_option("--bits-of", method.bits_of, "mi, mixed: the same for kinds of matrices, such as down_proj=4")->delimiter(',');
   app.add_option("--levels", method.levels, "widths that enhanced, mi and mixed choose from: 2,3,4,6,8")->delimiter(',');
 }
 
@@ -82,13 +98,22 @@ void declare_groups(CLI::App& app, MethodFlags& flags) {
                          {{"spectral", Clustering::Spectral}, {"hierarchical", Clustering::Hierarchical}},
                          "groupings by mutual information: spectral (default) or hierarchical");
   app.add_option("--use-mi-grouping", flags.use_mi_grouping, "mi: 1 (default), or 0: contiguous groups")->check(CLI::Range(0, 1));
-  app.add_option("--group-size", method.group_size, "input channels in a group; mi, mixed: 32, or 64 with --scale-bits 16, with zeros twice as many; others: a whole row");
-  app.add_option("--n-groups", method.n_groups, "groups in an input, instead of --group-size");
+  add_count(app, "--group-size", method.group_size, method.auto_groups,
+            "input channels in a group; mi, mixed: 32, or 64 with --scale-bits 16, with zeros twice as many; others: a whole row. "
+            "auto (mi, mixed, with --target-bpw): 32, 64 or 128, whichever predicts the least loss");
+  add_count(app, "--n-groups", method.n_groups, method.auto_groups, "groups in an input, instead of --group-size; auto: as --group-size auto");
   app.add_option("--scale-bits", method.scale_bits, "bits of a scale: 16, or 4 to 8: codes under one exponent for each row; mi, mixed: 6, others: 16");
 }
 
 void declare_solver(CLI::App& app, MethodFlags& flags) {
   CompressOptions& method = flags.compress;
+  add_choice<bool>(app, "--clip", method.clip, {{"search", true}, {"none", false}},
+                   "how a scale is found: search tries 1, 0.95, ... 0.35 of the range (default for mi and mixed), none takes all of it");
+  app.add_flag("--act-order", method.act_order, "sparsegpt, gptq, enhanced: solve the channels by falling energy; groups are runs of that order");
+  app.add_flag("--static-groups", method.static_groups,
+               "sparsegpt, gptq: groups are runs of the stored channels, their scales found before solving");
+  add_choice<DeadColumns>(app, "--dead-columns", method.dead_columns, {{"keep", DeadColumns::Keep}, {"zero", DeadColumns::Zero}},
+                          "channels that were always zero in calibration: keep (default) rounds their weights, zero removes them");
   app.add_option("--damping,--percdamp", method.damping, "added to the Hessian's diagonal, as a share of its mean")->capture_default_str();
   app.add_option("--refine", method.refine,
                  "passes of better rounding after the sweep, by the layer's error; default 2 with mi and mixed, else 0; not for rtn, wanda, magnitude");

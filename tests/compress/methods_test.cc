@@ -58,7 +58,6 @@ TEST(Methods, RefusesOptionsThatContradictEachOtherOrDoNothing) {
       {"m zeros in m", with([](auto& o) { o.prune_n = 4, o.prune_m = 4; })},
       {"m that does not divide", with([](auto& o) { o.prune_n = 1, o.prune_m = 5; })},
       {"n:m against sparsity", with([](auto& o) { o.prune_n = 2, o.prune_m = 4, o.sparsity = 0.6; })},
-      {"n:m with mixed", with([](auto& o) { o.method = "mixed", o.wbits = 4, o.prune_n = 2, o.prune_m = 4; })},
       {"zeros with rtn", with([](auto& o) { o.method = "rtn", o.wbits = 4, o.sparsity = 0.5; })},
       {"grouping with sparsegpt", with([](auto& o) { o.wbits = 4, o.grouping = Grouping::Sensitivity; })},
       {"groups with enhanced", with([](auto& o) { o.method = "enhanced", o.wbits = 4, o.n_groups = 4; })},

@@ -119,7 +119,7 @@ inline SweepOutcome sweep(Matrix w, const Matrix& upper, const SweepSettings& s)
   std::vector<std::vector<Grid>> grids(rows, std::vector<Grid>(groups));
   std::vector<int> exponents(rows);
   for (std::size_t r = 0; s.scale_bits && r < rows; ++r) exponents[r] = exponent_of_row(w[r], s.group_of, groups);
-  const auto make_grids = [&](int group, bool weighted) {
+  const auto make_grids = [&](int group) {
     double mean = 0, count = 0;
     for (std::size_t j = 0; j < cols; ++j) {
       if (s.group_of[j] != group) continue;
@@ -132,7 +132,7 @@ inline SweepOutcome sweep(Matrix w, const Matrix& upper, const SweepSettings& s)
       for (std::size_t j = 0; j < cols; ++j) {
         if (s.group_of[j] != group) continue;
         values.push_back(out.kept[r][j] || !s.dynamic ? w[r][j] : 0.0f);
-        weights.push_back(weighted ? static_cast<float>(1.0 / (static_cast<double>(upper[j][j]) * upper[j][j]) / mean) : 1.0f);
+        weights.push_back(static_cast<float>(1.0 / (static_cast<double>(upper[j][j]) * upper[j][j]) / mean));
       }
       grids[r][group] = find_grid(values, weights, s.bits[group], s.clips, s.half, s.scale_bits, exponents[r]);
     }
@@ -140,7 +140,7 @@ inline SweepOutcome sweep(Matrix w, const Matrix& upper, const SweepSettings& s)
   const auto score = [&](std::size_t r, std::size_t j) { return w[r][j] * w[r][j] / (upper[j][j] * upper[j][j]) * s.row_weights[r]; };
 
   if (groups && !s.dynamic)
-    for (int g = 0; g < groups; ++g) make_grids(g, false);
+    for (int g = 0; g < groups; ++g) make_grids(g);
   if (!s.zero_columns.empty()) {
     for (std::size_t j = 0; j < cols; ++j)
       if (s.zero_columns[j])
@@ -170,7 +170,7 @@ inline SweepOutcome sweep(Matrix w, const Matrix& upper, const SweepSettings& s)
           for (std::size_t i = 0; i < (end - j) * s.n / s.m; ++i) out.kept[r][order[i]] = false;
         }
       }
-      if (groups && s.dynamic && (j == 0 || s.group_of[j] != s.group_of[j - 1])) make_grids(s.group_of[j], true);
+      if (groups && s.dynamic && (j == 0 || s.group_of[j] != s.group_of[j - 1])) make_grids(s.group_of[j]);
       for (std::size_t r = 0; r < rows; ++r) {
         float q = w[r][j];
         if (groups) q = grids[r][s.group_of[j]].round(q);

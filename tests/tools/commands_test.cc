@@ -90,7 +90,7 @@ class Commands : public testing::Test {
 };
 
 TEST_F(Commands, HelpAndVersion) {
-  for (const std::string command : {"convert-checkpoint", "miq-compress", "run-eval"}) {
+  for (const std::string command : {"compare-methods", "convert-checkpoint", "miq-compress", "run-eval"}) {
     const Outcome help = run(command + " --help");
     EXPECT_EQ(help.code, 0);
     EXPECT_NE(help.out.find("--threads"), std::string::npos) << help.out;
@@ -124,6 +124,33 @@ TEST_F(Commands, TheMainJob) {
   EXPECT_GT(small["bits_per_weight"]["effective"].get<double>(), small["bits_per_weight"]["code"].get<double>() * 0.5);
   EXPECT_NEAR(small["sparsity"].get<double>(), 0.5, 0.02);
   EXPECT_NE(slurp(work_ / "report.html").find("<html"), std::string::npos);
+}
+
+TEST_F(Commands, ComparesMethodsWithOneCalibration) {
+  make_dense();
+  const std::string shared = "--documents whole --sampling in-order --nsamples 4 --seqlen 64 --dtype float32 --wbits 4 ";
+  const std::string line = "compare-methods dense.miq text.txt --eval text.txt --eval-seqlen 64 --eval-windows 3 " + shared;
+  const Outcome outcome = run(line + "--methods sparsegpt,enhanced --run 'clipped=gptq --act-order --group-size 16 --clip search' "
+                                     "--run 'mi=mi --group-size 16' -o both");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const Json report = Json::parse(slurp(work_ / "both" / "report.json"));
+  std::vector<std::string> names;
+  for (const Json& model : report["models"]) {
+    names.push_back(model["name"]);
+    EXPECT_GT(model["perplexity"]["text"]["value"].get<double>(), 1) << model["name"];
+    EXPECT_NE(outcome.out.find("| " + names.back()), std::string::npos) << outcome.out;
+  }
+  EXPECT_EQ(names, (std::vector<std::string>{"dense", "sparsegpt", "enhanced", "clipped", "mi"}));
+  EXPECT_NE(slurp(work_ / "both" / "report.html").find("<html"), std::string::npos);
+  // Each container is what miq-compress makes.
+  ASSERT_EQ(compress("--method gptq --wbits 4 --act-order --group-size 16 --clip search").code, 0);
+  EXPECT_EQ(slurp(work_ / "out.miq"), slurp(work_ / "both" / "clipped.miq"));
+  fs::remove_all(work_ / "both");
+  fs::remove(work_ / "out.miq");
+  expect_refused(run(line + "--run 'x=gptq --nonsense' -o both"), 2, "nonsense");
+  expect_refused(run(line + "--methods sparsegpt,sparsegpt -o both"), 2, "two runs are called 'sparsegpt'");
+  expect_refused(run(line + "--run '../x=rtn' -o both"), 2, "names a file");
+  expect_refused(run(line + "--group-size 16 -o both"), 2, "run 'enhanced'");
 }
 
 TEST_F(Commands, ConvertingAgainGivesTheSameBytes) {

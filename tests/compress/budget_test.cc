@@ -72,6 +72,7 @@ CompressOptions random_options(Random& random, const Config& config) {
   } else {
     o.n_groups = std::min<std::int64_t>(3, config.hidden);
   }
+  if (random() % 2 == 0) o.scale_bits = one_of(random, {16, 8, 5});
   if (random() % 2 == 0) {
     o.target_avg_bits = between(random, 2, 8);
   } else {
@@ -127,6 +128,7 @@ double column_step(const Tensor& tensor, const std::string& name) {
 
 // Where the widest level might have needed F32 scales the budget has kept room for them.
 double room_for_wide_scales(const Tensor& dense, const Tensor& stored, const std::string& name, const Recipe& recipe, ThreadPool& pool) {
+  if (recipe.codes_scales()) return 0;
   const PackedMatrix packed = unpack(stored, name);
   ColumnGroups groups{packed.group_of_column, packed.bits_of_group};
   std::fill(groups.bits_of_group.begin(), groups.bits_of_group.end(), static_cast<std::uint8_t>(recipe.levels.back()));

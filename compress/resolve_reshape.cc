@@ -113,7 +113,7 @@ void resolve_reshaping(const CompressOptions& given, const Config& config, Recip
   }
   recipe.sparsity = *given.sparsity;
   if (!(recipe.sparsity >= 0 && recipe.sparsity < 1)) throw UsageError("--sparsity " + number_text(recipe.sparsity) + " is not in [0, 1)");
-  resolve_solver(given, recipe);
+  resolve_solver(given, config, recipe);
   slices ? resolve_slice(given, config, recipe) : resolve_structure(given, config, recipe);
 }
 

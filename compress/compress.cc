@@ -16,6 +16,7 @@
 #include "miq/compress/reshape.h"
 #include "miq/compress/run_journal.h"
 #include "miq/compress/solve.h"
+#include "miq/compress/tune.h"
 #include "miq/compress/walk.h"
 
 namespace miq {
@@ -41,13 +42,32 @@ class Driver {
  public:
   Driver(const Model& model, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool, const ProgressFunction& progress,
          const MessageFunction& message, RunJournal* journal)
-      : calibration_(calibration), recipe_(recipe), pool_(pool), progress_(progress), message_(message), journal_(journal), report_(recipe_) {
+      : dense_(model), calibration_(calibration), recipe_(recipe), pool_(pool), progress_(progress), message_(message), journal_(journal), report_(recipe_) {
     result_.model = model;
   }
 
   CompressResult run() {
     Model& model = result_.model;
-    const ForwardPass forward(model, recipe_.compute);
+    compress_layers();
+    std::optional<TuneResult> tuned;
+    if (recipe_.tune != Tune::None) tuned = tune_values();
+    model.method = recipe_.to_json();
+    if (recipe_.auto_groups) model.method["group_size_found"] = widest_group();
+    model.calibration = needs_calibration(recipe_) || tuned ? calibration_.description : Json::object();
+    model.statistics = report_.statistics(model);
+    result_.fallbacks = report_.fallbacks();
+    result_.unseen = report_.unseen();
+    result_.summary = report_.summary(model);
+    if (tuned) {
+      model.statistics["tuning"] = std::move(tuned->statistics);
+      result_.summary += "\n" + tuned->summary;
+    }
+    return std::move(result_);
+  }
+
+ private:
+  void compress_layers() {
+    const ForwardPass forward(result_.model, recipe_.compute);
     const std::int64_t finished = journal_ ? journal_->layers() : 0;
     const bool known = journal_ && journal_->plan();  // the plan
     const bool planned = recipe_.method->layout == Layout::Groups && !known;
@@ -55,7 +75,8 @@ class Driver {
     visits_ = forward.layers() * (needs_calibration(recipe_) ? 3.0 : 1.0);
     const double plan_visits = planned ? forward.layers() * 2.5 : 0;
     const double all = static_cast<double>(std::max<std::int64_t>(1, forward.layers()));
-    total_ = plan_visits + visits_ * (1 - static_cast<double>(finished) / all);
+    tuning_ = recipe_.tune == Tune::None ? 0 : forward.layers() * (1.5 + 7.0 * recipe_.tune_epochs);
+    total_ = plan_visits + visits_ * (1 - static_cast<double>(finished) / all) + tuning_;
     if (journal_) {
       total_ -= plan_visits / all * (kPlanForwardShare * static_cast<double>(journal_->measured()) + kPlanBackwardShare * static_cast<double>(journal_->walked_back()));
     }
@@ -73,17 +94,18 @@ class Driver {
     if (recipe_.quantize && report_.quantized_channels() == 0) {
       throw UsageError("no channel was quantized: the model has no linear layers to compress");
     }
-    model.method = recipe_.to_json();
-    if (recipe_.auto_groups) model.method["group_size_found"] = widest_group();
-    model.calibration = needs_calibration(recipe_) ? calibration_.description : Json::object();
-    model.statistics = report_.statistics(model);
-    result_.fallbacks = report_.fallbacks();
-    result_.unseen = report_.unseen();
-    result_.summary = report_.summary(model);
-    return std::move(result_);
   }
 
- private:
+  // The layers come from the journal where there is one; the epochs begin anew.
+  TuneResult tune_values() {
+    TuneOptions options;
+    options.what = recipe_.tune;
+    options.epochs = recipe_.tune_epochs;
+    options.seed = recipe_.seed;
+    options.compute = recipe_.compute;
+    return tune(dense_, result_.model, calibration_, options, pool_, [&](std::string_view stage, double share) { advance(stage, share * tuning_); }, message_);
+  }
+
   void advance(std::string_view stage, double work) {
     done_ += work;
     if (progress_) progress_({stage, done_, total_});
@@ -196,6 +218,7 @@ class Driver {
     tensor = solved.packed ? pack(*solved.packed, dtype) : encode_best(from_torch(solved.values, dtype), false);
   }
 
+  const Model& dense_;
   const Calibration& calibration_;
   const Recipe recipe_;
   ThreadPool& pool_;
@@ -206,14 +229,14 @@ class Driver {
   CompressResult result_;
   std::vector<LayerPlan> plan_;
   std::vector<FinishedMatrix> finished_;  // of this layer, for the journal
-  double visits_ = 0, total_ = 1, done_ = 0;
+  double visits_ = 0, tuning_ = 0, total_ = 1, done_ = 0;
 };
 
 }  // namespace
 
 CompressResult compress(const Model& model, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool,
                         const ProgressFunction& progress, const MessageFunction& message, RunJournal* journal) {
-  if (needs_calibration(recipe) && calibration.windows.empty()) throw Error("no calibration windows");
+  if ((needs_calibration(recipe) || recipe.tune != Tune::None) && calibration.windows.empty()) throw Error("no calibration windows");
   if (reshapes(*recipe.method)) return reshape_model(model, calibration, recipe, pool, progress, message);
   return Driver(model, calibration, recipe, pool, progress, message, journal).run();
 }

@@ -19,6 +19,7 @@
 #include "miq/compress/solve.h"
 #include "miq/compress/sweep.h"
 #include "miq/compress/text.h"
+#include "miq/compress/tune.h"
 #include "miq/compress/walk.h"
 #include "miq/formats/packed_matrix.h"
 
@@ -167,8 +168,15 @@ void count_memory(const Model& model, const Calibration& calibration, const Reci
   }
   memory.layer = bytes(layer);
   memory.result = forecast.output.total() - forecast.output.other;
-  if (!calibrated) return;
   const double state = seqlen * static_cast<double>(config.hidden);
+  if (recipe.tune != Tune::None) {
+    double widest = 0;  // what autograd keeps of a token, about
+    for (const LayerConfig& sizes : config.layers) widest = std::max(widest, static_cast<double>(10 * config.hidden + 6 * sizes.mlp_width));
+    const double moved = recipe.tune == Tune::Scales ? static_cast<double>(forecast.output.scales) / 2 : 0;
+    memory.tuning = bytes(windows * state * element + kTuneBatch * (state * element * static_cast<double>(forecast.layers) + 4 * seqlen * widest) +
+                          kTuneBatch * 4.0 * kTunePositions * static_cast<double>(config.vocabulary) * 4 + moved * 24);
+  }
+  if (!calibrated) return;
   memory.hessians = bytes(needs_hessian(recipe) ? hessians : 0);
   memory.activations = bytes(windows * state * 4);
   memory.inputs = bytes(inputs);
@@ -217,6 +225,12 @@ void count_time(const Model& model, const Calibration& calibration, const Recipe
     add("rounding", operations, seconds(operations, rates.rounding));
   }
   if (calibrated) add("inputs of the next layers", forward, seconds(forward, rates.forward));
+  if (recipe.tune != Tune::None) {
+    // Forward, and backward as the plan's; the gradients of weights are one product more. The head: both models' logits, and back.
+    const double head = 6 * tokens * static_cast<double>(model.config.vocabulary) * static_cast<double>(model.config.hidden);
+    const double operations = forward + recipe.tune_epochs * (forward * (recipe.tune == Tune::Norms ? 4 : 5) + head);
+    add("tuning", operations, seconds(operations, rates.forward));
+  }
 }
 
 std::string size_text(std::uint64_t size) {
@@ -253,7 +267,7 @@ Rates measure_rates(const Model& model, std::int64_t seqlen, const Recipe& recip
     rates.rounding = rate_of(static_cast<double>(rows * n) * static_cast<double>(levels.size() * prediction_clips().size()),
                              [&] { column_errors(weights, flat(n), {}, pool, levels); });
   }
-  if (!needs_calibration(recipe)) return rates;
+  if (!needs_calibration(recipe) && recipe.tune == Tune::None) return rates;
 
   const std::int64_t tokens = std::min<std::int64_t>(seqlen, 256), threads = pool.threads();
   const LayerCounts counts = count_layer(config, layer, tokens);
@@ -335,7 +349,7 @@ std::string forecast_text(const Forecast& forecast, const Calibration& calibrati
   }
   text += "\nmemory    about " + size_text(memory.peak()) + " at most";
   const std::pair<const char*, std::uint64_t> uses[] = {{"hidden states", memory.activations}, {"inputs of a layer", memory.inputs}, {"Hessians and factor", memory.hessians},
-                                                        {"a layer", memory.layer}, {"embedding and head", memory.embedding}, {"plan", memory.plan}, {"result", memory.result}};
+                                                        {"a layer", memory.layer}, {"embedding and head", memory.embedding}, {"plan", memory.plan}, {"result", memory.result}, {"tuning", memory.tuning}};
   const char* separator = ": ";
   for (const auto& [name, size] : uses) {
     if (size > 0) text += std::exchange(separator, ", ") + std::string(name) + " " + size_text(size);

@@ -38,7 +38,8 @@ struct Forecast {
     std::uint64_t inputs = 0;       // what the linears of a layer read, a batch of windows
     std::uint64_t plan = 0;         // inputs of all layers for the windows that are walked back
     std::uint64_t result = 0;       // compressed layers
-    std::uint64_t peak() const { return embedding + layer + hessians + activations + inputs + std::max(plan, result); }
+    std::uint64_t tuning = 0;       // after the last layer: states of a batch, what one layer's gradients need, logits
+    std::uint64_t peak() const { return embedding + layer + std::max(hessians + activations + inputs + std::max(plan, result), result + tuning); }
   } memory;
 
   // Sections of all tensors; the container adds its header, manifest and files.

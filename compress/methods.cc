@@ -17,8 +17,8 @@ constexpr std::array<Method, 11> kMethods{{
     {"wanda", "zeros by weight times input norm, per row; bits to nearest", Solver::Wanda, Layout::Uniform, Grouping::Contiguous, false, true},
     {"magnitude", "zeros by size of weight, per matrix; bits to nearest", Solver::Magnitude, Layout::Uniform, Grouping::Contiguous, false, true},
     {"enhanced", "bits per input channel by five importance scores", Solver::Hessian, Layout::Levels, Grouping::Contiguous, true, true},
-    {"mi", "bits per group of channels clustered by mutual information", Solver::Hessian, Layout::Groups, Grouping::MutualInformationEqual, true, true, true},
-    {"mixed", "bits per group of channels sorted by sensitivity", Solver::Hessian, Layout::Groups, Grouping::Sensitivity, true, true, true},
+    {"mi", "bits per group of channels clustered by mutual information", Solver::Hessian, Layout::Groups, Grouping::MutualInformationEqual, true, true, true, Allocator::Global, 0, 2},
+    {"mixed", "bits per group of channels sorted by sensitivity", Solver::Hessian, Layout::Groups, Grouping::Sensitivity, true, true, true, Allocator::Global, 0, 2},
     {"mi-first", "the first scheme by mutual information, for comparison: 20 clusters, fewer bits for redundant ones, no clipping",
      Solver::Hessian, Layout::Groups, Grouping::MutualInformation, true, true, false, Allocator::Redundancy, 20},
     {"rtn", "uniform bits to nearest, nothing compensated", Solver::Nearest, Layout::Uniform, Grouping::Contiguous, true, false},
@@ -61,7 +61,12 @@ Recipe resolve(const CompressOptions& given, const Config& config) {
                      "Compress the model that it was made from");
   }
   resolve_reshaping(options, config, recipe);
-  if (reshapes(*recipe.method)) return recipe;
+  if (reshapes(*recipe.method)) {
+    if (options.tune_epochs || options.tune.value_or(Tune::None) != Tune::None) {
+      throw UsageError("--tune belongs to the methods that keep a model's sizes, not to " + std::string(recipe.method->name));
+    }
+    return recipe;
+  }
   // Two names for one thing: `enhanced` allocates by what it calls a bit method.
   if (recipe.method->layout == Layout::Levels && options.allocator && !options.bit_method) {
     if (options.allocator == Allocator::Quantile) options.bit_method = BitMethod::Quantile;
@@ -75,6 +80,7 @@ Recipe resolve(const CompressOptions& given, const Config& config) {
   resolve_overrides(options, config, recipe);
   resolve_information(options, recipe);
   resolve_solver(options, config, recipe);
+  resolve_tuning(options, recipe);
   if (!recipe.quantize && recipe.sparsity == 0) {
     throw UsageError("nothing to do: give --sparsity, --prune-n and --prune-m, or a number of bits (--wbits, --target-avg-bits)");
   }

@@ -23,6 +23,14 @@ namespace miq {
 
 enum class BitMethod { Budget, Quantile };
 enum class SparsityAllocation { Even, Global };
+// What is tuned after the last layer, at no cost in bits (tune.h).
+enum class Tune {
+  None,
+  Norms,   // the gains of the layers' norms and of the last one
+  Rows,    // and one factor for all scales of a row of a packed matrix
+  Scales,  // and every scale
+};
+std::string_view tune_name(Tune tune);  // "none", "norms", "rows", "scales"
 
 // Who gets how many bits where groups have widths (allocate.h). All but Global look at a part of the model at a time and then spend
 // what the parts left over.
@@ -79,6 +87,8 @@ struct CompressOptions {
   bool act_order = false;                  // sweep the channels by falling energy
   bool static_groups = false;              // groups are runs of stored channels, their grids found before the sweep
   std::optional<DeadColumns> dead_columns;
+  std::optional<Tune> tune;
+  std::optional<int> tune_epochs;          // passes over the calibration windows
   double damping = 0.01;                   // of the mean diagonal of the Hessian
   std::optional<int> refine;               // passes of better rounding after the sweep (refine.h)
   ComputeType compute = ComputeType::BFloat16;
@@ -113,6 +123,7 @@ struct Method {
   bool clip = false;
   Allocator allocator = Allocator::Global;
   std::int64_t n_groups = 0;  // 0: a group size (resolve_groups)
+  int refine = 0;             // passes
 };
 std::span<const Method> methods();
 // Whether it changes the model's sizes, not its matrices: such methods have a driver of their own (reshape.h) and no journal.
@@ -159,6 +170,8 @@ struct Recipe {
   bool clip = false;
   bool act_order = false, static_groups = false;
   DeadColumns dead_columns = DeadColumns::Keep;
+  Tune tune = Tune::None;
+  int tune_epochs = 0;
   double damping = 0.01;
   int refine = 0;
   ComputeType compute = ComputeType::BFloat16;

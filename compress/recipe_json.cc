@@ -17,6 +17,7 @@ Json Recipe::to_json() const {
   if (refine) json["refine"] = refine;
   if (act_order) json["act_order"] = true;
   if (dead_columns == DeadColumns::Zero) json["dead_columns"] = "zero";
+  if (tune != Tune::None) json["tune"] = std::string(tune_name(tune)), json["tune_epochs"] = tune_epochs, json["seed"] = seed;
   if (!quantize) return json;
   if (width) json["wbits"] = width;
   if (method->layout != Layout::Uniform) {

@@ -25,8 +25,9 @@ void resolve_overrides(const CompressOptions& options, const Config& config, Rec
 // resolve_groups.cc: which channels share a scale, and what is measured of channels to find that.
 void resolve_groups(const CompressOptions& options, Recipe& recipe);
 void resolve_information(const CompressOptions& options, Recipe& recipe);
-// resolve_solver.cc: how the layers are solved: order of the channels, grids, damping, arithmetic, seed.
+// resolve_solver.cc: how the layers are solved: order of the channels, grids, damping, arithmetic, seed; and what is tuned afterwards.
 void resolve_solver(const CompressOptions& options, const Config& config, Recipe& recipe);
+void resolve_tuning(const CompressOptions& options, Recipe& recipe);
 // resolve_reshape.cc: all rules of the methods that change a model's sizes, slicegpt and structured; no other function above is called
 // for them. For all other methods it refuses the options of these two.
 void resolve_reshaping(const CompressOptions& options, const Config& config, Recipe& recipe);

@@ -8,8 +8,6 @@
 namespace miq {
 namespace {
 
-constexpr int kRefinePasses = 2;  // of mi and mixed
-
 // Sets of m columns must stay together in the sweep, and whole in the blocks that share a threshold or a grid.
 void check_runs(const Config& config, const Recipe& recipe) {
   const std::int64_t m = recipe.prune_m;
@@ -63,10 +61,33 @@ void resolve_solver(const CompressOptions& options, const Config& config, Recipe
   if (options.refine.value_or(0) > 0 && recipe.method->solver != Solver::Hessian) {
     throw UsageError("--refine lowers the error that a Hessian measures; method " + std::string(recipe.method->name) + " has none");
   }
-  recipe.refine = options.refine.value_or(recipe.method->layout == Layout::Groups ? kRefinePasses : 0);
+  recipe.refine = options.refine.value_or(method.refine);
   recipe.compute = options.compute;
   recipe.seed = options.seed;
   check_runs(config, recipe);
+}
+
+void resolve_tuning(const CompressOptions& options, Recipe& recipe) {
+  recipe.tune = options.tune.value_or(Tune::None);
+  if (recipe.tune == Tune::None) {
+    if (options.tune_epochs) throw UsageError("--tune-epochs says how long to tune, but --tune does not say what; give --tune norms or --tune scales");
+    return;
+  }
+  if (!recipe.quantize && recipe.tune != Tune::Norms) {
+    throw UsageError("--tune " + std::string(tune_name(recipe.tune)) + " moves scales, but nothing is quantized; take --tune norms");
+  }
+  recipe.tune_epochs = options.tune_epochs.value_or(2);
+  if (recipe.tune_epochs < 1 || recipe.tune_epochs > 1000) throw UsageError("--tune-epochs must be between 1 and 1000");
+}
+
+std::string_view tune_name(Tune tune) {
+  switch (tune) {
+    case Tune::None: return "none";
+    case Tune::Norms: return "norms";
+    case Tune::Rows: return "rows";
+    case Tune::Scales: return "scales";
+  }
+  throw Error("unknown tuning");
 }
 
 }  // namespace miq

@@ -190,6 +190,17 @@ Tensor pack(const PackedMatrix& matrix, DType decoded) {
   return tensor;
 }
 
+void replace_scales(Tensor& tensor, const PackedMatrix& matrix) {
+  require(tensor.encoding == Encoding::Packed && tensor.shape == Shape{matrix.rows, matrix.cols} && matrix.rows > 0,
+          "its scales are replaced by those of a matrix of another shape");
+  require(matrix.scales.size() == static_cast<std::size_t>(matrix.groups() * matrix.rows), "it needs one scale for each group and row");
+  check_scales(matrix);
+  Blob scales = scale_bytes(matrix);
+  Blob& stored = tensor.sections.at("scales");
+  require(scales.size() == stored.size(), "its scales are replaced by those of a matrix with other groups");
+  stored = std::move(scales);
+}
+
 PackedMatrix unpack(const Tensor& tensor, std::string_view name) {
   const PackedLayout layout = parse_packed(tensor, name);
   PackedMatrix matrix;

@@ -55,7 +55,10 @@ struct PackedBits {
 // Sections "codes", "scales", "zeros", "bits", and where needed "groups" (absent for one group), "mask" and
 // "exponents" (coded scales); decoded dtype F32, F16 or BF16. Throws Error when the matrix breaks a rule stated above.
 Tensor pack(const PackedMatrix& matrix, DType decoded = DType::F32);
-// The exact inverse. Throws FormatError naming `name` on sections that contradict each other.
+// Gives a packed tensor other scales. `matrix` is the tensor's own but for them; its codes, zero points and mask are not read and may be
+// empty. Throws Error as pack() does.
+void replace_scales(Tensor& tensor, const PackedMatrix& matrix);
+// The exact inverse of pack(). Throws FormatError naming `name` on sections that contradict each other.
 PackedMatrix unpack(const Tensor& tensor, std::string_view name);
 // Reads only the sections' sizes, the level list, the groups and the mask.
 PackedBits packed_bits(const Tensor& tensor, std::string_view name);

@@ -202,12 +202,19 @@ at::Tensor ForwardPass::run_mlp(const LayerWeights& layer, const at::Tensor& mid
 
 at::Tensor ForwardPass::logits(const at::Tensor& hidden) const {
   use_single_threaded_torch();
+  return project(head_input(hidden));
+}
+
+at::Tensor ForwardPass::project(const at::Tensor& head_input) const {
+  use_single_threaded_torch();
   const at::NoGradGuard no_grad;
-  const at::Tensor z = at::linear(head_input(hidden), head_).to(at::kFloat);
+  const at::Tensor z = at::linear(head_input, head_).to(at::kFloat);
   return head_bias_.defined() ? z + head_bias_ : z;
 }
 
 at::Tensor ForwardPass::head_input(const at::Tensor& hidden) const {
+  use_single_threaded_torch();
+  const at::NoGradGuard no_grad;
   const at::Tensor x = (model_.config.final_norm ? normalise(final_norm_, hidden) : hidden).to(scalar_type(type_));
   return output_projection_.defined() ? at::linear(x, output_projection_) : x;
 }
@@ -257,12 +264,27 @@ at::Tensor ForwardPass::loss_gradient(const at::Tensor& hidden, std::span<const 
       if (target < 0 || target >= difference.size(1)) throw Error("token id " + std::to_string(target) + " lies outside the vocabulary");
       row[target] -= 1;
     }
-    at::Tensor g = difference.to(head_.scalar_type()).matmul(head_);
-    if (output_projection_.defined()) g = g.matmul(output_projection_);
-    g = g.to(at::kFloat);
-    result.narrow(0, begin, count).copy_(model_.config.final_norm ? normalise_backward(final_norm_, x, g) : g);
+    result.narrow(0, begin, count).copy_(head_backward(x, difference));
   }
   return result;
+}
+
+at::Tensor ForwardPass::head_backward(const at::Tensor& hidden, const at::Tensor& logits_gradient, at::Tensor* norm_gradient) const {
+  use_single_threaded_torch();
+  const at::NoGradGuard no_grad;
+  at::Tensor g = logits_gradient.to(head_.scalar_type()).matmul(head_);
+  if (output_projection_.defined()) g = g.matmul(output_projection_);
+  g = g.to(at::kFloat);
+  if (!model_.config.final_norm) return g;
+  if (norm_gradient && final_norm_.weight.defined()) *norm_gradient = normalise_weight_gradient(final_norm_, hidden, g);
+  return normalise_backward(final_norm_, hidden, g);
+}
+
+void ForwardPass::replace_final_norm(const at::Tensor& weight) {
+  if (!final_norm_.weight.defined() || weight.scalar_type() != at::kFloat || weight.sizes() != final_norm_.weight.sizes()) {
+    throw Error("replace_final_norm: the model has no final norm of this shape");
+  }
+  final_norm_.weight = weight;
 }
 
 at::Tensor ForwardPass::backward_layer(const LayerWeights& layer, const at::Tensor& hidden, const at::Tensor& gradient,

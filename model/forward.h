@@ -89,12 +89,25 @@ class ForwardPass {
   // d(sum of losses)/d hidden: [tokens, hidden] float32. Where gradients start.
   at::Tensor loss_gradient(const at::Tensor& hidden, std::span<const std::int32_t> ids) const;
 
+  // What the head reads: the final norm of hidden states, [tokens, width] in the compute type; and the logits of that, float32.
+  at::Tensor head_input(const at::Tensor& hidden) const;
+  at::Tensor project(const at::Tensor& head_input) const;
+  // d loss/d hidden, given d loss/d logits(hidden). Where `norm_gradient` is given it becomes d loss/d (the final norm's weight), [hidden]
+  // float32, or stays undefined where the model has no such weight.
+  at::Tensor head_backward(const at::Tensor& hidden, const at::Tensor& logits_gradient, at::Tensor* norm_gradient = nullptr) const;
+  // Takes another weight for the final norm than the model's, float32 [hidden]. Not while another thread computes.
+  void replace_final_norm(const at::Tensor& weight);
+
   // One layer backwards. `gradient` is d loss/d (the layer's output); returns d loss/d (its input), and
   // calls `output_gradient` with d loss/d (the linear's output), [tokens, out], of every linear.
   using GradientObserver = std::function<void(std::string_view rule_name, const at::Tensor& gradient)>;
   // `inputs` sees what the linears read, before any gradient is shown.
   at::Tensor backward_layer(const LayerWeights& layer, const at::Tensor& hidden, const at::Tensor& gradient, const GradientObserver& output_gradient,
                             const InputObserver& inputs = {}) const;
+  // The same for some of the layer's tensors: calls `tensor_gradient` with d loss/d (the tensor), of its shape and type, for each name in
+  // `tensors` (rule names) in their order; an expert's that no token reached are left out.
+  at::Tensor backward_tensors(const LayerWeights& layer, const at::Tensor& hidden, const at::Tensor& gradient, std::span<const std::string> tensors,
+                              const GradientObserver& tensor_gradient) const;
 
  private:
   at::Tensor walk_layer(const LayerWeights& layer, const at::Tensor& hidden, const InputObserver& observer, bool inputs_only) const;
@@ -105,8 +118,6 @@ class ForwardPass {
   Kernels kernels_;
   std::unique_ptr<RopeTables> rope_;
   LayerContext layer_context(const LayerConfig& sizes, std::int64_t tokens) const;
-  // The final norm and projection of hidden states, in the compute type: what the head reads.
-  at::Tensor head_input(const at::Tensor& hidden) const;
 
   at::Tensor embedding_, head_, head_bias_;
   at::Tensor positions_, embedding_projection_, output_projection_;  // undefined where the model has none

@@ -30,4 +30,9 @@ at::Tensor normalise_backward(const Norm& norm, const at::Tensor& x, const at::T
   return centred(norm, g * r - c * r.pow(3) * mean_of(norm, g * c));
 }
 
+at::Tensor normalise_weight_gradient(const Norm& norm, const at::Tensor& x, const at::Tensor& gradient) {
+  const at::Tensor c = centred(norm, x);
+  return (gradient * c * inverse_deviation(norm, c)).sum(0);
+}
+
 }  // namespace miq

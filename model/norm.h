@@ -19,5 +19,7 @@ struct Norm {
 at::Tensor normalise(const Norm& norm, const at::Tensor& x);
 // d loss / d x, given d loss / d normalise(x).
 at::Tensor normalise_backward(const Norm& norm, const at::Tensor& x, const at::Tensor& gradient);
+// d loss / d weight, summed over the rows of x [tokens, width]: [width]. REQUIRES a norm with a weight.
+at::Tensor normalise_weight_gradient(const Norm& norm, const at::Tensor& x, const at::Tensor& gradient);
 
 }  // namespace miq

@@ -117,6 +117,10 @@ void declare_solver(CLI::App& app, MethodFlags& flags) {
   app.add_option("--damping,--percdamp", method.damping, "added to the Hessian's diagonal, as a share of its mean")->capture_default_str();
   app.add_option("--refine", method.refine,
                  "passes of better rounding after the sweep, by the layer's error; default 2 with mi and mixed, else 0; not for rtn, wanda, magnitude");
+  add_choice<Tune>(app, "--tune", method.tune, {{"none", Tune::None}, {"norms", Tune::Norms}, {"rows", Tune::Rows}, {"scales", Tune::Scales}},
+                   "after the last layer, at no cost in bits, against the dense model's predictions: norms (gains of all norms), rows (and a factor "
+                   "for the scales of each row), scales (and every scale), none (default)");
+  app.add_option("--tune-epochs", method.tune_epochs, "passes over the calibration windows for --tune: 2")->check(CLI::PositiveNumber);
   app.add_option("--dtype", flags.dtype, "of the forward pass: float32, bfloat16, or auto: bfloat16 where the processor has it")
       ->check(CLI::IsMember({"float32", "bfloat16", "auto"}))
       ->capture_default_str();

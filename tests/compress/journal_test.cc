@@ -188,6 +188,7 @@ class ResumeTest : public JournalTest, public testing::WithParamInterface<int> {
     options.wbits = 4;
     if (GetParam() < 3) options.sparsity = 0.4;
     if (GetParam() == 1 || GetParam() == 2) options.group_size = 16;
+    if (GetParam() == 1) options.tune = Tune::Scales, options.tune_epochs = 1;  // which begins anew, behind layers from the journal
     recipe_ = resolve(options, model_.config);
   }
 

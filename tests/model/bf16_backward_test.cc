@@ -67,6 +67,38 @@ TEST(Bf16Backward, IsThatOfAutograd) {
   }
 }
 
+TEST(Bf16Backward, GradientsOfTensorsAreThoseOfAutograd) {
+  Config config = odd_config();
+  config.layers = {{6, 2, 10, 54}, {4, 1, 64, 128}};
+  config.hidden = 70;
+  const SmallModel small = small_model(config, DType::BF16);
+  const ForwardPass exact(small.model, ComputeType::Float32), own(small.model, ComputeType::BFloat16);
+  at::Generator generator = at::detail::createCPUGenerator(5);
+  const at::Tensor hidden = exact.embed(random_ids(130, config.vocabulary, 3)), gradient = at::randn({130, 70}, generator, at::kFloat);
+  for (std::int64_t layer = 0; layer < 2; ++layer) {
+    std::vector<std::string> names;
+    for (const LayerTensor& tensor : layer_tensors(config, layer)) names.push_back(tensor.name);
+    ASSERT_EQ(names.size(), 9u);
+    const auto tensors = [&](const ForwardPass& pass, std::span<const std::string> some) {
+      Gradients result;
+      result.input = pass.backward_tensors(pass.load_layer(layer), hidden, gradient, some,
+                                           [&](std::string_view name, const at::Tensor& g) { result.outputs[std::string(name)] = g.to(at::kFloat); });
+      return result;
+    };
+    const Gradients want = tensors(exact, names), got = tensors(own, names);
+    ASSERT_EQ(got.outputs.size(), names.size());
+    EXPECT_LT(relative(got.input, want.input), 0.015);
+    for (const auto& [name, g] : want.outputs) EXPECT_LT(relative(got.outputs.at(name), g), 0.03) << name << " " << layer;
+    std::vector<std::string> norms;
+    for (const std::string& name : names) {
+      if (name.find("norm") != std::string::npos) norms.push_back(name);
+    }
+    const Gradients some = tensors(own, norms);
+    ASSERT_EQ(some.outputs.size(), 2u);
+    for (const auto& [name, g] : some.outputs) EXPECT_TRUE(g.equal(got.outputs.at(name)));
+  }
+}
+
 TEST(Bf16Backward, IsTheSameEveryTime) {
   if (!have_bf16_kernels()) GTEST_SKIP() << "this processor has no AVX512-BF16";
   Config config = odd_config();

@@ -1,6 +1,7 @@
 #include "miq/model/forward.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/softmax.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -226,6 +227,45 @@ TEST(Forward, GradientsMatchFiniteDifferences) {
       ends[side] = total(small.oracle, moved);
     }
     EXPECT_NEAR(gradient[row][column].item().toDouble(), (ends[1] - ends[0]) / (2 * kStep), 1e-4);
+  }
+}
+
+// The same for gains of norms and for weights.
+TEST(Forward, TensorGradientsMatchFiniteDifferences) {
+  Config config = odd_config();
+  config.layers.pop_back();
+  const SmallModel small = small_model(config);
+  const ForwardPass pass(small.model, ComputeType::Float32);
+  const auto ids = random_ids(7, config.vocabulary, 11);
+  const at::Tensor last = hidden_after(pass, ids, 2);
+  at::Tensor logits_gradient = at::softmax(pass.logits(last), 1);
+  for (std::size_t p = 0; p < 7; ++p) {
+    if (p == 6) logits_gradient[6].zero_();
+    if (p < 6) logits_gradient[static_cast<std::int64_t>(p)][ids[p + 1]] -= 1;
+  }
+  std::map<std::string, at::Tensor> found;
+  at::Tensor gradient = pass.head_backward(last, logits_gradient, &found["model.norm.weight"]);
+  EXPECT_LT((gradient - pass.loss_gradient(last, ids)).abs().max().item().toFloat(), 1e-5);
+  const std::vector<std::string> names{"input_layernorm.weight", "post_attention_layernorm.weight", "self_attn.k_proj.weight", "mlp.down_proj.weight"};
+  for (std::int64_t layer = 1; layer >= 0; --layer) {
+    const at::Tensor plain = pass.backward_layer(pass.load_layer(layer), hidden_after(pass, ids, layer), gradient, {});
+    gradient = pass.backward_tensors(pass.load_layer(layer), hidden_after(pass, ids, layer), gradient, names,
+                                     [&](std::string_view name, const at::Tensor& g) { found["model.layers." + std::to_string(layer) + "." + std::string(name)] = g.clone(); });
+    EXPECT_TRUE(plain.equal(gradient));
+  }
+  ASSERT_EQ(found.size(), 9u);
+  constexpr double kStep = 1e-5;
+  for (const auto& [name, g] : found) {
+    for (const std::int64_t at : {0, 17, 36}) {
+      double ends[2];
+      for (const int side : {0, 1}) {
+        reference::Forward oracle = small.oracle;
+        oracle.weights.at(name).data.at(static_cast<std::size_t>(at)) += side ? kStep : -kStep;
+        ends[side] = 0;
+        for (const double loss : oracle.losses(oracle.run_layer(1, oracle.run_layer(0, oracle.embed(ids))), ids)) ends[side] += loss;
+      }
+      EXPECT_NEAR(g.reshape(-1)[at].item().toDouble(), (ends[1] - ends[0]) / (2 * kStep), 2e-4) << name << " " << at;
+    }
   }
 }
 

@@ -31,6 +31,7 @@ void refuse_other_options(const CompressOptions& given, std::string_view method)
       {given.clip.has_value(), "--clip"},
       {given.act_order || given.static_groups, "--act-order and --static-groups"},
       {given.dead_columns.has_value(), "--dead-columns"},
+      {given.refine.has_value(), "--refine"},
   };
   for (const auto& [present, name] : others) {
     if (!present) continue;

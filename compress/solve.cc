@@ -129,12 +129,22 @@ double square_sum(const at::Tensor& values) {
   return sum;
 }
 
+// What the sweep aimed at: the weights, without those of dead columns where these are to be zero.
+at::Tensor swept_weights(const at::Tensor& weights, const InverseFactor& factor) {
+  if (factor.dead_columns == DeadColumns::Keep || factor.dead_count() == 0) return weights;
+  at::Tensor target = weights.clone();
+  for (std::int64_t k = 0; k < factor.size(); ++k) {
+    if (factor.dead[static_cast<std::size_t>(k)]) target.select(1, k).zero_();
+  }
+  return target;
+}
+
 // Empty where the recipe does not refine.
 std::vector<double> refine_solutions(const Recipe& recipe, std::span<const MatrixJob> jobs, std::span<SweepResult> swept,
                                      const at::Tensor& hessian, const InverseFactor& factor, ThreadPool& pool) {
   if (recipe.refine == 0) return {};
   std::vector<RefineMatrix> matrices;
-  for (std::size_t i = 0; i < jobs.size(); ++i) matrices.push_back({jobs[i].weights, &swept[i]});
+  for (std::size_t i = 0; i < jobs.size(); ++i) matrices.push_back({swept_weights(jobs[i].weights, factor), &swept[i]});
   RefineOptions options;
   options.passes = recipe.refine;
   if (recipe.method->layout == Layout::Groups) options.clips = solving_clips();

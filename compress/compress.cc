@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "miq/base/error.h"
+#include "miq/compress/channel_scaling.h"
 #include "miq/compress/plan.h"
 #include "miq/compress/report.h"
 #include "miq/compress/reshape.h"
@@ -41,8 +42,9 @@ MatrixResult without_values(MatrixResult result) {
 class Driver {
  public:
   Driver(const Model& model, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool, const ProgressFunction& progress,
-         const MessageFunction& message, RunJournal* journal)
-      : dense_(model), calibration_(calibration), recipe_(recipe), pool_(pool), progress_(progress), message_(message), journal_(journal), report_(recipe_) {
+         const MessageFunction& message, RunJournal* journal, const WorkingMemory& memory)
+      : dense_(model), calibration_(calibration), recipe_(recipe), pool_(pool), progress_(progress), message_(message), journal_(journal), memory_(memory),
+        report_(recipe_) {
     result_.model = model;
   }
 
@@ -53,7 +55,7 @@ class Driver {
     if (recipe_.tune != Tune::None) tuned = tune_values();
     model.method = recipe_.to_json();
     if (recipe_.auto_groups) model.method["group_size_found"] = widest_group();
-    model.calibration = needs_calibration(recipe_) || tuned ? calibration_.description : Json::object();
+    model.calibration = needs_calibration(recipe_) || tuned || recipe_.channel_scaling ? calibration_.description : Json::object();
     model.statistics = report_.statistics(model);
     result_.fallbacks = report_.fallbacks();
     result_.unseen = report_.unseen();
@@ -83,11 +85,11 @@ class Driver {
     if (known) plan_ = *journal_->plan();
     if (planned) {
       plan_ = make_plan(forward, calibration_, recipe_, pool_,
-                        [&](std::string_view stage, double share) { advance(stage, share * plan_visits); }, journal_);
+                        [&](std::string_view stage, double share) { advance(stage, share * plan_visits); }, journal_, memory_);
       if (journal_) journal_->keep_plan(plan_);
     }
     std::optional<Walk> walk;
-    if (needs_calibration(recipe_) && finished < forward.layers()) walk.emplace(forward, calibration_, pool_);
+    if (needs_calibration(recipe_) && finished < forward.layers()) walk.emplace(forward, calibration_, pool_, memory_);
     for (std::int64_t l = 0; l < finished; ++l) restore_layer(l);
     if (finished > 0 && walk) walk->restore(journal_->take_states());
     for (std::int64_t l = finished; l < forward.layers(); ++l) compress_layer(forward, walk ? &*walk : nullptr, l);
@@ -115,7 +117,7 @@ class Driver {
   void restore_layer(std::int64_t layer) {
     for (FinishedMatrix& matrix : journal_->matrices(layer)) {
       Tensor& tensor = result_.model.tensors.at(matrix.name);
-      tensor = std::move(matrix.stored);
+      tensor = memory_.keep(std::move(matrix.stored));
       report_.add(layer, matrix.rule, matrix.name, matrix.result, tensor, plan_of(layer, matrix.rule), 0);
     }
   }
@@ -143,16 +145,23 @@ class Driver {
   void compress_layer(const ForwardPass& forward, Walk* walk, std::int64_t layer) {
     const std::string stage = "layer " + std::to_string(layer + 1) + " of " + std::to_string(forward.layers());
     const double visit = visits_ / static_cast<double>(forward.layers()) / (walk ? 3 : 1);
-    std::map<InputPlace, InputStatistics> inputs;
-    if (walk) {
-      observe(forward, *walk, layer, inputs);
-      advance(stage, visit);
+    // Places in batches see the layer as it was: its weights stay until the last batch has passed.
+    std::optional<LayerWeights> before;
+    if (walk) before = forward.load_layer(layer);
+    const auto batches = place_batches(result_.model.config, layer, walk && needs_hessian(recipe_) ? memory_.hessians : 0);
+    for (std::size_t b = 0; b < batches.size(); ++b) {
+      std::map<InputPlace, InputStatistics> inputs;
+      if (walk) {
+        observe(*before, *walk, batches[b], inputs);
+        if (b + 1 == batches.size()) before.reset();
+        advance(stage, visit / static_cast<double>(batches.size()));
+      }
+      for (InputPlace place : batches[b]) {
+        compress_place(layer, place, inputs[place]);
+        inputs[place] = {};
+      }
     }
-    for (InputPlace place : input_places(result_.model.config, layer)) {
-      compress_place(layer, place, inputs[place]);
-      inputs[place] = {};
-    }
-    advance(stage, visit);
+    advance(stage, walk && batches.empty() ? 2 * visit : visit);
     if (walk) {
       if (layer + 1 < forward.layers()) walk->advance(forward.load_layer(layer));
     }
@@ -163,9 +172,11 @@ class Driver {
     if (walk) advance(stage, visit);
   }
 
-  void observe(const ForwardPass& forward, Walk& walk, std::int64_t layer, std::map<InputPlace, InputStatistics>& inputs) {
+  // `places`: in rising order.
+  void observe(const LayerWeights& layer, Walk& walk, std::span<const InputPlace> places, std::map<InputPlace, InputStatistics>& inputs) {
     std::map<InputPlace, HessianSum> sums;
-    walk.observe(forward.load_layer(layer), [&](InputPlace place, std::span<const at::Tensor> batch) {
+    walk.observe(layer, [&](InputPlace place, std::span<const at::Tensor> batch) {
+      if (!std::binary_search(places.begin(), places.end(), place)) return;
       if (needs_hessian(recipe_)) sums.try_emplace(place, batch.front().size(1)).first->second.add(batch, pool_);
       InputStatistics& input = inputs[place];
       for (const at::Tensor& window : batch) {
@@ -215,7 +226,7 @@ class Driver {
   void store(const std::string& name, const MatrixResult& solved) {
     Tensor& tensor = result_.model.tensors.at(name);
     const DType dtype = tensor.dtype == DType::BF16 || tensor.dtype == DType::F16 ? tensor.dtype : DType::F32;
-    tensor = solved.packed ? pack(*solved.packed, dtype) : encode_best(from_torch(solved.values, dtype), false);
+    tensor = memory_.keep(solved.packed ? pack(*solved.packed, dtype) : encode_best(from_torch(solved.values, dtype), false));
   }
 
   const Model& dense_;
@@ -225,6 +236,7 @@ class Driver {
   const ProgressFunction& progress_;
   const MessageFunction& message_;
   RunJournal* journal_;
+  const WorkingMemory memory_;
   CompressionReport report_;
   CompressResult result_;
   std::vector<LayerPlan> plan_;
@@ -235,10 +247,19 @@ class Driver {
 }  // namespace
 
 CompressResult compress(const Model& model, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool,
-                        const ProgressFunction& progress, const MessageFunction& message, RunJournal* journal) {
-  if ((needs_calibration(recipe) || recipe.tune != Tune::None) && calibration.windows.empty()) throw Error("no calibration windows");
+                        const ProgressFunction& progress, const MessageFunction& message, RunJournal* journal, const WorkingMemory& memory) {
+  const bool reads = needs_calibration(recipe) || recipe.tune != Tune::None || recipe.channel_scaling;
+  if (reads && calibration.windows.empty()) throw Error("no calibration windows");
   if (reshapes(*recipe.method)) return reshape_model(model, calibration, recipe, pool, progress, message);
-  return Driver(model, calibration, recipe, pool, progress, message, journal).run();
+  if (!recipe.channel_scaling) return Driver(model, calibration, recipe, pool, progress, message, journal, memory).run();
+  double done = 0;
+  ChannelScaling scaled = scale_channels(model, calibration, recipe, pool, memory, [&](double share) {
+    done += share;
+    if (progress) progress({"channel scales", done, 1});
+  });
+  CompressResult result = Driver(scaled.model, calibration, recipe, pool, progress, message, journal, memory).run();
+  result.model.statistics["channel_scaling"] = std::move(scaled.record);
+  return result;
 }
 
 }  // namespace miq

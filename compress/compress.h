@@ -15,6 +15,7 @@
 #include "miq/base/thread_pool.h"
 #include "miq/compress/calibration.h"
 #include "miq/compress/methods.h"
+#include "miq/compress/working_memory.h"
 #include "miq/model/model.h"
 
 namespace miq {
@@ -34,6 +35,7 @@ struct CompressResult {
 // matrix with its time. With a journal of this model, these windows and this recipe, what an earlier run finished is taken
 // from it, and what this run finishes is kept in it; the caller removes it when the result is stored.
 CompressResult compress(const Model& model, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool,
-                        const ProgressFunction& progress = {}, const MessageFunction& message = {}, RunJournal* journal = nullptr);
+                        const ProgressFunction& progress = {}, const MessageFunction& message = {}, RunJournal* journal = nullptr,
+                        const WorkingMemory& memory = {});
 
 }  // namespace miq

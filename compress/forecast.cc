@@ -12,6 +12,7 @@
 #include <random>
 #include <utility>
 
+#include "miq/base/error.h"
 #include "miq/compress/hessian.h"
 #include "miq/compress/plan.h"
 #include "miq/compress/predicted_loss.h"
@@ -21,10 +22,14 @@
 #include "miq/compress/text.h"
 #include "miq/compress/tune.h"
 #include "miq/compress/walk.h"
+#include "miq/compress/working_memory.h"
 #include "miq/formats/packed_matrix.h"
 
 namespace miq {
 namespace {
+
+// Of its own that a process takes with LibTorch loaded and a model open.
+constexpr double kLibraryBytes = 64e6;
 
 double rows_of(const LayerTensor& tensor) { return static_cast<double>(tensor.shape[0]); }
 double cols_of(const LayerTensor& tensor) { return static_cast<double>(tensor.shape[1]); }
@@ -147,7 +152,7 @@ void add_matrix(const Recipe& recipe, const LayerTensor& tensor, const Tensor& s
   output.groups += bytes(groups + (groups > 1 ? std::ceil(cols * group_index_bits(static_cast<std::int64_t>(groups)) / 8) : 0));
 }
 
-void count_memory(const Model& model, const Calibration& calibration, const Recipe& recipe, Forecast& forecast) {
+void count_memory(const Model& model, const Calibration& calibration, const Recipe& recipe, const Rates& rates, Forecast& forecast) {
   const Config& config = model.config;
   auto& memory = forecast.memory;
   const double element = recipe.compute == ComputeType::BFloat16 ? 2 : 4;
@@ -155,20 +160,30 @@ void count_memory(const Model& model, const Calibration& calibration, const Reci
   const double seqlen = calibration.windows.empty() ? 0 : static_cast<double>(calibration.windows.front().size());
   const bool calibrated = needs_calibration(recipe), planned = recipe.method->layout == Layout::Groups;
   const double table = static_cast<double>(config.vocabulary) * static_cast<double>(embedding_width(config));
-  memory.embedding = bytes(table * element * (config.tied_head ? 2 : 3));  // kernels keep the head in an order of their own
-  double layer = 0, hessians = 0, inputs = 0;
+  memory.embedding = bytes(table * element * (config.tied_head ? 1 : 2));
+  double layer = 0, hessians = 0, largest = 0, inputs = 0, buffers = 0;
   for (std::int64_t l = 0; l < forecast.layers; ++l) {
     const LayerCounts counts = count_layer(config, l, static_cast<std::int64_t>(seqlen));
-    // Decoded and packed for the kernels; or of one input's matrices float32 weights, the solver's copy, and codes.
-    layer = std::max({layer, calibrated ? 2 * counts.weights * element : 0, counts.largest_site * 14});
-    const double n = counts.largest_input;
-    hessians = std::max(hessians, counts.hessian_bytes + 4 * n * n + 3 * 8 * n * n);
-    const double batch = std::min(windows * seqlen, std::max(seqlen, 16384.0));
-    inputs = std::max(inputs, batch * counts.input_widths * element);
+    // Decoded and packed for the kernels, for the walk back transposed too; or of one input's matrices float32 weights, the solver's
+    // copy, and codes.
+    layer = std::max({layer, calibrated ? (planned ? 3 : 2) * counts.weights * element : 0, counts.largest_site * 14});
+    const double n = counts.largest_input, tokens = static_cast<double>(std::max<std::int64_t>(1, observed_windows(
+        config, l, static_cast<std::int64_t>(windows), static_cast<std::int64_t>(seqlen), static_cast<std::int64_t>(element), rates.threads))) * seqlen;
+    hessians = std::max(hessians, counts.hessian_bytes);
+    largest = std::max(largest, n);
+    // One input's windows are packed for the products beside all that were seen.
+    inputs = std::max(inputs, tokens * (counts.input_widths + n) * element);
+    // A thread's window: the stream and what the linears make of it, float32; back through the layer about three times that.
+    const double window = seqlen * (3 * static_cast<double>(config.hidden) + counts.input_widths) * 4;
+    buffers = std::max(buffers, window * (planned ? 3 : 1));
   }
+  // The gradient of the loss holds blocks of 128 positions' logits three times.
+  const double logits = planned ? 128.0 * static_cast<double>(config.vocabulary) * 12 : 0;
+  memory.process = bytes(kLibraryBytes + (calibrated ? rates.threads * std::max(buffers, logits) : 0));
   memory.layer = bytes(layer);
   memory.result = forecast.output.total() - forecast.output.other;
   const double state = seqlen * static_cast<double>(config.hidden);
+  if (recipe.channel_scaling) memory.scaled = bytes(static_cast<double>(forecast.compressed_weights) * element);
   if (recipe.tune != Tune::None) {
     double widest = 0;  // what autograd keeps of a token, about
     for (const LayerConfig& sizes : config.layers) widest = std::max(widest, static_cast<double>(10 * config.hidden + 6 * sizes.mlp_width));
@@ -176,8 +191,12 @@ void count_memory(const Model& model, const Calibration& calibration, const Reci
     memory.tuning = bytes(windows * state * element + kTuneBatch * (state * element * static_cast<double>(forecast.layers) + 4 * seqlen * widest) +
                           kTuneBatch * 4.0 * kTunePositions * static_cast<double>(config.vocabulary) * 4 + moved * 24);
   }
-  if (!calibrated) return;
-  memory.hessians = bytes(needs_hessian(recipe) ? hessians : 0);
+  if (!calibrated && !recipe.channel_scaling) return;
+  if (needs_hessian(recipe)) {
+    memory.hessians = bytes(hessians);
+    memory.largest_hessian = bytes(4 * largest * largest);
+    memory.factor = bytes((4 + 3 * 8) * largest * largest);
+  }
   memory.activations = bytes(windows * state * 4);
   memory.inputs = bytes(inputs);
   if (planned) memory.plan = bytes(std::min<double>(windows, kSensitivityWindows) * state * (element * static_cast<double>(forecast.layers) + 4));
@@ -247,6 +266,7 @@ std::string time_text(double seconds) {
 
 Rates measure_rates(const Model& model, std::int64_t seqlen, const Recipe& recipe, ThreadPool& pool) {
   Rates rates;
+  rates.threads = pool.threads();
   const Config& config = model.config;
   const std::int64_t layer = first_layer(config);
   if (layer < 0) return rates;
@@ -267,7 +287,7 @@ Rates measure_rates(const Model& model, std::int64_t seqlen, const Recipe& recip
     rates.rounding = rate_of(static_cast<double>(rows * n) * static_cast<double>(levels.size() * prediction_clips().size()),
                              [&] { column_errors(weights, flat(n), {}, pool, levels); });
   }
-  if (!needs_calibration(recipe) && recipe.tune == Tune::None) return rates;
+  if (!needs_calibration(recipe) && recipe.tune == Tune::None && !recipe.channel_scaling) return rates;
 
   const std::int64_t tokens = std::min<std::int64_t>(seqlen, 256), threads = pool.threads();
   const LayerCounts counts = count_layer(config, layer, tokens);
@@ -329,13 +349,40 @@ Forecast forecast(const Model& model, const Calibration& calibration, const Reci
   }
   result.output.other = all - replaced;
   result.output.exact = recipe.sparsity == 0 && recipe.method->layout == Layout::Uniform;
-  count_memory(model, calibration, recipe, result);
+  count_memory(model, calibration, recipe, rates, result);
   // Two slots of hidden states, and for a plan two of gradients.
   const double back = calibration.windows.empty() ? 0 : static_cast<double>(std::min<std::size_t>(calibration.windows.size(), kSensitivityWindows)) / static_cast<double>(calibration.windows.size());
   const double slots = 2 + (recipe.method->layout == Layout::Groups ? 2 * back : 0);
   result.journal_bytes = result.memory.result + (result.layers > 1 ? bytes(slots * static_cast<double>(result.memory.activations)) : 0);
   count_time(model, calibration, recipe, rates, result);
   return result;
+}
+
+MemoryFit fit_memory(const Forecast& forecast, std::uint64_t cap) {
+  const auto& memory = forecast.memory;
+  MemoryFit fit;
+  fit.peak = memory.peak();
+  if (fit.peak <= cap) return fit;
+  fit.disk = true;
+  fit.disk_bytes = memory.on_disk();
+  fit.peak = memory.held(memory.hessians);
+  if (fit.peak <= cap) return fit;
+  const std::uint64_t needed = memory.held(memory.largest_hessian);
+  if (needed > cap) {
+    const char* phase = memory.tuning > memory.factor + memory.inputs + memory.largest_hessian ? "what tuning keeps" : "one Hessian and its factor";
+    throw UsageError("--memory " + size_text(cap) + " is too little: " + size_text(needed) + " are needed for one layer (" + size_text(memory.layer) +
+                     "), " + phase + ", the embedding and what the threads work with, even with all else on the disk");
+  }
+  if (memory.solving() + memory.hessians > cap) fit.hessians = cap - memory.solving();
+  fit.peak = cap;
+  return fit;
+}
+
+std::string fit_text(const MemoryFit& fit, std::uint64_t cap, const std::string& folder) {
+  std::string text = "limit     " + size_text(cap) + ": ";
+  if (!fit.disk) return text + "it fits";
+  text += size_text(fit.disk_bytes) + " of hidden states and weights go to " + folder + ", about " + size_text(fit.peak) + " stay in memory";
+  return fit.hessians > 0 ? text + "; the windows pass through a layer several times, for " + size_text(fit.hessians) + " of Hessians each" : text;
 }
 
 std::string forecast_text(const Forecast& forecast, const Calibration& calibration, const Recipe& recipe) {
@@ -348,8 +395,10 @@ std::string forecast_text(const Forecast& forecast, const Calibration& calibrati
     text += format("\nwindows   %zu of %zu tokens", calibration.windows.size(), calibration.windows.front().size());
   }
   text += "\nmemory    about " + size_text(memory.peak()) + " at most";
-  const std::pair<const char*, std::uint64_t> uses[] = {{"hidden states", memory.activations}, {"inputs of a layer", memory.inputs}, {"Hessians and factor", memory.hessians},
-                                                        {"a layer", memory.layer}, {"embedding and head", memory.embedding}, {"plan", memory.plan}, {"result", memory.result}, {"tuning", memory.tuning}};
+  const std::pair<const char*, std::uint64_t> uses[] = {{"hidden states", memory.activations}, {"inputs of a layer", memory.inputs}, {"Hessians and factor", memory.hessians + memory.factor},
+                                                        {"a layer", memory.layer}, {"embedding and head", memory.embedding}, {"plan", memory.plan}, {"result", memory.result},
+                                                        {"tuning", memory.tuning}, {"scaled weights", memory.scaled}, {"decoded source", memory.source},
+                                                        {"libraries and buffers", memory.process}};
   const char* separator = ": ";
   for (const auto& [name, size] : uses) {
     if (size > 0) text += std::exchange(separator, ", ") + std::string(name) + " " + size_text(size);

@@ -93,6 +93,8 @@ struct CompressOptions {
   std::optional<int> refine;               // passes of better rounding after the sweep (refine.h)
   ComputeType compute = ComputeType::BFloat16;
   std::uint64_t seed = 0;                  // of the clustering
+  bool channel_scaling = false;            // channel_scaling.h
+  std::optional<double> scaling_alpha;     // with it: no search
 };
 
 // How weights become zero and how the rest is rounded.
@@ -176,6 +178,8 @@ struct Recipe {
   int refine = 0;
   ComputeType compute = ComputeType::BFloat16;
   std::uint64_t seed = 0;
+  bool channel_scaling = false;
+  std::optional<double> scaling_alpha;
 
   bool codes_scales() const { return scale_bits != 16; }
   // Whether the plan looks at the mutual information of channels.

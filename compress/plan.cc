@@ -2,11 +2,11 @@
 // what the plan needs (energies, diagonal of the inverse, groups) before the next layer is walked.
 #include "miq/compress/plan.h"
 
-#include <ATen/ops/sum.h>
-
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <optional>
+#include <set>
 
 #include "miq/compress/channel_statistics.h"
 #include "miq/compress/hessian.h"
@@ -141,15 +141,15 @@ std::uint64_t place_number(std::int64_t layer, InputPlace place) {
 // Forward: groups of every input. Returns the inputs of every layer, and the last outputs, for the windows to walk back.
 std::vector<std::vector<at::Tensor>> walk_forward(const ForwardPass& dense, const Calibration& calibration,
                                                   std::span<const Recipe> recipes, std::vector<std::vector<LayerPlan>>& plans,
-                                                  ThreadPool& pool, const Advance& advance, RunJournal* journal) {
+                                                  ThreadPool& pool, const Advance& advance, RunJournal* journal, const WorkingMemory& memory) {
   const Recipe& recipe = recipes.front();  // they differ in the groups alone
-  Walk walk(dense, calibration, pool);
+  Walk walk(dense, calibration, pool, memory);
   const std::int64_t back = std::min(walk.windows(), kSensitivityWindows);
   const at::ScalarType kept_type = dense.type() == ComputeType::BFloat16 ? at::kBFloat16 : at::kFloat;
   std::vector<std::vector<at::Tensor>> states;
   auto keep = [&](const std::vector<at::Tensor>& hidden, at::ScalarType type) {
     states.emplace_back();
-    for (std::int64_t w = 0; w < back; ++w) states.back().push_back(hidden[static_cast<std::size_t>(w)].to(type));
+    for (std::int64_t w = 0; w < back; ++w) states.back().push_back(memory.keep(hidden[static_cast<std::size_t>(w)], type));
   };
   const auto stage = [&](std::int64_t l) { advance(layer_stage("measuring layer", l, dense.layers()), kPlanForwardShare / static_cast<double>(dense.layers())); };
   const std::int64_t first = journal ? journal->measured() : 0;
@@ -171,18 +171,27 @@ std::vector<std::vector<at::Tensor>> walk_forward(const ForwardPass& dense, cons
   for (std::int64_t l = first; l < dense.layers(); ++l) {
     keep(walk.hidden(), kept_type);
     const LayerWeights weights = dense.load_layer(l);
-    std::map<InputPlace, SiteSums> sums;
-    walk.observe(
-        weights, [&](InputPlace place, std::span<const at::Tensor> inputs) { sums[place].add(inputs, recipe, walk.tokens(), pool); }, true);
     const auto layer = static_cast<std::size_t>(l);
-    for (auto& [place, site] : sums) {
-      const SiteFacts facts = measure_site(site, recipe, pool);
-      for (std::size_t c = 0; c < recipes.size(); ++c) plans[c][layer].places[place] = group_site(facts, recipes[c], place_number(l, place), pool);
-      site = {};
+    const bool hessians = recipe.needs_information() || recipe.sparsity > 0;
+    const auto batches = place_batches(dense.model().config, l, hessians ? memory.hessians : 0);
+    std::set<InputPlace> seen;
+    for (std::size_t b = 0; b < batches.size(); ++b) {
+      std::map<InputPlace, SiteSums> sums;
+      const auto add = [&](InputPlace place, std::span<const at::Tensor> inputs) {
+        if (std::binary_search(batches[b].begin(), batches[b].end(), place)) sums[place].add(inputs, recipe, walk.tokens(), pool);
+      };
+      walk.observe(weights, add, b + 1 == batches.size());
+      for (auto& [place, site] : sums) {
+        const SiteFacts facts = measure_site(site, recipe, pool);
+        for (std::size_t c = 0; c < recipes.size(); ++c) plans[c][layer].places[place] = group_site(facts, recipes[c], place_number(l, place), pool);
+        site = {};
+        seen.insert(place);
+      }
     }
+    if (batches.empty()) walk.advance(weights);
     std::vector<std::pair<InputPlace, std::int64_t>> unseen;
     for (const LayerTensor& tensor : layer_tensors(dense.model().config, l)) {
-      if (tensor.linear() && !sums.contains(tensor.place())) unseen.emplace_back(tensor.place(), tensor.shape[1]);
+      if (tensor.linear() && !seen.contains(tensor.place())) unseen.emplace_back(tensor.place(), tensor.shape[1]);
     }
     for (const auto& [place, channels] : unseen) {
       for (std::size_t c = 0; c < recipes.size(); ++c) plan_unseen(plans[c][layer], place, channels, recipes[c], pool);
@@ -194,14 +203,42 @@ std::vector<std::vector<at::Tensor>> walk_forward(const ForwardPass& dense, cons
   return states;
 }
 
+__attribute__((target_clones("avx512f", "avx2", "default"))) void add_squares(const float* x, std::int64_t n, double* sums) {
+  for (std::int64_t i = 0; i < n; ++i) sums[i] += static_cast<double>(x[i]) * x[i];
+}
+
+// bfloat16 bits: the upper half of a float.
+__attribute__((target_clones("avx512f", "avx2", "default"))) void add_squares(const std::uint16_t* x, std::int64_t n, double* sums) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float value = std::bit_cast<float>(static_cast<std::uint32_t>(x[i]) << 16);
+    sums[i] += static_cast<double>(value) * value;
+  }
+}
+
+// Sums over the rows of x^2, row after row in double.
+std::vector<double> column_squares(const at::Tensor& x) {
+  const bool narrow = x.scalar_type() == at::kBFloat16;
+  at::Tensor rows = narrow ? x : x.to(at::kFloat);
+  if (rows.stride(1) != 1) rows = rows.contiguous();
+  std::vector<double> sums(static_cast<std::size_t>(rows.size(1)));
+  for (std::int64_t t = 0; t < rows.size(0); ++t) {
+    const std::int64_t at = t * rows.stride(0);
+    if (narrow) {
+      add_squares(static_cast<const std::uint16_t*>(rows.const_data_ptr()) + at, rows.size(1), sums.data());
+    } else {
+      add_squares(rows.const_data_ptr<float>() + at, rows.size(1), sums.data());
+    }
+  }
+  return sums;
+}
+
 LayerCosts walk_layer_back(const ForwardPass& dense, const LayerWeights& weights, std::span<const at::Tensor> inputs,
                            std::vector<at::Tensor>& gradients, ThreadPool& pool) {
-  std::vector<std::map<std::string, at::Tensor, std::less<>>> squares(inputs.size());
+  std::vector<std::map<std::string, std::vector<double>, std::less<>>> squares(inputs.size());
   pool.for_each(static_cast<std::int64_t>(inputs.size()), [&](std::int64_t unit) {
     const auto w = static_cast<std::size_t>(unit);
     auto observe = [&](std::string_view rule, const at::Tensor& gradient) {
-      const at::Tensor g = gradient.to(at::kFloat);
-      squares[w][std::string(rule)] = at::sum(g.mul(g), {0}, false, at::kDouble).contiguous();
+      squares[w][std::string(rule)] = column_squares(gradient);
     };
     gradients[w] = dense.backward_layer(weights, inputs[w].to(at::kFloat), gradients[w], observe);
   });
@@ -210,9 +247,8 @@ LayerCosts walk_layer_back(const ForwardPass& dense, const LayerWeights& weights
   for (const auto& window : squares) {
     for (const auto& [rule, sum] : window) {
       std::vector<double>& f = costs[rule].sensitivity;
-      f.resize(static_cast<std::size_t>(sum.numel()));
-      const double* values = sum.const_data_ptr<double>();
-      for (std::size_t r = 0; r < f.size(); ++r) f[r] += values[r] / tokens;
+      f.resize(sum.size());
+      for (std::size_t r = 0; r < f.size(); ++r) f[r] += sum[r] / tokens;
     }
   }
   return costs;
@@ -419,11 +455,11 @@ std::vector<Recipe> candidates(const Recipe& recipe) {
 }  // namespace
 
 std::vector<LayerPlan> make_plan(const ForwardPass& dense, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool,
-                                 const Advance& advance, RunJournal* journal) {
+                                 const Advance& advance, RunJournal* journal, const WorkingMemory& memory) {
   const std::vector<Recipe> recipes = candidates(recipe);
   if (recipes.size() > 1) journal = nullptr;  // its steps hold one way to group the channels; the finished plan is kept all the same
   std::vector<std::vector<LayerPlan>> plans(recipes.size(), std::vector<LayerPlan>(static_cast<std::size_t>(dense.layers())));
-  auto states = walk_forward(dense, calibration, recipes, plans, pool, advance, journal);
+  auto states = walk_forward(dense, calibration, recipes, plans, pool, advance, journal, memory);
   std::vector<std::vector<LayerCosts>> costs = walk_back(dense, calibration, recipes, plans, std::move(states), pool, advance, journal);
   std::size_t best = 0;
   double least = INFINITY;

@@ -23,6 +23,7 @@
 #include "miq/compress/grouping.h"
 #include "miq/compress/methods.h"
 #include "miq/compress/mutual_information.h"
+#include "miq/compress/working_memory.h"
 #include "miq/model/forward.h"
 
 namespace miq {
@@ -59,6 +60,7 @@ inline constexpr double kPlanForwardShare = 0.45, kPlanBackwardShare = 0.45;
 // `advance` is called with the share of the plan's work that was just done (all shares sum to 1, but for what the journal spares). With a
 // journal, layers that an earlier run measured or walked back are taken from it, and those of this run are kept in it.
 std::vector<LayerPlan> make_plan(const ForwardPass& dense, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool,
-                                 const std::function<void(std::string_view stage, double share)>& advance, RunJournal* journal = nullptr);
+                                 const std::function<void(std::string_view stage, double share)>& advance, RunJournal* journal = nullptr,
+                                 const WorkingMemory& memory = {});
 
 }  // namespace miq

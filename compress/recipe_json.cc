@@ -19,6 +19,7 @@ Json Recipe::to_json() const {
   if (dead_columns == DeadColumns::Zero) json["dead_columns"] = "zero";
   if (tune != Tune::None) json["tune"] = std::string(tune_name(tune)), json["tune_epochs"] = tune_epochs, json["seed"] = seed;
   if (!quantize) return json;
+  if (channel_scaling) json["channel_scaling"] = scaling_alpha ? Json(*scaling_alpha) : Json("search");
   if (width) json["wbits"] = width;
   if (method->layout != Layout::Uniform) {
     json["levels"] = levels;

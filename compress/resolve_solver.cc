@@ -64,6 +64,14 @@ void resolve_solver(const CompressOptions& options, const Config& config, Recipe
   recipe.refine = options.refine.value_or(method.refine);
   recipe.compute = options.compute;
   recipe.seed = options.seed;
+  if (options.channel_scaling && !recipe.quantize) {
+    throw UsageError("--channel-scaling makes rounding cheaper, but nothing says to how many bits; nothing would be quantized");
+  }
+  if (options.scaling_alpha && !(*options.scaling_alpha >= 0 && *options.scaling_alpha <= 1)) {
+    throw UsageError("--channel-scaling=" + number_text(*options.scaling_alpha) + " is not between 0 and 1");
+  }
+  recipe.channel_scaling = options.channel_scaling;
+  recipe.scaling_alpha = options.scaling_alpha;
   check_runs(config, recipe);
 }
 

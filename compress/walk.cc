@@ -1,25 +1,27 @@
-// A batch holds about 16,384 tokens: enough rows for the matrix products behind an observer to run at full
-// speed, and a bound on what the inputs of one layer take.
+// Hidden states lie where the working memory says; a window's next state replaces the last in place.
 #include "miq/compress/walk.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace miq {
-namespace {
-constexpr std::int64_t kBatchTokens = 16384;
-}
-
-Walk::Walk(const ForwardPass& forward, const Calibration& calibration, ThreadPool& pool)
-    : forward_(forward), pool_(pool), seqlen_(static_cast<std::int64_t>(calibration.windows.front().size())), hidden_(calibration.windows.size()) {
+Walk::Walk(const ForwardPass& forward, const Calibration& calibration, ThreadPool& pool, const WorkingMemory& memory)
+    : forward_(forward), pool_(pool), memory_(memory), seqlen_(static_cast<std::int64_t>(calibration.windows.front().size())), hidden_(calibration.windows.size()) {
   pool_.for_each(windows(), [&](std::int64_t w) {
     const auto unit = static_cast<std::size_t>(w);
-    hidden_[unit] = forward_.embed(calibration.windows[unit]);
+    hidden_[unit] = memory_.keep(forward_.embed(calibration.windows[unit]), at::kFloat);
   });
+}
+
+void Walk::restore(std::vector<at::Tensor> hidden) {
+  hidden_.resize(hidden.size());
+  for (std::size_t w = 0; w < hidden.size(); ++w) hidden_[w] = memory_.keep(std::exchange(hidden[w], {}), at::kFloat);
 }
 
 void Walk::observe(const LayerWeights& layer, const BatchObserver& observer, bool advance) {
   const std::vector<InputPlace> places = input_places(forward_.model().config, layer.index);
-  const std::int64_t batch = std::max<std::int64_t>(1, kBatchTokens / seqlen_);
+  const std::int64_t element = forward_.type() == ComputeType::BFloat16 ? 2 : 4;
+  const std::int64_t batch = observed_windows(forward_.model().config, layer.index, windows(), seqlen_, element, pool_.threads());
   for (std::int64_t first = 0; first < windows(); first += batch) {
     const std::int64_t count = std::min(batch, windows() - first);
     std::vector<std::vector<at::Tensor>> seen(places.size());  // by place and window of the batch
@@ -32,7 +34,7 @@ void Walk::observe(const LayerWeights& layer, const BatchObserver& observer, boo
       };
       at::Tensor& state = hidden_[static_cast<std::size_t>(first + unit)];
       if (advance) {
-        state = forward_.run_layer(layer, state, keep);
+        memory_.replace(state, forward_.run_layer(layer, state, keep));
       } else {
         forward_.observe_layer(layer, state, keep);
       }
@@ -48,7 +50,7 @@ void Walk::observe(const LayerWeights& layer, const BatchObserver& observer, boo
 void Walk::advance(const LayerWeights& layer) {
   pool_.for_each(windows(), [&](std::int64_t w) {
     at::Tensor& state = hidden_[static_cast<std::size_t>(w)];
-    state = forward_.run_layer(layer, state);
+    memory_.replace(state, forward_.run_layer(layer, state));
   });
 }
 

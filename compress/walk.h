@@ -9,13 +9,14 @@
 
 #include "miq/base/thread_pool.h"
 #include "miq/compress/calibration.h"
+#include "miq/compress/working_memory.h"
 #include "miq/model/forward.h"
 
 namespace miq {
 
 // Hidden states of all windows in front of one layer. A unit of work is a window; inputs of the linears
-// are handed over in batches of whole windows whose size depends on the windows alone, so what is summed
-// from them is the same at any number of threads.
+// are handed over in batches of whole windows (observed_windows()); what is summed from them window by window is the same
+// at any number of threads.
 class Walk {
  public:
   // Sees what the linears at a place read, one tensor [tokens, in] of the compute type for each window of a batch
@@ -23,7 +24,7 @@ class Walk {
   // batch after batch. Places that no linear reads are left out.
   using BatchObserver = std::function<void(InputPlace place, std::span<const at::Tensor> inputs)>;
 
-  Walk(const ForwardPass& forward, const Calibration& calibration, ThreadPool& pool);
+  Walk(const ForwardPass& forward, const Calibration& calibration, ThreadPool& pool, const WorkingMemory& memory = {});
 
   // Runs the windows through `layer` and shows the inputs. `advance`: the hidden states become the layer's outputs.
   void observe(const LayerWeights& layer, const BatchObserver& observer, bool advance);
@@ -33,12 +34,13 @@ class Walk {
   std::int64_t tokens() const { return windows() * seqlen_; }
   const std::vector<at::Tensor>& hidden() const { return hidden_; }
   // Goes on with states that hidden() once gave. REQUIRES: as many windows of as many tokens.
-  void restore(std::vector<at::Tensor> hidden) { hidden_ = std::move(hidden); }
+  void restore(std::vector<at::Tensor> hidden);
   const at::Tensor& hidden(std::int64_t window) const { return hidden_[static_cast<std::size_t>(window)]; }
 
  private:
   const ForwardPass& forward_;
   ThreadPool& pool_;
+  const WorkingMemory memory_;
   std::int64_t seqlen_;
   std::vector<at::Tensor> hidden_;  // [seqlen, hidden] float32 each
 };

@@ -214,7 +214,7 @@ bool is_gguf(const std::string& path) {
   return std::string_view(magic, 4) == "GGUF";
 }
 
-Model open_gguf_model(const std::string& path) {
+Model open_gguf_model(const std::string& path, const ScratchFolder* scratch) {
   const GgufFile file = open_all_parts(path);
   Model model;
   const auto name = file.metadata.find("general.name");
@@ -235,6 +235,8 @@ Model open_gguf_model(const std::string& path) {
   pool.for_each(static_cast<std::int64_t>(jobs.size()), [&](std::int64_t i) {
     const Job& job = jobs[static_cast<std::size_t>(i)];
     Tensor tensor = in_our_order(decode_tensor(*job.source, job.label), job.heads, job.label);
+    const bool in_file = job.heads == 0 && tensor.sections.at("data").bytes().data() == job.source->data.bytes().data();
+    if (scratch && !in_file) tensor = moved_to(*scratch, std::move(tensor));
     if (!job.merged) {
       *job.targets.front() = std::move(tensor);
       return;

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "miq/formats/scratch_folder.h"
 #include "miq/model/model.h"
 
 namespace miq {
@@ -14,6 +15,7 @@ bool is_gguf(const std::string& path);
 // interleaved rotation. A file that is one part of several is opened together with the others, which must
 // lie beside it.
 // Throws FormatError for architectures and rope variants that are not supported, by name.
-Model open_gguf_model(const std::string& path);
+// Blocks are decoded into `scratch` where that is given, else into memory.
+Model open_gguf_model(const std::string& path, const ScratchFolder* scratch = nullptr);
 
 }  // namespace miq

@@ -23,7 +23,8 @@ Model open_alone(const std::string& path, const OpenOptions&) {
 
 constexpr SourceKind kKinds[] = {
     {"miq", "container of this suite", is_miq, open_alone<load_model>},
-    {"gguf", "GGUF file of llama.cpp", is_gguf, open_alone<open_gguf_model>},
+    {"gguf", "GGUF file of llama.cpp", is_gguf,
+     [](const std::string& path, const OpenOptions& options) { return open_gguf_model(path, options.scratch); }},
     {"slicegpt", "folder of a SliceGPT .pt and its base model's config", is_slicegpt_folder,
      [](const std::string& path, const OpenOptions& options) { return open_slicegpt({path, options.base_model, {}, {}, {}}); }},
     {"hugging_face", "Hugging Face folder", is_hugging_face_folder, open_alone<open_hugging_face_folder>},

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "miq/formats/scratch_folder.h"
 #include "miq/model/model.h"
 
 namespace miq {
@@ -13,6 +14,8 @@ namespace miq {
 struct OpenOptions {
   // For files that lack them: a folder with config.json and tokenizer (never weights). Empty: the file's own.
   std::string base_model;
+  // Where weights go that a source must decode when it is opened (blocks of GGUF files); null: into memory. Outlives the model.
+  const ScratchFolder* scratch = nullptr;
 };
 
 // A kind of source: one row in open_model.cc, one file pair.

@@ -107,7 +107,7 @@ ForwardPass::ForwardPass(const Model& model, ComputeType type, Kernels kernels) 
                  global(model, Role::FinalNorm, true, at::kFloat)};
   const bool plain_head = config.norm == NormKind::Rms && config.final_norm && !head_bias_.defined() && !output_projection_.defined();
   if (kernels == Kernels::Best && type == ComputeType::BFloat16 && have_bf16_kernels() && plain_head && config.hidden % 2 == 0) {
-    packed_head_ = std::make_unique<PackedBf16>(pack_head(head_));
+    packs_head_ = true;
   }
 }
 
@@ -228,8 +228,9 @@ std::vector<float> ForwardPass::losses(const at::Tensor& hidden, std::span<const
   if (hidden.size(0) != tokens) throw Error("losses: hidden states and ids differ in number");
   first = std::max<std::int64_t>(first, 0);
   if (first >= tokens - 1) return {};
-  if (packed_head_) {
+  if (packs_head_) {
     use_single_threaded_torch();
+    std::call_once(packing_head_, [&] { packed_head_ = std::make_unique<PackedBf16>(pack_head(head_)); });
     const auto targets = ids.subspan(static_cast<std::size_t>(first + 1));
     return bf16_losses(*packed_head_, final_norm_.weight, model_.config.norm_epsilon, hidden.contiguous(), first, targets);
   }

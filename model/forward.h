@@ -11,6 +11,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <string_view>
@@ -122,7 +123,9 @@ class ForwardPass {
   at::Tensor embedding_, head_, head_bias_;
   at::Tensor positions_, embedding_projection_, output_projection_;  // undefined where the model has none
   Norm final_norm_;
-  std::unique_ptr<PackedBf16> packed_head_;  // null: LibTorch's kernels
+  bool packs_head_ = false;  // false: LibTorch's kernels
+  mutable std::once_flag packing_head_;
+  mutable std::unique_ptr<PackedBf16> packed_head_;  // made when the first losses are asked for: calibration asks for none
 };
 
 // A stored tensor as LibTorch's: dense ones share the mapped bytes when the type already fits (such a

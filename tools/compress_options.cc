@@ -121,6 +121,9 @@ void declare_solver(CLI::App& app, MethodFlags& flags) {
                    "after the last layer, at no cost in bits, against the dense model's predictions: norms (gains of all norms), rows (and a factor "
                    "for the scales of each row), scales (and every scale), none (default)");
   app.add_option("--tune-epochs", method.tune_epochs, "passes over the calibration windows for --tune: 2")->check(CLI::PositiveNumber);
+  app.add_flag("--channel-scaling{search}", flags.channel_scaling,
+               "scale the channels that linears read before quantizing, by the norms and matrices in front of them (as AWQ does); =ALPHA "
+               "from 0 to 1, or searched for every input");
   app.add_option("--dtype", flags.dtype, "of the forward pass: float32, bfloat16, or auto: bfloat16 where the processor has it")
       ->check(CLI::IsMember({"float32", "bfloat16", "auto"}))
       ->capture_default_str();
@@ -156,6 +159,12 @@ void declare_method_options(CLI::App& app, MethodFlags& flags, bool with_method)
 CompressOptions method_options(const MethodFlags& flags, std::uint64_t seed) {
   CompressOptions result = flags.compress;
   result.seed = seed;
+  result.channel_scaling = !flags.channel_scaling.empty();
+  if (result.channel_scaling && flags.channel_scaling != "search" && flags.channel_scaling != "true") {
+    double alpha = 0;
+    if (!CLI::detail::lexical_cast(flags.channel_scaling, alpha)) throw UsageError("--channel-scaling=" + flags.channel_scaling + " is no number; leave it out to search");
+    result.scaling_alpha = alpha;
+  }
   const bool plain = flags.dtype == "float32" || (flags.dtype == "auto" && !processor_has_bfloat16());
   result.compute = plain ? ComputeType::Float32 : ComputeType::BFloat16;
   if (flags.use_mi_grouping) {

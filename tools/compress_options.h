@@ -14,6 +14,7 @@ struct MethodFlags {
   CompressOptions compress;
   std::optional<int> use_mi_grouping;
   std::string dtype = "auto";
+  std::string channel_scaling;  // "search" or a number; empty: not asked for
 };
 
 // Declares --method (unless told not to), every option of a method, --damping and --dtype.

@@ -1,4 +1,5 @@
 // miq-compress MODEL CALIBRATION -o OUT.miq: options -> open_model -> sample_windows -> compress -> save_model.
+#include <filesystem>
 #include <optional>
 #include <sstream>
 
@@ -23,6 +24,8 @@ struct Options {
   std::vector<std::string> eval;
   std::int64_t eval_seqlen = 0, eval_windows = 0;
   bool dry_run = false, resume = false, no_journal = false;
+  std::optional<std::uint64_t> memory;
+  std::string scratch;
   TextFlags texts;
   CalibrationFlags sampling;
   MethodFlags method;
@@ -91,6 +94,23 @@ class KeptRun {
   bool finished_ = false;
 };
 
+// Where --memory puts what does not fit: beside the output, whose disk has to have room anyway.
+std::string scratch_folder(const Options& options) {
+  if (!options.scratch.empty()) return options.scratch;
+  std::string output = options.output.empty() ? options.save : options.output;
+  while (output.size() > 1 && output.back() == '/') output.pop_back();
+  return output.empty() ? std::filesystem::temp_directory_path().string() : std::filesystem::path(output).parent_path().string();
+}
+
+// What opening a source had to decode into memory: more bytes of tensors than its file has.
+std::uint64_t decoded_bytes(const Model& model, const std::string& path) {
+  if (model.source.value("format", "") != "gguf" || !std::filesystem::is_regular_file(path)) return 0;
+  std::uint64_t bytes = 0;
+  for (const auto& [name, tensor] : model.tensors) bytes += tensor.stored_bytes();
+  const std::uint64_t file = std::filesystem::file_size(path);
+  return bytes > file ? bytes : 0;
+}
+
 ExitCode run(const Options& options, Session& session) {
   // Everything that can be refused without work is refused first.
   if (options.output.empty() && options.save.empty() && options.eval.empty() && !options.dry_run) {
@@ -100,7 +120,12 @@ ExitCode run(const Options& options, Session& session) {
   std::vector<Text> texts;
   for (const std::string& name : options.eval) texts.push_back(find_named_text(options.texts, name));
   session.progress().start("reading");
-  const Model model = open_model(checkpoint_path(options.model));
+  std::optional<ScratchFolder> scratch;
+  if (options.memory) scratch.emplace(scratch_folder(options));
+  const std::string path = checkpoint_path(options.model);
+  OpenOptions opening;
+  if (scratch) opening.scratch = &*scratch;
+  const Model model = open_model(path, opening);
   for (const std::string& warning : model.warnings) session.warn(warning);
   if (!options.save.empty()) check_hugging_face_folder(model, options.save, {});
   const Recipe recipe = resolve(method_options(options.method, options.sampling.seed), model.config);
@@ -110,7 +135,18 @@ ExitCode run(const Options& options, Session& session) {
   const Calibration calibration = read_calibration(options.model, model, options.calibration, options.texts, options.sampling);
   const auto message = session.message_function();
   const Rates rates = measure_rates(model, static_cast<std::int64_t>(calibration.windows.front().size()), recipe, session.pool());
-  const std::string plan = forecast_text(forecast(model, calibration, recipe, rates), calibration, recipe);
+  Forecast expected = forecast(model, calibration, recipe, rates);
+  expected.memory.source = scratch ? 0 : decoded_bytes(model, path);
+  std::string plan = forecast_text(expected, calibration, recipe);
+  WorkingMemory memory;
+  if (scratch) {
+    const MemoryFit fit = fit_memory(expected, *options.memory);
+    if (fit.disk) {
+      scratch->require(fit.disk_bytes);
+      memory = {&*scratch, fit.hessians};
+    }
+    plan += "\n" + fit_text(fit, *options.memory, scratch->path());
+  }
   if (options.dry_run) {
     session.print(plan + "\n");
     return ExitCode::Done;
@@ -118,7 +154,7 @@ ExitCode run(const Options& options, Session& session) {
   message(plan);
   session.progress().start(std::string(recipe.method->name));
   KeptRun kept(options, model, calibration, recipe, session);
-  CompressResult result = compress(model, calibration, recipe, session.pool(), session.progress_function(), message, kept.journal());
+  CompressResult result = compress(model, calibration, recipe, session.pool(), session.progress_function(), message, kept.journal(), memory);
   session.progress().clear();
   if (!options.output.empty()) save_model(result.model, options.output);
   if (!options.save.empty()) {
@@ -151,6 +187,11 @@ void declare(CLI::App& app, Options& options) {
   app.add_flag("--dry-run", options.dry_run, "print what the run would take (memory, disk, size of the output, time) and end");
   app.add_flag("--resume", options.resume, "go on with what an interrupted run of the same command left in OUT.miq.journal; the result is the same, byte for byte");
   app.add_flag("--no-journal", options.no_journal, "keep nothing for --resume (saves disk space: twice the hidden states of all windows)")->excludes("--resume");
+  app.add_option("--memory", options.memory,
+                 "cap on the memory that the run takes for itself, such as 2GB; what does not fit goes to the disk, and experts are measured in batches; "
+                 "the result is the same, byte for byte")
+      ->transform(CLI::AsSizeValue(true));
+  app.add_option("--scratch", options.scratch, "folder for what --memory keeps out of memory; by default the output's");
   declare_text_options(app, options.texts);
   declare_method_options(app, options.method);
   declare_calibration_options(app, options.sampling);

@@ -142,7 +142,7 @@ class Scaler {
     options.grouping = planned && recipe_.grouping != Grouping::Contiguous ? Grouping::Sensitivity : Grouping::Contiguous;
     options.group_size = std::min(channels, recipe_.auto_groups ? kGroupSizes[1] : recipe_.group_size);
     if (recipe_.n_groups) options.groups = std::min(channels, recipe_.n_groups);
-    options.run = recipe_.run();
+    if (planned) options.run = recipe_.run();
     const ChannelGroups groups = group_channels(options, scaled, {}, pool_);
     const int level[] = {width()};
     double loss = 0;

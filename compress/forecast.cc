@@ -221,6 +221,7 @@ void count_time(const Model& model, const Calibration& calibration, const Recipe
   };
   auto seconds = [](double operations, double rate) { return rate > 0 ? operations / rate : 0; };
   const bool hessians = needs_hessian(recipe), calibrated = needs_calibration(recipe);
+  if (recipe.channel_scaling) add("channel scales", forward, seconds(forward, rates.forward));
   if (recipe.method->layout == Layout::Groups) {
     const bool information = recipe.needs_information(), products = information || recipe.sparsity > 0;
     // Backwards: the layer again, and two products for each of its own.

@@ -32,6 +32,7 @@ void refuse_other_options(const CompressOptions& given, std::string_view method)
       {given.act_order || given.static_groups, "--act-order and --static-groups"},
       {given.dead_columns.has_value(), "--dead-columns"},
       {given.refine.has_value(), "--refine"},
+      {given.channel_scaling, "--channel-scaling"},
   };
   for (const auto& [present, name] : others) {
     if (!present) continue;

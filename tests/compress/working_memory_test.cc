@@ -53,8 +53,18 @@ TEST(WorkingMemory, TheResultIsTheSame) {
         options.compute = compute;
         options.sparsity = 0.4;
         options.wbits = 4;
-        if (options.method != "sparsegpt") options.group_size = 16;
-        if (options.method == "mixed") options.channel_scaling = true;
+        if (options.method == "mixed") {
+          options.channel_scaling = true;
+          options.tune = Tune::Norms;
+          options.tune_epochs = 1;
+        }
+        if (options.method == "mixed" && mixture) {
+          options.auto_groups = true;  // several recipes measured at once
+          options.wbits = {};
+          options.target_bpw = 6;
+        } else if (options.method != "sparsegpt") {
+          options.group_size = 16;
+        }
         const Recipe recipe = resolve(options, model.config);
         const CompressResult plain = compress(model, windows(), recipe, pool);
         bool clean = true;
@@ -115,6 +125,19 @@ TEST(WorkingMemory, TheForecastSaysWhatFits) {
   EXPECT_EQ(batches.hessians, memory.largest_hessian + 100);
   EXPECT_NE(fit_text(batches, 1, "here").find("several times"), std::string::npos);
   EXPECT_THROW(fit_memory(expected, memory.least() + memory.largest_hessian - 1), UsageError);
+
+  // Tuning comes after the layers: what it keeps takes the place of Hessians and inputs, and stays in memory.
+  const std::uint64_t plain = memory.peak(), solved = memory.held(memory.largest_hessian);
+  expected.memory.tuning = 1;
+  EXPECT_EQ(memory.peak(), plain);
+  expected.memory.tuning = plain;
+  EXPECT_GT(memory.peak(), plain);
+  EXPECT_EQ(memory.held(memory.largest_hessian), memory.base() + plain);
+  EXPECT_GT(memory.held(memory.largest_hessian), solved);
+  EXPECT_THROW(fit_memory(expected, memory.held(memory.largest_hessian) - 1), UsageError);
+  const MemoryFit tuned = fit_memory(expected, memory.held(memory.largest_hessian));
+  EXPECT_TRUE(tuned.disk);
+  EXPECT_EQ(tuned.hessians, 0u);  // those of a whole layer fit beside it
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 
 namespace miq {
 
-// Measured on the development texts (docs/methods.md).
+// Measured on the story model (docs/methods.md).
 inline constexpr SparsityAllocation kDefaultStructureAllocation = SparsityAllocation::Global;
 
 // Throws UsageError where a model like this cannot be made smaller in this way, saying why.

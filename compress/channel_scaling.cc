@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "miq/compress/channel_statistics.h"
+#include "miq/compress/dense.h"
 #include "miq/compress/grouping.h"
 #include "miq/compress/predicted_loss.h"
 #include "miq/compress/walk.h"
@@ -22,13 +23,6 @@ namespace miq {
 namespace {
 
 constexpr int kSteps = 10;  // alpha = 0, 1 / kSteps, …, 1
-
-Tensor from_torch(const at::Tensor& values, DType dtype) {
-  const DType stored = dtype == DType::BF16 || dtype == DType::F16 ? dtype : DType::F32;
-  const at::Tensor cast = values.to(stored == DType::BF16 ? at::kBFloat16 : stored == DType::F16 ? at::kHalf : at::kFloat).contiguous();
-  const auto* data = static_cast<const std::uint8_t*>(cast.const_data_ptr());
-  return dense_tensor(stored, cast.sizes().vec(), Blob(std::vector<std::uint8_t>(data, data + cast.nbytes())));
-}
 
 // Sums over all tokens and experts of what a site's linears read.
 struct Energies {
@@ -129,7 +123,7 @@ class Scaler {
   at::Tensor values(const std::string& name) const { return to_torch(result_.model.tensors.at(name), name, at::kFloat); }
   void replace(const std::string& name, const at::Tensor& with) {
     Tensor& tensor = result_.model.tensors.at(name);
-    tensor = memory_.keep(from_torch(with, tensor.dtype));
+    tensor = memory_.keep(dense_from_torch(with, replacement_dtype(tensor)));
   }
 
   // What the recipe's rounding would lose of the matrices, with these scales.

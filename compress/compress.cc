@@ -12,6 +12,7 @@
 
 #include "miq/base/error.h"
 #include "miq/compress/channel_scaling.h"
+#include "miq/compress/dense.h"
 #include "miq/compress/plan.h"
 #include "miq/compress/report.h"
 #include "miq/compress/reshape.h"
@@ -25,13 +26,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-Tensor from_torch(const at::Tensor& values, DType dtype) {
-  const at::ScalarType type = dtype == DType::BF16 ? at::kBFloat16 : dtype == DType::F16 ? at::kHalf : at::kFloat;
-  const at::Tensor cast = values.to(type).contiguous();
-  const auto* data = static_cast<const std::uint8_t*>(cast.const_data_ptr());
-  return dense_tensor(dtype, cast.sizes().vec(), Blob(std::vector<std::uint8_t>(data, data + cast.nbytes())));
-}
 
 MatrixResult without_values(MatrixResult result) {
   result.values = at::Tensor();
@@ -225,8 +219,8 @@ class Driver {
   // Replaces the tensor by the compressed one, decoding to the same element type.
   void store(const std::string& name, const MatrixResult& solved) {
     Tensor& tensor = result_.model.tensors.at(name);
-    const DType dtype = tensor.dtype == DType::BF16 || tensor.dtype == DType::F16 ? tensor.dtype : DType::F32;
-    tensor = memory_.keep(solved.packed ? pack(*solved.packed, dtype) : encode_best(from_torch(solved.values, dtype), false));
+    const DType dtype = replacement_dtype(tensor);
+    tensor = memory_.keep(solved.packed ? pack(*solved.packed, dtype) : encode_best(dense_from_torch(solved.values, dtype), false));
   }
 
   const Model& dense_;

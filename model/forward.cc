@@ -288,17 +288,24 @@ void ForwardPass::replace_final_norm(const at::Tensor& weight) {
   final_norm_.weight = weight;
 }
 
+bool ForwardPass::own_way_back(LayerWeights& layer, const LayerContext& context) const {
+  if (!own_kernels(layer.index)) return false;
+  const at::NoGradGuard no_grad;
+  prepare(layer);
+  return layer.packed->differentiable(context);
+}
+
 at::Tensor ForwardPass::backward_layer(const LayerWeights& layer, const at::Tensor& hidden, const at::Tensor& gradient,
                                        const GradientObserver& output_gradient, const InputObserver& inputs) const {
   use_single_threaded_torch();
   const LayerConfig& sizes = model_.config.layers.at(static_cast<std::size_t>(layer.index));
   if (sizes.identity) return gradient;
   const LayerContext context = layer_context(sizes, hidden.size(0));
-  if (own_kernels(layer.index)) {
+  if (LayerWeights current = layer; own_way_back(current, context)) {
     const at::NoGradGuard no_grad;
-    LayerWeights current = layer;
-    prepare(current);
-    if (current.packed->differentiable(context)) return current.packed->backward(context, hidden.contiguous(), gradient.contiguous(), output_gradient);
+    const at::Tensor plain = hidden.contiguous();
+    if (inputs) observe_layer(current, plain, inputs);
+    return current.packed->backward(context, plain, gradient.contiguous(), output_gradient);
   }
   const c10::AutoGradMode with_grad(true);
   const at::Tensor input = hidden.detach().requires_grad_(true);

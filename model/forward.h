@@ -115,6 +115,8 @@ class ForwardPass {
   const Model& model_;
   ComputeType type_;
   bool own_kernels(std::int64_t layer) const;
+  // Whether our own kernels know the way back through a layer, which they have packed then.
+  bool own_way_back(LayerWeights& layer, const LayerContext& context) const;
 
   Kernels kernels_;
   std::unique_ptr<RopeTables> rope_;

@@ -27,12 +27,13 @@ std::optional<InputSite> site_of_norm(Role role) {
   return std::nullopt;
 }
 
-at::Tensor own_backward(const ForwardPass& pass, const LayerContext& context, const LayerWeights& layer, const at::Tensor& hidden,
-                        const at::Tensor& gradient, std::span<const std::string> tensors, const ForwardPass::GradientObserver& tensor_gradient) {
+// REQUIRES: our own kernels know the way back.
+at::Tensor own_backward(const ForwardPass& pass, const LayerWeights& layer, const at::Tensor& hidden, const at::Tensor& gradient,
+                        std::span<const std::string> tensors, const ForwardPass::GradientObserver& tensor_gradient) {
   for (const std::string& name : tensors) layer.tensor(name);  // throws where there is none
   std::map<InputPlace, at::Tensor> inputs;
-  pass.observe_layer(layer, hidden, [&](InputPlace place, const at::Tensor& input) { inputs[place] = input; });
-  const std::vector<LayerTensor> rules = layer_tensors(context.config, layer.index);
+  const auto keep_input = [&](InputPlace place, const at::Tensor& input) { inputs[place] = input; };
+  const std::vector<LayerTensor> rules = layer_tensors(pass.model().config, layer.index);
   const auto rule_of = [&](std::string_view name) { return *std::find_if(rules.begin(), rules.end(), [&](const LayerTensor& rule) { return rule.name == name; }); };
   const auto wanted = [&](const LayerTensor& linear) {
     return std::any_of(tensors.begin(), tensors.end(), [&](const std::string& name) {
@@ -40,10 +41,11 @@ at::Tensor own_backward(const ForwardPass& pass, const LayerContext& context, co
     });
   };
   std::map<std::string, at::Tensor, std::less<>> found;
-  at::Tensor result = layer.packed->backward(context, hidden, gradient, [&](std::string_view name, const at::Tensor& g) {
+  const auto keep_gradient = [&](std::string_view name, const at::Tensor& g) {
     const LayerTensor rule = rule_of(name);
     if (wanted(rule)) found.emplace(name, at::mm(g.t(), inputs.at(rule.place())));
-  });
+  };
+  at::Tensor result = pass.backward_layer(layer, hidden, gradient, keep_gradient, keep_input);
   for (const std::string& name : tensors) {
     if (const auto weight = found.find(name); weight != found.end()) {
       tensor_gradient(name, weight->second);
@@ -67,13 +69,9 @@ at::Tensor ForwardPass::backward_tensors(const LayerWeights& layer, const at::Te
   const LayerConfig& sizes = model_.config.layers.at(static_cast<std::size_t>(layer.index));
   if (sizes.identity) return gradient;
   const LayerContext context = layer_context(sizes, hidden.size(0));
-  if (own_kernels(layer.index)) {
+  if (LayerWeights current = layer; own_way_back(current, context)) {
     const at::NoGradGuard no_grad;
-    LayerWeights current = layer;
-    prepare(current);
-    if (current.packed->differentiable(context)) {
-      return own_backward(*this, context, current, hidden.contiguous(), gradient.contiguous(), tensors, tensor_gradient);
-    }
+    return own_backward(*this, current, hidden, gradient, tensors, tensor_gradient);
   }
   const c10::AutoGradMode with_grad(true);
   LayerWeights leaves{layer.index, layer.tensors, nullptr};

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <numeric>
 #include <functional>
 
 #include "miq/base/error.h"
@@ -177,6 +178,27 @@ TEST_P(Removal, TaylorScoresSumWeightsTimesGradients) {
   }
   EXPECT_NEAR(scores[1].groups[1], group, 1e-3 * group);
   EXPECT_NEAR(scores[1].channels[1], channel, 1e-3 * channel);
+}
+
+// Where the processor has bfloat16, that is what a run measures in.
+TEST_P(Removal, ScoresInBFloat16AreThoseOfFloat32RoundedOften) {
+  const Config config = base_config(GetParam());
+  const test::SmallModel small = small_model(config);
+  const Calibration calibration = windows_of(8, 64, config.vocabulary);
+  ThreadPool pool(2);
+  const auto sum_of = [](const std::vector<double>& values) { return std::accumulate(values.begin(), values.end(), 0.0); };
+  for (const RemovalScore score : {RemovalScore::Fisher, RemovalScore::Taylor}) {
+    const auto measure = [&](ComputeType type) {
+      return measure_scores(ForwardPass(small.model, type), calibration, score, pool, [](std::string_view, double) {});
+    };
+    const auto want = measure(ComputeType::Float32), got = measure(ComputeType::BFloat16);
+    for (std::size_t l = 0; l < 2; ++l) {
+      ASSERT_EQ(got[l].groups.size(), want[l].groups.size());
+      ASSERT_EQ(got[l].channels.size(), want[l].channels.size());
+      EXPECT_NEAR(sum_of(got[l].groups), sum_of(want[l].groups), 0.25 * sum_of(want[l].groups));
+      EXPECT_NEAR(sum_of(got[l].channels), sum_of(want[l].channels), 0.25 * sum_of(want[l].channels));
+    }
+  }
 }
 
 // The kept parts are recognised by their rows, which stay as they are.

@@ -99,6 +99,27 @@ TEST(Bf16Backward, GradientsOfTensorsAreThoseOfAutograd) {
   }
 }
 
+// Whichever way leads back.
+TEST(Bf16Backward, WhatTheLinearsReadIsShownBeforeAnyGradient) {
+  Config config = odd_config();
+  config.layers = {{6, 2, 10, 54}};
+  config.hidden = 70;
+  const SmallModel small = small_model(config, DType::BF16);
+  for (const ComputeType type : {ComputeType::Float32, ComputeType::BFloat16}) {
+    const ForwardPass pass(small.model, type);
+    const LayerWeights weights = pass.load_layer(0);
+    const at::Tensor hidden = pass.embed(random_ids(33, config.vocabulary, 3));
+    std::map<InputPlace, at::Tensor> want, got;
+    pass.observe_layer(weights, hidden, [&](InputPlace place, const at::Tensor& input) { want[place] = input.clone(); });
+    std::size_t shown = 0;
+    pass.backward_layer(weights, hidden, hidden, [&](std::string_view, const at::Tensor&) { shown += got.size() == want.size(); },
+                        [&](InputPlace place, const at::Tensor& input) { got[place] = input.clone(); });
+    EXPECT_EQ(shown, 7u);
+    ASSERT_EQ(got.size(), 4u);
+    for (const auto& [place, input] : want) EXPECT_TRUE(got.at(place).equal(input));
+  }
+}
+
 TEST(Bf16Backward, IsTheSameEveryTime) {
   if (!have_bf16_kernels()) GTEST_SKIP() << "this processor has no AVX512-BF16";
   Config config = odd_config();

@@ -60,6 +60,48 @@ TEST(Texts, AMissingTextSaysWhatWasLookedFor) {
   }
 }
 
+std::string write(const std::string& name, const std::string& bytes) {
+  const std::string path = testing::TempDir() + name;
+  std::ofstream(path, std::ios::binary) << bytes;
+  return path;
+}
+
+TEST(Texts, RowsOfJsonLinesAreJoinedAsTheProtocolJoins) {
+  const std::string rows = "{\"text\": \"\"}\n{\"text\": \" = T = \\n\", \"id\": [1, 2]}\r\n\n{\"text\": \" x \\n\"}";
+  const std::string path = write("miq_rows.jsonl", rows);
+  EXPECT_EQ(load_text("wikitext2", path).content, "\n\n = T = \n\n\n x \n");
+  EXPECT_EQ(load_text("novel", path).content, "\n\n = T = \n\n\n x \n");
+  EXPECT_EQ(load_text("novel", path, RowJoin::SkippingBlank).content, " = T = \n\n\n x \n");
+  EXPECT_EQ(load_text("novel", path, RowJoin::WholeFile).content, "\n = T = \n x ");
+  EXPECT_EQ(load_text("novel", write("miq_rows.txt", rows)).content, rows);  // the ending says what it is
+  EXPECT_EQ(load_text("ptb", write("miq_ptb.jsonl", "{\"sentence\": \"no it was\"}\n{\"sentence\": \"black monday\"}\n")).content,
+            "no it was black monday");
+}
+
+TEST(Texts, BadJsonLinesAreNamedWithTheirLine) {
+  for (const std::string row : {"{\"txt\": \"a\"}", "[1]", "{\"text\": 5}", "\"text\"", "{\"text\": \"a\"", "3"}) {
+    const std::string path = write("miq_bad.jsonl", "{\"text\": \"fine\"}\n" + row + "\n");
+    try {
+      load_text("novel", path);
+      FAIL() << row;
+    } catch (const FormatError& error) {
+      EXPECT_NE(std::string(error.what()).find("miq_bad.jsonl: line 2"), std::string::npos) << error.what();
+    }
+  }
+}
+
+TEST(Texts, PackedOnesAreFoundAndRecognised) {
+  const std::string folder = testing::TempDir() + "miq_packed_texts/";
+  fs::create_directories(folder);
+  // gzip of "hello hello hello\n", as the program writes it.
+  const unsigned char packed[] = {0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x03, 0xcb, 0x48, 0xcd, 0xc9, 0xc9, 0x57, 0xc8, 0x40, 0x90, 0x5c,
+                                  0x00, 0x3b, 0x7c, 0x8a, 0xdf, 0x12, 0x00, 0x00, 0x00};
+  std::ofstream(folder + "novel.txt.gz", std::ios::binary).write(reinterpret_cast<const char*>(packed), sizeof packed);
+  const Text text = load_text("novel", find_text(folder, "novel"));
+  EXPECT_EQ(text.content, "hello hello hello\n");
+  EXPECT_EQ(text.source_digest, text_digest("hello hello hello\n"));
+}
+
 TEST(Texts, EmptyFilesAreRefused) {
   const std::string path = testing::TempDir() + "miq_empty.txt";
   std::ofstream(path).flush();

@@ -1,5 +1,6 @@
 // Protocols as rows of one table; sources: sparsegpt llama.py::llama_eval, TransformerCompression
-// gpu_utils.py::evaluate_ppl, llama.cpp tools/perplexity/perplexity.cpp::perplexity.
+// gpu_utils.py::evaluate_ppl, llama.cpp tools/perplexity/perplexity.cpp::perplexity, exllamav3
+// eval/ppl.py::get_test_tokens.
 #include "miq/evaluate/protocol.h"
 
 #include <algorithm>
@@ -40,6 +41,18 @@ constexpr Protocol kProtocols[] = {
      .keep_short_window = false,
      .ignore_padding = false,
      .mean_over_tokens = true},
+    {.name = "exllamav3",
+     .summary = "its eval/ppl.py: 100 windows of 2048, no special token in front, mean over tokens",
+     .join = RowJoin::Gptq,
+     .seqlen = 2048,
+     .second_half = false,
+     .overwrite_bos = false,
+     .keep_short_window = false,
+     .ignore_padding = false,
+     .mean_over_tokens = true,
+     .special_tokens = false,
+     .token_behind = true,
+     .most_windows = 100},
     {.name = "blocks-128",
      .summary = "the earlier scripts: windows of 128, the last short one too",
      .join = RowJoin::SkippingBlank,
@@ -100,22 +113,24 @@ WindowPlan plan_windows(const Protocol& protocol, const Model& model, const Text
   }
   WindowPlan plan;
   plan.seqlen = seqlen;
-  plan.tokens = model.tokenizer->encode(text.content, true);
+  plan.tokens = model.tokenizer->encode(text.content, protocol.special_tokens);
   plan.text_tokens = static_cast<std::int64_t>(plan.tokens.size());
   const auto length = static_cast<std::size_t>(seqlen);
-  const std::size_t needed = protocol.second_half ? 2 * length : protocol.keep_short_window ? 2 : length;
+  const std::size_t needed = protocol.second_half ? 2 * length : protocol.keep_short_window ? 2 : length + (protocol.token_behind ? 1 : 0);
   if (plan.tokens.size() < needed) {
     throw Error(text.path + ": " + std::to_string(plan.tokens.size()) + " tokens, but protocol " + std::string(protocol.name) +
                 " with windows of " + std::to_string(seqlen) + " needs " + std::to_string(needed) +
                 ". Use a longer text or a smaller --seqlen");
   }
   std::size_t most = plan.tokens.size();
+  if (limit == 0) limit = protocol.most_windows;
   if (limit > 0) most = std::min(most, static_cast<std::size_t>(limit));
   if (text.window_limit > 0) most = std::min(most, static_cast<std::size_t>(text.window_limit));
   const auto first = protocol.second_half ? seqlen / 2 : 0;
   for (std::size_t begin = 0; begin + 1 < plan.tokens.size() && plan.windows.size() < most; begin += length) {
     const std::size_t here = std::min(length, plan.tokens.size() - begin);
     if (here < length && !protocol.keep_short_window) break;
+    if (protocol.token_behind && begin + here == plan.tokens.size()) break;
     plan.windows.push_back({begin, here, first});
   }
   if (protocol.overwrite_bos) {

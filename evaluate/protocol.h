@@ -9,6 +9,9 @@
 //   llama.cpp  llama-perplexity: the file as it is, less one newline at the end; windows of 512, whose
 //              first token is overwritten by BOS where the vocabulary adds one; positions seqlen/2 …
 //              seqlen-2 scored; exp of the mean over all scored tokens; standard error over tokens.
+//   exllamav3  its eval/ppl.py: rows joined as gptq, no special token in front, windows of 2048 in order while a
+//              token follows them, the first 100 unless told otherwise; exp of the mean over all tokens. Standard
+//              error over tokens.
 //   blocks-128 the earlier evaluation scripts: rows that are not blank joined with a blank line, windows
 //              of 128 including the last short one, mean of window means.
 #pragma once
@@ -49,6 +52,9 @@ struct Protocol {
   bool keep_short_window;        // the last one, from two tokens on
   bool ignore_padding;
   bool mean_over_tokens;         // false: mean of window means
+  bool special_tokens = true;    // the tokenizer's in front of the text
+  bool token_behind = false;     // a window counts only when another token follows it
+  std::int64_t most_windows = 0; // 0: all; where the user names no number
 };
 
 std::span<const Protocol> protocols();

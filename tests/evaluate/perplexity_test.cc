@@ -50,6 +50,17 @@ TEST(Protocol, BlocksKeepTheShortLastWindow) {
   EXPECT_EQ(plan_windows(protocol("blocks-128"), toy.model, toy_text(129), 128, 0).windows.size(), 1u);
 }
 
+TEST(Protocol, Exllamav3PutsNothingInFrontAndWantsATokenBehindEachWindow) {
+  const auto toy = toy_model(100);
+  const WindowPlan plan = plan_windows(protocol("exllamav3"), toy.model, toy_text(48), 16, 0);
+  EXPECT_EQ(plan.tokens, toy.model.tokenizer->encode(toy_text(48).content, false));
+  EXPECT_EQ(plan.windows.size(), 2u);  // nothing follows the third
+  EXPECT_EQ(plan_windows(protocol("exllamav3"), toy.model, toy_text(49), 16, 0).windows.size(), 3u);
+  EXPECT_EQ(plan_windows(protocol("exllamav3"), toy.model, toy_text(500), 4, 0).windows.size(), 100u);
+  EXPECT_EQ(plan_windows(protocol("exllamav3"), toy.model, toy_text(500), 4, 110).windows.size(), 110u);
+  EXPECT_THROW(plan_windows(protocol("exllamav3"), toy.model, toy_text(16), 16, 0), Error);
+}
+
 TEST(Protocol, OddRequestsAreRefusedByName) {
   EXPECT_THROW(protocol("perplexed"), UsageError);
   EXPECT_THROW(window_length(protocol("gptq"), test::odd_config(), 5000), UsageError);
@@ -77,13 +88,13 @@ TEST_P(PerplexityOf, EqualsTheNaiveLoop) {
   ASSERT_EQ(results.size(), 2u);
   for (std::size_t i = 0; i < texts.size(); ++i) {
     ASSERT_FALSE(results[i].failed()) << results[i].failure;
-    const auto ids = toy.model.tokenizer->encode(texts[i].content, true);
+    const auto ids = toy.model.tokenizer->encode(texts[i].content, GetParam() != std::string("exllamav3"));
     const double expected = reference::perplexity(toy.oracle, ids, 16, GetParam(), 100, 2);
     EXPECT_NEAR(results[i].summary.perplexity / expected, 1, 1e-5);
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(AllProtocols, PerplexityOf, testing::Values("gptq", "slicegpt", "llama.cpp", "blocks-128"),
+INSTANTIATE_TEST_SUITE_P(AllProtocols, PerplexityOf, testing::Values("gptq", "slicegpt", "llama.cpp", "exllamav3", "blocks-128"),
                          [](const auto& test_case) { return "Case" + std::to_string(test_case.index); });
 
 TEST(Perplexity, IsTheSameBitsForAnyThreadsAndBatches) {

@@ -15,6 +15,7 @@ inline double perplexity(const Forward& model, std::vector<std::int32_t> ids, st
     std::vector<std::int32_t> window(ids.begin() + static_cast<std::ptrdiff_t>(begin),
                                      ids.begin() + static_cast<std::ptrdiff_t>(std::min(ids.size(), begin + length)));
     if (window.size() < length && (protocol != "blocks-128" || window.size() < 2)) continue;
+    if (protocol == "exllamav3" && begin + length >= ids.size()) continue;
     if (protocol == "llama.cpp") window[0] = bos;
     Matrix x = model.embed(window);
     for (std::int64_t layer = 0; layer < static_cast<std::int64_t>(model.config.layers.size()); ++layer) x = model.run_layer(layer, x);
@@ -30,7 +31,7 @@ inline double perplexity(const Forward& model, std::vector<std::int32_t> ids, st
     sum_of_means += sum / count;
     ++windows;
   }
-  return std::exp(protocol == "llama.cpp" ? total / counted : sum_of_means / windows);
+  return std::exp(protocol == "llama.cpp" || protocol == "exllamav3" ? total / counted : sum_of_means / windows);
 }
 
 }  // namespace miq::reference

@@ -5,17 +5,40 @@
 #include <algorithm>
 
 #include "miq/base/error.h"
+#include "miq/evaluate/measure_texts.h"
 
 namespace miq {
 namespace {
 
-void measure_texts(MetricContext& context) {
-  if (context.options.texts.empty()) return;
-  context.report.perplexity = measure_perplexity(context.forward(), context.options.texts, context.options.perplexity, context.pool,
-                                                 context.progress, context.walk);
+bool wanted(const EvaluationOptions& options, std::string_view metric) {
+  return std::find(options.metrics.begin(), options.metrics.end(), metric) != options.metrics.end();
+}
+
+bool is_reference(const MetricContext& context) {
+  return context.options.reference && &context.options.reference->model() == &context.model;
+}
+
+// Perplexity and divergence, from one walk.
+void measure_on_texts(MetricContext& context) {
+  const EvaluationOptions& options = context.options;
+  if (options.texts.empty()) return;
+  DivergenceReference* reference = wanted(options, "divergence") ? options.reference : nullptr;
+  TextMeasures measures =
+      measure_texts(context.forward(), options.texts, options.perplexity, reference, context.pool, context.progress, context.walk);
+  if (wanted(options, "ppl")) context.report.perplexity = std::move(measures.perplexity);
+  context.report.divergence = std::move(measures.divergence);
   for (const Perplexity& result : context.report.perplexity) {
     if (result.failed()) context.report.failures.push_back("perplexity of " + result.text + ": " + result.failure);
   }
+  for (const Divergence& result : context.report.divergence) {
+    if (!result.failed() || !(result.comparable || options.reference_named)) continue;
+    context.report.failures.push_back("divergence on " + result.text + ": " + result.failure);
+  }
+}
+
+void measure_divergence(MetricContext& context) {
+  // With `ppl` it was measured in that walk; the reference itself has none.
+  if (!wanted(context.options, "ppl") && context.options.reference && !is_reference(context)) measure_on_texts(context);
 }
 
 void measure_throughput(MetricContext& context) {
@@ -30,7 +53,8 @@ void measure_throughput(MetricContext& context) {
 }
 
 constexpr Metric kMetrics[] = {
-    {"ppl", "perplexity on the given texts", measure_texts},
+    {"ppl", "perplexity on the given texts", measure_on_texts},
+    {"divergence", "Kullback-Leibler divergence from the reference's predictions on the same texts", measure_divergence},
     {"speed", "tokens per second of the evaluation pass", measure_throughput},
     {"memory", "peak memory of opening and evaluating", [](MetricContext& context) { context.report.memory = context.memory.figures(); }},
     {"params", "parameters: total, nonzero, by part; sparsity",
@@ -42,6 +66,7 @@ constexpr Metric kMetrics[] = {
 }  // namespace
 
 ForwardPass& MetricContext::forward() {
+  if (is_reference(*this)) return options.reference->forward();
   if (!made_forward) made_forward = std::make_unique<ForwardPass>(model, options.type);
   return *made_forward;
 }
@@ -93,10 +118,11 @@ ModelReport evaluate_model(const Model& model, const std::string& path, const Ev
   };
   MetricContext context{
       .model = model, .path = path, .options = options, .pool = pool, .progress = sampling, .memory = memory, .report = report};
-  for (const Metric& metric : kMetrics) {
-    if (std::find(options.metrics.begin(), options.metrics.end(), metric.name) != options.metrics.end()) metric.measure(context);
-  }
   report.digest = weights_digest(model, pool);
+  if (is_reference(context)) options.reference->digest = report.digest;
+  for (const Metric& metric : kMetrics) {
+    if (wanted(options, metric.name)) metric.measure(context);
+  }
   return report;
 }
 

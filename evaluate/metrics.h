@@ -16,6 +16,8 @@ struct EvaluationOptions {
   std::vector<Text> texts;             // prepared for the protocol
   PerplexityOptions perplexity;
   ComputeType type = ComputeType::Float32;
+  DivergenceReference* reference = nullptr;  // whom `divergence` compares with; null: nobody
+  bool reference_named = false;              // by the user: then a model that cannot be compared with it is a failure
 };
 
 // What a metric works with.

@@ -19,10 +19,15 @@ struct Item {  // one window on its way through the model
   const WindowPlan* plan;
   const Window* window;
   std::vector<float>* losses;
+  std::size_t plan_number = 0, window_number = 0;
 };
 
 // Counts work in tokens times layers; the head counts as `kHeadLayers` layers, about what it costs a small model.
 constexpr double kHeadLayers = 3;
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
 
 class WalkProgress {
  public:
@@ -42,7 +47,8 @@ class WalkProgress {
   std::atomic<double> done_{0};
 };
 
-void walk_batch(const ForwardPass& forward, std::span<const Item> items, ThreadPool& pool, WalkProgress& progress) {
+// Returns the seconds that the observer took.
+double walk_batch(const ForwardPass& forward, std::span<const Item> items, ThreadPool& pool, const WalkOptions& options, WalkProgress& progress) {
   const auto count = static_cast<std::int64_t>(items.size());
   std::vector<at::Tensor> hidden(items.size());
   std::optional<LayerWeights> current, next;
@@ -73,9 +79,19 @@ void walk_batch(const ForwardPass& forward, std::span<const Item> items, ThreadP
     const Item& item = items[static_cast<std::size_t>(unit)];
     at::Tensor& states = hidden[static_cast<std::size_t>(unit)];
     *item.losses = forward.losses(states, item.plan->ids(*item.window), item.window->first);
-    states = at::Tensor();
+    if (!options.observer) states = at::Tensor();
     progress.add("losses", kHeadLayers * static_cast<double>(item.window->length));
   });
+  if (!options.observer) return 0;
+  const auto started = std::chrono::steady_clock::now();
+  pool.for_each(count, [&](std::int64_t unit) {
+    const Item& item = items[static_cast<std::size_t>(unit)];
+    at::Tensor& states = hidden[static_cast<std::size_t>(unit)];
+    options.observer(item.plan_number, item.window_number, states);
+    states = at::Tensor();
+    progress.add("divergence", kHeadLayers * static_cast<double>(item.window->length));
+  });
+  return seconds_since(started);
 }
 
 }  // namespace
@@ -89,11 +105,12 @@ std::vector<std::vector<std::vector<float>>> walk_windows(const ForwardPass& for
   for (std::size_t p = 0; p < plans.size(); ++p) {
     losses[p].resize(plans[p]->windows.size());
     for (std::size_t w = 0; w < losses[p].size(); ++w) {
-      items.push_back({plans[p], &plans[p]->windows[w], &losses[p][w]});
+      items.push_back({plans[p], &plans[p]->windows[w], &losses[p][w], p, w});
       tokens += static_cast<std::int64_t>(plans[p]->windows[w].length);
     }
   }
-  WalkProgress reporter(progress, static_cast<double>(tokens) * (static_cast<double>(forward.layers()) + kHeadLayers));
+  WalkProgress reporter(progress, static_cast<double>(tokens) * (static_cast<double>(forward.layers()) + (options.observer ? 2 : 1) * kHeadLayers));
+  double observing = 0;
   const auto started = std::chrono::steady_clock::now();
   const std::uint64_t token_bytes = static_cast<std::uint64_t>(forward.model().config.hidden) * sizeof(float);
   for (std::size_t begin = 0; begin < items.size();) {
@@ -104,10 +121,10 @@ std::vector<std::vector<std::vector<float>>> walk_windows(const ForwardPass& for
       if (bytes > options.activation_bytes && end - begin >= static_cast<std::size_t>(pool.threads())) break;
       ++end;
     }
-    walk_batch(forward, std::span(items).subspan(begin, end - begin), pool, reporter);
+    observing += walk_batch(forward, std::span(items).subspan(begin, end - begin), pool, options, reporter);
     begin = end;
   }
-  statistics.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  statistics.seconds += seconds_since(started) - observing;
   statistics.tokens += tokens;
   return losses;
 }
@@ -122,16 +139,14 @@ bool was_calibrated_on(const Model& model, const Text& text) {
   return false;
 }
 
-std::vector<Perplexity> measure_perplexity(const ForwardPass& forward, const std::vector<Text>& texts, const PerplexityOptions& options,
-                                           ThreadPool& pool, const ProgressFunction& progress, WalkStatistics& statistics) {
-  const Model& model = forward.model();
+PlannedTexts plan_texts(const Model& model, const std::vector<Text>& texts, const PerplexityOptions& options, ThreadPool& pool) {
   const Protocol& rules = protocol(options.protocol);
   const std::int64_t seqlen = window_length(rules, model.config, options.seqlen);
-  std::vector<Perplexity> results(texts.size());
-  std::vector<WindowPlan> plans(texts.size());
+  PlannedTexts planned{std::vector<WindowPlan>(texts.size()), std::vector<Perplexity>(texts.size())};
   pool.for_each(static_cast<std::int64_t>(texts.size()), [&](std::int64_t unit) {
     const auto i = static_cast<std::size_t>(unit);
-    Perplexity& result = results[i];
+    Perplexity& result = planned.results[i];
+    WindowPlan& plan = planned.plans[i];
     result.text = texts[i].name;
     result.path = texts[i].path;
     result.protocol = rules.name;
@@ -140,29 +155,36 @@ std::vector<Perplexity> measure_perplexity(const ForwardPass& forward, const std
     result.source_digest = texts[i].source_digest;
     result.calibrated_on = was_calibrated_on(model, texts[i]);
     try {
-      plans[i] = plan_windows(rules, model, texts[i], seqlen, options.windows);
+      plan = plan_windows(rules, model, texts[i], seqlen, options.windows);
     } catch (const Error& error) {
       result.failure = error.what();
     }
-    result.text_tokens = plans[i].text_tokens;
-    result.windows = static_cast<std::int64_t>(plans[i].windows.size());
-    for (const Window& window : plans[i].windows) result.tokens += static_cast<std::int64_t>(window.length);
+    result.text_tokens = plan.text_tokens;
+    result.windows = static_cast<std::int64_t>(plan.windows.size());
+    for (const Window& window : plan.windows) result.tokens += static_cast<std::int64_t>(window.length);
   });
+  return planned;
+}
+
+void summarise_text(const WindowPlan& plan, const std::vector<std::vector<float>>& losses, Perplexity& result) {
+  if (result.failed()) return;
+  result.summary = summarise(protocol(result.protocol), plan, losses);
+  if (std::isfinite(result.summary.perplexity)) return;
+  const auto& means = result.summary.window_nll;
+  const auto bad = std::find_if(means.begin(), means.end(), [](double mean) { return !std::isfinite(mean); });
+  result.failure = bad == means.end()
+                       ? "the perplexity overflows"
+                       : "the loss is not finite in window " + std::to_string(bad - means.begin() + 1) + " of " + std::to_string(means.size());
+}
+
+std::vector<Perplexity> measure_perplexity(const ForwardPass& forward, const std::vector<Text>& texts, const PerplexityOptions& options,
+                                           ThreadPool& pool, const ProgressFunction& progress, WalkStatistics& statistics) {
+  PlannedTexts planned = plan_texts(forward.model(), texts, options, pool);
   std::vector<const WindowPlan*> pointers;
-  for (const WindowPlan& plan : plans) pointers.push_back(&plan);
+  for (const WindowPlan& plan : planned.plans) pointers.push_back(&plan);
   const auto losses = walk_windows(forward, pointers, pool, options.walk, progress, statistics);
-  for (std::size_t i = 0; i < texts.size(); ++i) {
-    if (results[i].failed()) continue;
-    results[i].summary = summarise(rules, plans[i], losses[i]);
-    if (!std::isfinite(results[i].summary.perplexity)) {
-      const auto& means = results[i].summary.window_nll;
-      const auto bad = std::find_if(means.begin(), means.end(), [](double mean) { return !std::isfinite(mean); });
-      results[i].failure = bad == means.end() ? "the perplexity overflows"
-                                              : "the loss is not finite in window " + std::to_string(bad - means.begin() + 1) + " of " +
-                                                    std::to_string(means.size());
-    }
-  }
-  return results;
+  for (std::size_t i = 0; i < texts.size(); ++i) summarise_text(planned.plans[i], losses[i], planned.results[i]);
+  return planned.results;
 }
 
 }  // namespace miq

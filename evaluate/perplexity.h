@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,9 @@ struct WalkOptions {
   // Hidden states kept between layers, [tokens, hidden] float32 over all windows in flight. Where all windows
   // need more than this, they go through the model in several walks. At least one window per thread goes.
   std::uint64_t activation_bytes = std::uint64_t{1} << 30;
+  // Sees the states behind the last layer, [tokens, hidden], of each window after its losses: from several threads, each window
+  // once. Its time does not count in the walk's.
+  std::function<void(std::size_t plan, std::size_t window, const at::Tensor& hidden)> observer;
 };
 
 struct WalkStatistics {
@@ -52,6 +56,16 @@ struct PerplexityOptions {
   std::int64_t windows = 0;  // 0: all
   WalkOptions walk;
 };
+
+// The windows of several texts, and what is known of their perplexities before a walk. A text that cannot be used has a failure
+// and no windows.
+struct PlannedTexts {
+  std::vector<WindowPlan> plans;
+  std::vector<Perplexity> results;
+};
+PlannedTexts plan_texts(const Model& model, const std::vector<Text>& texts, const PerplexityOptions& options, ThreadPool& pool);
+// Puts the losses, result[plan][window][position], into one result: figures, or a failure where one is not finite.
+void summarise_text(const WindowPlan& plan, const std::vector<std::vector<float>>& losses, Perplexity& result);
 
 // One result per text, in order. A non-finite loss, or a text too short, is that text's failure and leaves
 // the others as they are.

@@ -67,6 +67,27 @@ Json perplexity_json(const Perplexity& result) {
   return json;
 }
 
+Json divergence_json(const Divergence& result) {
+  Json json{{"reference", result.reference}, {"reference_digest", result.reference_digest}, {"tokens", result.tokens}};
+  if (result.failed()) {
+    json[result.comparable ? "failure" : "not_comparable"] = result.failure;
+    return json;
+  }
+  const std::pair<const char*, double> figures[] = {{"mean", result.mean},
+                                                    {"standard_error", result.standard_error},
+                                                    {"median", result.median},
+                                                    {"percentile_90", result.percentile_90},
+                                                    {"percentile_99", result.percentile_99},
+                                                    {"maximum", result.maximum},
+                                                    {"top1_agreement", result.same_top},
+                                                    {"top1_agreement_error", result.same_top_error},
+                                                    {"loss_correlation", result.loss_correlation},
+                                                    {"mean_log_ppl_ratio", result.log_ratio},
+                                                    {"mean_log_ppl_ratio_error", result.log_ratio_error}};
+  for (const auto& [key, value] : figures) json[key] = finite(value);
+  return json;
+}
+
 Json model_json(const ModelReport& model) {
   Json json{{"name", model.name},
             {"path", model.path},
@@ -98,6 +119,10 @@ Json model_json(const ModelReport& model) {
   if (!model.perplexity.empty()) {
     Json& texts = json["perplexity"] = Json::object();
     for (const Perplexity& result : model.perplexity) texts[result.text] = perplexity_json(result);
+  }
+  if (!model.divergence.empty()) {
+    Json& texts = json["divergence"] = Json::object();
+    for (const Divergence& result : model.divergence) texts[result.text] = divergence_json(result);
   }
   if (model.throughput) {
     json["throughput"] = {{"tokens_per_second", model.throughput->tokens_per_second},

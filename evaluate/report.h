@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "miq/evaluate/count.h"
+#include "miq/evaluate/divergence.h"
 #include "miq/evaluate/memory.h"
 #include "miq/evaluate/perplexity.h"
 #include "miq/evaluate/size.h"
@@ -24,6 +25,7 @@ struct ModelReport {
   std::optional<ParameterCount> parameters;
   std::optional<SizeFigures> size;
   std::vector<Perplexity> perplexity;
+  std::vector<Divergence> divergence;  // from the reference, one a text; empty for the reference itself
   std::optional<Throughput> throughput;
   std::optional<MemoryFigures> memory;
   std::vector<std::string> failures;  // metrics that gave no value, each with its reason

@@ -36,6 +36,20 @@ Cell perplexity_cell(const Perplexity* result) {
   return cell;
 }
 
+// A figure of the divergence on a text, where there is one.
+template <typename Function>
+Cell divergence_cell(const ModelReport& model, const std::string& text, Function figure) {
+  const auto found = std::find_if(model.divergence.begin(), model.divergence.end(), [&](const Divergence& d) { return d.text == text; });
+  if (found == model.divergence.end()) return {};
+  if (!found->failed()) return figure(*found);
+  Cell cell;
+  if (found->comparable) {
+    cell.text = "failed";
+    cell.failed = true;
+  }
+  return cell;
+}
+
 template <typename Function>
 Column column(const Report& report, std::string title, std::string explanation, Function cell) {
   Column made{std::move(title), std::move(explanation), false, false, {}};
@@ -45,6 +59,28 @@ Column column(const Report& report, std::string title, std::string explanation, 
 
 bool any_value(const Column& column) {
   return std::any_of(column.cells.begin(), column.cells.end(), [](const Cell& cell) { return cell.has_value || cell.failed; });
+}
+
+void add_divergence_columns(const Report& report, const std::string& text, std::vector<Column>& columns) {
+  columns.push_back(column(report, "KL " + text,
+                           "Mean Kullback-Leibler divergence of the next token's distribution from the reference's on " + text +
+                               ", in nats; lower is closer. ± is the standard error",
+                           [&](const ModelReport& m) {
+                             return divergence_cell(m, text, [](const Divergence& d) {
+                               Cell cell = number(d.mean, figure_text(d.mean, 3));
+                               cell.detail = "± " + figure_text(d.standard_error, 2);
+                               return cell;
+                             });
+                           }));
+  columns.push_back(column(report, "KL 99 % " + text, "99th percentile of that divergence over the tokens of " + text, [&](const ModelReport& m) {
+    return divergence_cell(m, text, [](const Divergence& d) { return number(d.percentile_99, figure_text(d.percentile_99, 3)); });
+  }));
+  columns.back().wide_only = true;
+  columns.push_back(column(report, "same top " + text, "Share of the tokens of " + text + " where the most likely next token is the reference's",
+                           [&](const ModelReport& m) {
+                             return divergence_cell(m, text, [](const Divergence& d) { return number(d.same_top, fixed(100 * d.same_top, 1) + " %"); });
+                           }));
+  columns.back().wide_only = true;
 }
 
 }  // namespace
@@ -60,6 +96,7 @@ std::vector<Column> report_columns(const Report& report) {
     columns.push_back(column(report, text, "Perplexity on " + text + "; lower is better. ± is the standard error",
                              [&](const ModelReport& m) { return perplexity_cell(perplexity_of(m, text)); }));
   }
+  for (const std::string& text : report.texts()) add_divergence_columns(report, text, columns);
   columns.push_back(column(report, "code bits", "Bits of the code of each kept weight, averaged over the linears of the decoder layers",
                            [](const ModelReport& m) { return m.size ? number(m.size->code_bits, fixed(m.size->code_bits, 2)) : Cell{}; }));
   columns.push_back(
@@ -95,6 +132,15 @@ std::vector<std::string> report_notes(const Report& report) {
   for (const ModelReport& model : report.models) {
     for (const Perplexity& result : model.perplexity) calibrated |= result.calibrated_on;
     synthetic |= model.throughput && model.throughput->synthetic;
+  }
+  std::vector<std::string> told;
+  for (const ModelReport& model : report.models) {
+    for (const Divergence& result : model.divergence) {
+      if (result.failed() && !result.comparable) notes.push_back(model.name + ": no divergence on " + result.text + ": " + result.failure + ".");
+      if (result.failed() || std::find(told.begin(), told.end(), result.reference) != told.end()) continue;
+      told.push_back(result.reference);
+      notes.push_back("KL: divergence from " + result.reference + " over the scored tokens, in nats.");
+    }
   }
   if (calibrated)
     notes.push_back("* This text also calibrated the model, so the figure flatters it: compare on a text that the method has not seen.");

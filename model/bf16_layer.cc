@@ -230,4 +230,13 @@ std::vector<float> bf16_losses(const PackedBf16& head, const at::Tensor& final_n
   return losses;
 }
 
+void bf16_logits(const PackedBf16& head, const at::Tensor& x, at::Tensor& to) {
+  const std::int64_t n = x.size(1), vocabulary = head.columns();
+  float* out = to.data_ptr<float>();
+  product(bits(x), n, x.size(0), head, [&](std::int64_t row, std::int64_t rows, std::int64_t column, const float* tile) {
+    const std::int64_t count = std::min(kTileColumns, vocabulary - column);
+    for (std::int64_t r = 0; r < rows && count > 0; ++r) std::copy_n(tile + r * kTileColumns, count, out + (row + r) * vocabulary + column);
+  });
+}
+
 }  // namespace miq

@@ -69,5 +69,7 @@ PackedBf16 pack_head(const at::Tensor& head);
 // Losses of positions first … first + targets.size() - 1 of hidden [tokens, hidden] float32.
 std::vector<float> bf16_losses(const PackedBf16& head, const at::Tensor& final_norm, double epsilon, const at::Tensor& hidden,
                                std::int64_t first, std::span<const std::int32_t> targets);
+// to[t] = head x[t]: x [rows, hidden] bfloat16, to [rows, vocabulary] float32, both contiguous.
+void bf16_logits(const PackedBf16& head, const at::Tensor& x, at::Tensor& to);
 
 }  // namespace miq

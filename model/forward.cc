@@ -26,6 +26,8 @@ namespace {
 
 // Positions whose logits exist at once.
 constexpr std::int64_t kLossBlock = 128;
+// Rows of the head that are widened to float32 at once.
+constexpr std::int64_t kHeadSlice = 4096;
 
 at::ScalarType torch_type(DType dtype, std::string_view name) {
   switch (dtype) {
@@ -209,6 +211,25 @@ at::Tensor ForwardPass::project(const at::Tensor& head_input) const {
   use_single_threaded_torch();
   const at::NoGradGuard no_grad;
   const at::Tensor z = at::linear(head_input, head_).to(at::kFloat);
+  return head_bias_.defined() ? z + head_bias_ : z;
+}
+
+at::Tensor ForwardPass::exact_logits(const at::Tensor& head_input) const {
+  use_single_threaded_torch();
+  const at::NoGradGuard no_grad;
+  if (type_ == ComputeType::Float32) return project(head_input);
+  const std::int64_t rows = head_input.size(0), vocabulary = head_.size(0);
+  at::Tensor z = at::empty({rows, vocabulary}, at::kFloat);
+  if (packs_head_) {
+    std::call_once(packing_head_, [&] { packed_head_ = std::make_unique<PackedBf16>(pack_head(head_)); });
+    bf16_logits(*packed_head_, head_input.contiguous(), z);
+    return z;
+  }
+  const at::Tensor x = head_input.to(at::kFloat);
+  for (std::int64_t begin = 0; begin < vocabulary; begin += kHeadSlice) {
+    const std::int64_t count = std::min(kHeadSlice, vocabulary - begin);
+    z.narrow(1, begin, count).copy_(at::linear(x, head_.narrow(0, begin, count).to(at::kFloat)));
+  }
   return head_bias_.defined() ? z + head_bias_ : z;
 }
 

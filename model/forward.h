@@ -93,6 +93,8 @@ class ForwardPass {
   // What the head reads: the final norm of hidden states, [tokens, width] in the compute type; and the logits of that, float32.
   at::Tensor head_input(const at::Tensor& hidden) const;
   at::Tensor project(const at::Tensor& head_input) const;
+  // The same logits, not rounded to the compute type on the way: for differences that the rounding would drown.
+  at::Tensor exact_logits(const at::Tensor& head_input) const;
   // d loss/d hidden, given d loss/d logits(hidden). Where `norm_gradient` is given it becomes d loss/d (the final norm's weight), [hidden]
   // float32, or stays undefined where the model has no such weight.
   at::Tensor head_backward(const at::Tensor& hidden, const at::Tensor& logits_gradient, at::Tensor* norm_gradient = nullptr) const;

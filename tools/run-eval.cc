@@ -1,6 +1,9 @@
 // run-eval MODEL…: every model measured the same way, one after another, and a report side by side.
+#include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <set>
 
 #include "miq/base/version.h"
@@ -19,7 +22,7 @@ namespace fs = std::filesystem;
 struct Options {
   std::vector<std::string> models, datasets;
   std::string metrics = "all", data_dir, dtype = "float32", device = "cpu", protocol = "gptq";
-  std::string output, markdown, html;
+  std::string output, markdown, html, reference, scratch;
   std::int64_t seqlen = 0, windows = 0;
 };
 
@@ -91,15 +94,55 @@ EvaluationOptions evaluation_options(const Options& options, Session& session) {
   evaluation.perplexity.windows = options.windows;
   evaluation.type = compute_type(options.dtype);
   const RowJoin join = protocol(options.protocol).join;
-  const bool wants_texts = std::find(evaluation.metrics.begin(), evaluation.metrics.end(), "ppl") != evaluation.metrics.end();
+  const bool wants_texts = std::any_of(evaluation.metrics.begin(), evaluation.metrics.end(),
+                                       [](const std::string& metric) { return metric == "ppl" || metric == "divergence"; });
   if (!wants_texts) return evaluation;
   evaluation.texts = load_texts(options, join);
   if (evaluation.texts.empty()) {
     if (options.metrics.find("all") == std::string::npos)
-      throw UsageError("metric ppl needs a text. Give --dataset NAME=PATH or --data-dir FOLDER");
-    session.message_function()("no text given (--dataset, --data-dir): perplexity is left out");
+      throw UsageError("metrics ppl and divergence need a text. Give --dataset NAME=PATH or --data-dir FOLDER");
+    session.message_function()("no text given (--dataset, --data-dir): perplexity and divergence are left out");
   }
   return evaluation;
+}
+
+// Whom the others are compared with: one of the models, or another one; nobody.
+struct Reference {
+  std::optional<std::size_t> number;  // of the models
+  Named other;                        // where it is none of them
+  bool wanted = false, named = false;
+};
+
+Reference choose_reference(const Options& options, const std::vector<Named>& models, const EvaluationOptions& evaluation) {
+  Reference reference;
+  const bool asked = std::find(evaluation.metrics.begin(), evaluation.metrics.end(), "divergence") != evaluation.metrics.end();
+  reference.named = !options.reference.empty();
+  if (options.reference == "none" || evaluation.texts.empty() || (!asked && !reference.named)) return reference;
+  if (!asked) throw UsageError("--reference is for the metric divergence. Add it to --metrics");
+  if (!reference.named) {
+    if (models.size() < 2) {
+      if (options.metrics.find("all") == std::string::npos)
+        throw UsageError("metric divergence needs a second model, or --reference MODEL to compare with");
+      return reference;
+    }
+    reference.wanted = true;
+    reference.number = 0;
+    return reference;
+  }
+  reference.wanted = true;
+  reference.other = named_model(options.reference);
+  for (std::size_t i = 0; i < models.size() && !reference.number; ++i) {
+    if (models[i].name == options.reference || models[i].path == reference.other.path || options.models[i] == options.reference) reference.number = i;
+  }
+  return reference;
+}
+
+// For what is kept of the reference: a folder on a disk, where the system has one for this.
+std::string scratch_folder(const Options& options) {
+  std::error_code ignored;
+  if (!options.scratch.empty()) return options.scratch;
+  if (std::getenv("TMPDIR") == nullptr && fs::is_directory("/var/tmp", ignored)) return "/var/tmp";
+  return fs::temp_directory_path().string();
 }
 
 // The files to write, opened before the work starts: an unwritable one is found at once.
@@ -124,9 +167,23 @@ struct Outputs {
   }
 };
 
+// Opens a model, with its warnings said.
+std::shared_ptr<const Model> open(const Named& named, Session& session) {
+  auto model = std::make_shared<const Model>(open_model(named.path));
+  for (const std::string& warning : model->warnings) session.warn(warning);
+  return model;
+}
+
 ExitCode evaluate(const Options& options, Session& session) {
   const std::vector<Named> models = named_models(options.models);
-  const EvaluationOptions evaluation = evaluation_options(options, session);
+  EvaluationOptions evaluation = evaluation_options(options, session);
+  const Reference reference = choose_reference(options, models, evaluation);
+  std::unique_ptr<DivergenceReference> compared_with;
+  const auto keep_reference = [&](const std::string& name, std::shared_ptr<const Model> model) {
+    compared_with = std::make_unique<DivergenceReference>(name, std::move(model), evaluation.type, ScratchFolder(scratch_folder(options)));
+    evaluation.reference = compared_with.get();
+    evaluation.reference_named = reference.named;
+  };
   Outputs outputs(options);
   Report report;
   report.version = version();
@@ -137,25 +194,38 @@ ExitCode evaluate(const Options& options, Session& session) {
   report.threads = session.pool().threads();
   report.protocol = options.protocol;
   std::string said;  // the last message about conditions: once is enough while they stay the same
+  // The reference first: what the others are compared with is kept while its own losses are measured.
+  std::vector<std::size_t> order;
+  if (reference.number) order.push_back(*reference.number);
   for (std::size_t i = 0; i < models.size(); ++i) {
+    if (reference.number != i) order.push_back(i);
+  }
+  report.models.resize(models.size());
+  if (reference.wanted && !reference.number) {
+    keep_reference(reference.other.name, open(reference.other, session));
+    compared_with->digest = weights_digest(compared_with->model(), session.pool());
+  }
+  for (std::size_t done = 0; done < order.size(); ++done) {
+    const std::size_t i = order[done];
     // One estimate for the whole run: models of a comparison take about the same time.
     const ProgressFunction progress = [&, draw = session.progress_function()](const Progress& now) {
       const std::string stage =
-          models[i].name + " (" + std::to_string(i + 1) + " of " + std::to_string(models.size()) + "), " + std::string(now.stage);
-      draw({stage, static_cast<double>(i) + now.done / now.total, static_cast<double>(models.size())});
+          models[i].name + " (" + std::to_string(done + 1) + " of " + std::to_string(models.size()) + "), " + std::string(now.stage);
+      draw({stage, static_cast<double>(done) + now.done / now.total, static_cast<double>(models.size())});
     };
     MemoryWatch memory;
     progress({"opening", 0, 1});
-    const Model model = open_model(models[i].path);
-    for (const std::string& warning : model.warnings) session.warn(warning);
+    const std::shared_ptr<const Model> opened = open(models[i], session);
+    const Model& model = *opened;
+    if (reference.number == i) keep_reference(models[i].name, opened);
     if (!evaluation.texts.empty()) {
       const std::int64_t seqlen = window_length(protocol(options.protocol), model.config, options.seqlen);
       const std::string conditions = "windows of " + std::to_string(seqlen) + " tokens, protocol " + options.protocol + ", " + report.dtype;
       if (conditions != said) session.message_function()(conditions);
       said = conditions;
     }
-    report.models.push_back(evaluate_model(model, models[i].path, evaluation, memory, session.pool(), progress));
-    report.models.back().name = models[i].name;
+    report.models[i] = evaluate_model(model, models[i].path, evaluation, memory, session.pool(), progress);
+    report.models[i].name = models[i].name;
   }
   outputs.write(report);
   session.print(report_table(report, false));
@@ -198,6 +268,9 @@ void declare(CLI::App& app, Options& options) {
   app.add_option("--device", options.device, "cpu or auto; evaluation runs on the processor")
       ->check(CLI::IsMember({"cpu", "auto"}))
       ->capture_default_str();
+  app.add_option("--reference", options.reference,
+                 "the model that the others are compared with: one of them by name or path, or another; by default the first; none: no comparison");
+  app.add_option("--scratch", options.scratch, "folder for what is kept of the reference, in unnamed files; by default /var/tmp or $TMPDIR");
   app.add_option("-o,--output", options.output, "write report.json here");
   app.add_option("--markdown", options.markdown, "write the report as Markdown here");
   app.add_option("--html", options.html, "write the report as one self-contained page here");

@@ -10,19 +10,16 @@
 // and 3 and 4 again; 2 to 4 cost some m^2 a row. G is made anew at every visit, so rounding errors do not pile up.
 #include "miq/compress/refine.h"
 
-#include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty.h>
-
 #include <algorithm>
 #include <limits>
-#include <memory>
 #include <numeric>
 #include <string>
 
 #include "miq/base/error.h"
-#include "miq/compress/cholesky.h"
+#include "miq/compress/refine_job.h"
 #include "miq/compress/row_tile.h"
 #include "miq/compress/sweep_math.h"
+#include "miq/compress/tile_columns.h"
 #include "miq/formats/scale_code.h"
 
 #define MIQ_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
@@ -30,66 +27,7 @@
 namespace miq {
 namespace {
 
-typedef float Lanes __attribute__((vector_size(64), aligned(4)));
-constexpr int kLanes = 16;
-constexpr std::int64_t kChunk = 128;   // columns whose moves are subtracted one by one
-constexpr std::int64_t kWidest = 256;  // columns of a group whose grids are found anew
-constexpr double kLittle = 0.01;       // of all gains: a pass that brings less is a tile's last
-
-// out[j] += (or -=) sum over k < width of in[k] * h[j][k], for `Count` columns; rows in two halves so that the sums stay in registers.
-template <int Count, bool Subtract>
-__attribute__((always_inline)) inline void multiply_columns(const float* in, std::int64_t width, const float* h, std::int64_t stride, float* out) {
-  for (int half = 0; half < 2; ++half) {
-    Lanes sums[Count][2] = {};
-    for (std::int64_t k = 0; k < width; ++k) {
-      const Lanes* from = reinterpret_cast<const Lanes*>(in + k * kTileRows + half * 2 * kLanes);
-      const Lanes first = from[0], second = from[1];
-      for (int j = 0; j < Count; ++j) {
-        const float u = h[j * stride + k];
-        sums[j][0] += first * u;
-        sums[j][1] += second * u;
-      }
-    }
-    for (int j = 0; j < Count; ++j) {
-      Lanes* to = reinterpret_cast<Lanes*>(out + j * kTileRows + half * 2 * kLanes);
-      to[0] = Subtract ? to[0] - sums[j][0] : sums[j][0];
-      to[1] = Subtract ? to[1] - sums[j][1] : sums[j][1];
-    }
-  }
-}
-
-// out = in H (columns `count`, from h on), and out -= in H.
-MIQ_CLONES void multiply(const float* in, std::int64_t width, const float* h, std::int64_t stride, std::int64_t count, float* out) {
-  constexpr int kStep = 8;
-  std::int64_t j = 0;
-  for (; j + kStep <= count; j += kStep) multiply_columns<kStep, false>(in, width, h + j * stride, stride, out + j * kTileRows);
-  for (; j < count; ++j) multiply_columns<1, false>(in, width, h + j * stride, stride, out + j * kTileRows);
-}
-MIQ_CLONES void subtract_product(const float* in, std::int64_t width, const float* h, std::int64_t stride, std::int64_t count, float* out) {
-  constexpr int kStep = 8;
-  std::int64_t j = 0;
-  for (; j + kStep <= count; j += kStep) multiply_columns<kStep, true>(in, width, h + j * stride, stride, out + j * kTileRows);
-  for (; j < count; ++j) multiply_columns<1, true>(in, width, h + j * stride, stride, out + j * kTileRows);
-}
-
-// column -= moves[k] * h[k] for k = begin … end-1.
-MIQ_CLONES void subtract_moves(const float* moves, const float* h, std::int64_t begin, std::int64_t end, float* column) {
-  if (begin >= end) return;
-  Lanes* out = reinterpret_cast<Lanes*>(column);
-  Lanes a = out[0], b = out[1], c = out[2], d = out[3];
-  for (std::int64_t k = begin; k < end; ++k) {
-    const Lanes* in = reinterpret_cast<const Lanes*>(moves + k * kTileRows);
-    const float u = h[k];
-    a -= in[0] * u;
-    b -= in[1] * u;
-    c -= in[2] * u;
-    d -= in[3] * u;
-  }
-  out[0] = a;
-  out[1] = b;
-  out[2] = c;
-  out[3] = d;
-}
+constexpr double kLittle = 0.01;  // of all gains: a pass that brings less is a tile's last
 
 // One group's grids in a tile: [64] each. No grids: any value is allowed.
 struct Grids {
@@ -148,25 +86,6 @@ MIQ_CLONES void rescale_column(const float* pattern, const float* hp, const floa
   }
 }
 
-// Of a group's part of the damped Hessian, A = (U^T U)^-1.
-struct GroupFactor {
-  std::vector<float> inverse;         // [m][m] U^T U
-  std::vector<float> lower;           // [m][m] lower[j * m + k] = U_kj, k <= j
-  std::vector<float> column_weights;  // [m] U_jj^-2 over its mean
-};
-
-// One matrix in visiting order. Arrays are [tiles][columns or groups][64] as in SweepJob.
-struct Job {
-  std::int64_t rows = 0, cols = 0, tiles = 0, groups = 0;
-  const PackedMatrix* packed = nullptr;
-  std::vector<std::int64_t> order;           // [cols] place in the visit -> column
-  std::vector<std::int64_t> starts;          // first places of the groups, and cols
-  std::vector<std::int64_t> group_at;        // the packed matrix' group of each of them
-  std::shared_ptr<const std::vector<float>> h;  // [cols][cols] of the damped Hessian in this order, over its mean diagonal
-  std::shared_ptr<const std::vector<GroupFactor>> factors;  // [groups], empty matrices where a group is too wide
-  std::vector<double> gains;                 // [tiles]
-};
-
 struct Tile {
   std::vector<float> values, errors;  // [cols][64]
   std::vector<std::uint8_t> kept;     // [cols][64] or empty
@@ -178,11 +97,11 @@ struct Tile {
 };
 
 // 3 above.
-void refine_scales(const Job& job, std::size_t visited, const Grids& grids, Tile& tile) {
+void refine_scales(const RefineJob& job, std::size_t visited, const Grids& grids, Tile& tile) {
   const std::int64_t first = job.starts[visited], width = job.starts[visited + 1] - first, group = job.group_at[visited];
   double linear[kTileRows] = {}, square[kTileRows] = {};
   for (std::int64_t j = 0; j < width; ++j) find_pattern(&tile.values[(first + j) * kTileRows], grids.scale, &tile.pattern[j * kTileRows]);
-  multiply(tile.pattern.data(), width, job.h->data() + first * job.cols + first, job.cols, width, tile.product.data());
+  multiply_columns(tile.pattern.data(), width, job.h->data() + first * job.cols + first, job.cols, width, tile.product.data());
   for (std::int64_t j = 0; j < width; ++j)
     add_dots(&tile.pattern[j * kTileRows], &tile.g[j * kTileRows], &tile.product[j * kTileRows], linear, square);
   float change[kTileRows];
@@ -219,10 +138,6 @@ MIQ_CLONES void subtract_column(const float* a, const float* b, float* differenc
   for (int r = 0; r < kTileRows; ++r) difference[r] = a[r] - b[r];
 }
 
-MIQ_CLONES void error_column(const float* before, const float* after, float d, float* errors) {
-  for (int r = 0; r < kTileRows; ++r) errors[r] = (before[r] - after[r]) / d;
-}
-
 MIQ_CLONES void add_gains(const float* move, const float* g, const float* hm, double* gains) {
   for (int r = 0; r < kTileRows; ++r) gains[r] += static_cast<double>(move[r]) * (2.0 * g[r] - hm[r]);
 }
@@ -236,11 +151,11 @@ MIQ_CLONES void accept_column(const float* accepted, const float* swept, const f
 }
 
 // 2 above. The best values without a grid, given all other groups, are Q + G A^-1; they are swept onto new grids.
-void refine_grids(const Job& job, std::size_t visited, const Grids& grids, std::span<const float> clips, Tile& tile) {
+void refine_grids(const RefineJob& job, std::size_t visited, const Grids& grids, std::span<const float> clips, Tile& tile) {
   const std::int64_t first = job.starts[visited], width = job.starts[visited + 1] - first;
   const GroupFactor& factor = (*job.factors)[visited];
   if (factor.inverse.empty()) return;
-  multiply(tile.g.data(), width, factor.inverse.data(), width, width, tile.wanted.data());
+  multiply_columns(tile.g.data(), width, factor.inverse.data(), width, width, tile.wanted.data());
   std::vector<std::int64_t> columns(width);
   std::iota(columns.begin(), columns.end(), 0);
   for (std::int64_t j = 0; j < width; ++j) add_column(&tile.values[(first + j) * kTileRows], &tile.wanted[j * kTileRows]);
@@ -252,12 +167,12 @@ void refine_grids(const Job& job, std::size_t visited, const Grids& grids, std::
   std::uint8_t codes[kTileRows];
   for (std::int64_t j = 0; j < width; ++j) {  // errors in `pattern`
     float* wanted = &tile.wanted[j * kTileRows];
-    subtract_moves(tile.pattern.data(), &factor.lower[j * width], 0, j, wanted);
+    subtract_columns(tile.pattern.data(), &factor.lower[j * width], 0, j, wanted);
     round_column(wanted, kept ? kept + j * kTileRows : nullptr, scale, zero, grids.max_code, &tile.swept[j * kTileRows], codes);
     error_column(wanted, &tile.swept[j * kTileRows], factor.lower[j * width + j], &tile.pattern[j * kTileRows]);
     subtract_column(&tile.swept[j * kTileRows], &tile.values[(first + j) * kTileRows], &tile.moves[j * kTileRows]);
   }
-  multiply(tile.moves.data(), width, job.h->data() + first * job.cols + first, job.cols, width, tile.product.data());
+  multiply_columns(tile.moves.data(), width, job.h->data() + first * job.cols + first, job.cols, width, tile.product.data());
   double gains[kTileRows] = {};
   for (std::int64_t j = 0; j < width; ++j)
     add_gains(&tile.moves[j * kTileRows], &tile.g[j * kTileRows], &tile.product[j * kTileRows], gains);
@@ -277,13 +192,13 @@ void refine_grids(const Job& job, std::size_t visited, const Grids& grids, std::
 }
 
 // 4 above; `again`: G is wanted afterwards.
-std::int64_t refine_values(const Job& job, std::int64_t first, std::int64_t width, const Grids& grids, bool again, Tile& tile) {
+std::int64_t refine_values(const RefineJob& job, std::int64_t first, std::int64_t width, const Grids& grids, bool again, Tile& tile) {
   const float* h = job.h->data() + first * job.cols + first;  // the group's own part
   std::int64_t moved = 0;
-  for (std::int64_t begin = 0; begin < width; begin += kChunk) {
-    const std::int64_t end = std::min(width, begin + kChunk);
+  for (std::int64_t begin = 0; begin < width; begin += kRefineChunk) {
+    const std::int64_t end = std::min(width, begin + kRefineChunk);
     for (std::int64_t j = begin; j < end; ++j) {
-      subtract_moves(tile.moves.data(), h + j * job.cols, begin, j, &tile.g[j * kTileRows]);
+      subtract_columns(tile.moves.data(), h + j * job.cols, begin, j, &tile.g[j * kTileRows]);
       const std::int64_t at = (first + j) * kTileRows;
       moved += move_column(&tile.g[j * kTileRows], h[j * job.cols + j], tile.kept.empty() ? nullptr : &tile.kept[at], grids, &tile.values[at],
                            &tile.errors[at], &tile.moves[j * kTileRows], tile.gains);
@@ -292,93 +207,22 @@ std::int64_t refine_values(const Job& job, std::int64_t first, std::int64_t widt
                      &tile.g[end * kTileRows]);
   }
   if (again && moved) {
-    for (std::int64_t j = 0; j < width; ++j) subtract_moves(tile.moves.data(), h + j * job.cols, j, width, &tile.g[j * kTileRows]);
+    for (std::int64_t j = 0; j < width; ++j) subtract_columns(tile.moves.data(), h + j * job.cols, j, width, &tile.g[j * kTileRows]);
   }
   tile.moved += moved;
   return moved;
 }
 
-void visit_group(const Job& job, std::size_t group, const RefineOptions& options, float max_code, Tile& tile) {
+void visit_group(const RefineJob& job, std::size_t group, const RefineOptions& options, float max_code, Tile& tile) {
   const std::int64_t first = job.starts[group], width = job.starts[group + 1] - first;
   Grids grids;
   if (job.groups) grids = {&tile.scales[group * kTileRows], &tile.zeros[group * kTileRows], max_code};
-  multiply(tile.errors.data(), job.cols, job.h->data() + first * job.cols, job.cols, width, tile.g.data());
+  multiply_columns(tile.errors.data(), job.cols, job.h->data() + first * job.cols, job.cols, width, tile.g.data());
   for (int round = 0; round < options.rounds; ++round) {
     if (round == 0 && job.groups && !options.clips.empty()) refine_grids(job, group, grids, options.clips, tile);
     if (job.groups && options.scales) refine_scales(job, group, grids, tile);
     if (refine_values(job, first, width, grids, round + 1 < options.rounds, tile) == 0) break;
   }
-}
-
-// Columns in the given order, those of a group brought together.
-void plan_visit(const SweepResult& solution, std::span<const std::int64_t> order, Job& job) {
-  job.order.assign(order.begin(), order.end());
-  if (job.groups == 0) {
-    for (std::int64_t k = 0; k < job.cols; k += kChunk) job.starts.push_back(k);
-    job.starts.push_back(job.cols);
-    return;
-  }
-  const auto& group_of = solution.packed.group_of_column;
-  std::vector<std::int64_t> rank(job.groups, -1);  // groups in the order of their first columns
-  for (std::int64_t column : order) {
-    if (rank[group_of[column]] >= 0) continue;
-    rank[group_of[column]] = static_cast<std::int64_t>(job.group_at.size());
-    job.group_at.push_back(group_of[column]);
-  }
-  std::stable_sort(job.order.begin(), job.order.end(), [&](std::int64_t a, std::int64_t b) { return rank[group_of[a]] < rank[group_of[b]]; });
-  for (std::int64_t k = 0; k < job.cols; ++k) {
-    if (k == 0 || group_of[job.order[k]] != group_of[job.order[k - 1]]) job.starts.push_back(k);
-  }
-  job.starts.push_back(job.cols);
-}
-
-std::shared_ptr<const std::vector<float>> damped_hessian(const at::Tensor& hessian, double damping, std::span<const std::int64_t> order, ThreadPool& pool,
-                                                         double scale) {
-  const std::int64_t n = hessian.size(0), strip = 64;
-  const float* in = hessian.const_data_ptr<float>();
-  auto h = std::make_shared<std::vector<float>>(n * n);
-  pool.for_each((n + strip - 1) / strip, [&](std::int64_t unit) {
-    for (std::int64_t j = unit * strip; j < std::min(n, (unit + 1) * strip); ++j) {
-      const float* row = in + order[j] * n;
-      float* out = h->data() + j * n;
-      for (std::int64_t k = 0; k < n; ++k) out[k] = static_cast<float>(row[order[k]] / scale);
-      out[j] = static_cast<float>((row[order[j]] + damping) / scale);
-    }
-  });
-  return h;
-}
-
-std::shared_ptr<const std::vector<GroupFactor>> factor_groups(const Job& job, ThreadPool& pool) {
-  auto factors = std::make_shared<std::vector<GroupFactor>>(job.starts.size() - 1);
-  pool.for_each(static_cast<std::int64_t>(factors->size()), [&](std::int64_t group) {
-    const at::NoGradGuard no_grad;
-    const std::int64_t first = job.starts[group], m = job.starts[group + 1] - first;
-    if (m > kWidest) return;
-    at::Tensor reversed = at::empty({m, m}, at::kDouble);
-    for (std::int64_t i = 0; i < m; ++i)
-      for (std::int64_t j = 0; j < m; ++j)
-        reversed.mutable_data_ptr<double>()[i * m + j] = (*job.h)[(first + m - 1 - i) * job.cols + first + m - 1 - j];
-    ThreadPool one(1);
-    const auto inverse = inverse_cholesky(reversed, one);  // L^-1; U = J L^-1 J as in hessian.cc
-    if (!inverse) return;
-    const double* l = inverse->const_data_ptr<double>();
-    const auto u = [&](std::int64_t i, std::int64_t j) { return l[(m - 1 - i) * m + m - 1 - j]; };
-    GroupFactor& factor = (*factors)[group];
-    factor.inverse.resize(m * m);
-    factor.lower.resize(m * m);
-    double sum = 0;
-    for (std::int64_t j = 0; j < m; ++j) {
-      sum += 1 / (u(j, j) * u(j, j));
-      for (std::int64_t k = 0; k <= j; ++k) {
-        factor.lower[j * m + k] = static_cast<float>(u(k, j));
-        double product = 0;
-        for (std::int64_t i = 0; i <= k; ++i) product += u(i, j) * u(i, k);
-        factor.inverse[j * m + k] = factor.inverse[k * m + j] = static_cast<float>(product);
-      }
-    }
-    for (std::int64_t j = 0; j < m; ++j) factor.column_weights.push_back(static_cast<float>(static_cast<double>(m) / (sum * u(j, j) * u(j, j))));
-  });
-  return factors;
 }
 
 void load_bytes(const std::uint8_t* matrix, std::int64_t cols, std::int64_t first, std::int64_t count, std::span<const std::int64_t> order,
@@ -389,7 +233,7 @@ void load_bytes(const std::uint8_t* matrix, std::int64_t cols, std::int64_t firs
   }
 }
 
-void load(const Job& job, const RefineMatrix& matrix, std::int64_t number, Tile& tile) {
+void load(const RefineJob& job, const RefineMatrix& matrix, std::int64_t number, Tile& tile) {
   const std::int64_t first = number * kTileRows, count = std::min(kTileRows, job.rows - first), size = job.cols * kTileRows;
   const SweepResult& solution = *matrix.solution;
   tile.values.resize(size);
@@ -417,7 +261,7 @@ void load(const Job& job, const RefineMatrix& matrix, std::int64_t number, Tile&
   for (auto* buffer : {&tile.g, &tile.pattern, &tile.product, &tile.moves, &tile.wanted, &tile.swept}) buffer->resize(widest * kTileRows);
 }
 
-void store(const Job& job, const RefineMatrix& matrix, std::int64_t number, Tile& tile) {
+void store(const RefineJob& job, const RefineMatrix& matrix, std::int64_t number, Tile& tile) {
   const std::int64_t first = number * kTileRows, count = std::min(kTileRows, job.rows - first);
   SweepResult& solution = *matrix.solution;
   if (job.groups) {
@@ -441,7 +285,7 @@ void store(const Job& job, const RefineMatrix& matrix, std::int64_t number, Tile
   store_tile(tile.values.data(), job.cols, first, count, job.order, solution.values.mutable_data_ptr<float>());
 }
 
-double refine_tile(const Job& job, const RefineMatrix& matrix, const RefineOptions& options, std::int64_t number) {
+double refine_tile(const RefineJob& job, const RefineMatrix& matrix, const RefineOptions& options, std::int64_t number) {
   Tile tile;
   tile.first_row = number * kTileRows;
   load(job, matrix, number, tile);
@@ -480,25 +324,15 @@ std::vector<double> refine(std::span<const RefineMatrix> matrices, const at::Ten
   double scale = 0;
   for (std::int64_t j = 0; j < n; ++j) scale += std::max(0.0f, hessian.const_data_ptr<float>()[j * n + j]) / static_cast<double>(n);
   if (!(scale > 0)) return gains;
-  std::vector<Job> jobs(matrices.size());
-  std::vector<std::pair<std::size_t, std::int64_t>> units;
-  for (std::size_t i = 0; i < matrices.size(); ++i) {
-    check(matrices[i], n);
-    Job& job = jobs[i];
-    const PackedMatrix& packed = matrices[i].solution->packed;
-    job.rows = matrices[i].target.size(0);
-    job.cols = n;
-    job.tiles = tile_count(job.rows);
-    job.groups = packed.rows ? packed.groups() : 0;
-    job.packed = &packed;
-    job.gains.resize(job.tiles);
-    plan_visit(*matrices[i].solution, order, job);
-    for (std::size_t other = 0; other < i && !job.h; ++other)
-      if (jobs[other].order == job.order) job.h = jobs[other].h;
-    if (!job.h) job.h = damped_hessian(hessian, damping, job.order, pool, scale);
-    if (job.groups && !options.clips.empty()) job.factors = factor_groups(job, pool);
-    for (std::int64_t tile = 0; tile < job.tiles; ++tile) units.emplace_back(i, tile);
+  std::vector<const SweepResult*> solutions;
+  for (const RefineMatrix& matrix : matrices) {
+    check(matrix, n);
+    solutions.push_back(matrix.solution);
   }
+  std::vector<RefineJob> jobs = make_refine_jobs(solutions, hessian, damping, scale, order, !options.clips.empty(), pool);
+  std::vector<std::pair<std::size_t, std::int64_t>> units;
+  for (std::size_t i = 0; i < jobs.size(); ++i)
+    for (std::int64_t tile = 0; tile < jobs[i].tiles; ++tile) units.emplace_back(i, tile);
   pool.for_each(static_cast<std::int64_t>(units.size()), [&](std::int64_t unit) {
     const auto [i, tile] = units[unit];
     jobs[i].gains[tile] = refine_tile(jobs[i], matrices[i], options, tile);

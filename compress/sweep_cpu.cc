@@ -15,73 +15,15 @@
 #include "miq/compress/row_tile.h"
 #include "miq/compress/sweep_engine.h"
 #include "miq/compress/sweep_math.h"
+#include "miq/compress/tile_columns.h"
 
 #define MIQ_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
 
 namespace miq {
 namespace {
 
-// Sixteen rows; the compiler splits it where registers are narrower. No alignment is assumed.
-typedef float Lanes __attribute__((vector_size(64), aligned(4)));
-constexpr int kLanes = 16;
-
-// column -= errors[k] * factors[k] for k = begin … end-1, one after the other.
-MIQ_CLONES void subtract_errors(const float* errors, const float* factors, std::int64_t begin, std::int64_t end, float* column) {
-  Lanes* out = reinterpret_cast<Lanes*>(column);
-  Lanes a = out[0], b = out[1], c = out[2], d = out[3];
-  for (std::int64_t k = begin; k < end; ++k) {
-    const Lanes* in = reinterpret_cast<const Lanes*>(errors + k * kTileRows);
-    const float u = factors[k];
-    a -= in[0] * u;
-    b -= in[1] * u;
-    c -= in[2] * u;
-    d -= in[3] * u;
-  }
-  out[0] = a;
-  out[1] = b;
-  out[2] = c;
-  out[3] = d;
-}
-
-// columns[j] -= sum over k < width of errors[k] * lower[j][k], for `Count` columns; rows in two halves
-// so that the sums stay in registers.
-template <int Count>
-__attribute__((always_inline)) inline void update_columns(const float* errors, std::int64_t width, const float* lower, std::int64_t stride,
-                                                          float* columns) {
-  for (int half = 0; half < 2; ++half) {
-    Lanes sums[Count][2] = {};
-    for (std::int64_t k = 0; k < width; ++k) {
-      const Lanes* in = reinterpret_cast<const Lanes*>(errors + k * kTileRows + half * 2 * kLanes);
-      const Lanes first = in[0], second = in[1];
-      for (int j = 0; j < Count; ++j) {
-        const float u = lower[j * stride + k];
-        sums[j][0] += first * u;
-        sums[j][1] += second * u;
-      }
-    }
-    for (int j = 0; j < Count; ++j) {
-      Lanes* out = reinterpret_cast<Lanes*>(columns + j * kTileRows + half * 2 * kLanes);
-      out[0] -= sums[j][0];
-      out[1] -= sums[j][1];
-    }
-  }
-}
-
-// The same for all columns first … cols-1 of a tile; lower points at row `first`, column of the block's start.
-MIQ_CLONES void update_rest(const float* errors, std::int64_t width, const float* lower, std::int64_t stride, std::int64_t count,
-                            float* columns) {
-  constexpr int kStep = 6;
-  std::int64_t j = 0;
-  for (; j + kStep <= count; j += kStep) update_columns<kStep>(errors, width, lower + j * stride, stride, columns + j * kTileRows);
-  for (; j < count; ++j) update_columns<1>(errors, width, lower + j * stride, stride, columns + j * kTileRows);
-}
-
 MIQ_CLONES void score_column(const float* weights, float d, const float* row_weights, float* scores) {
   for (int r = 0; r < kTileRows; ++r) scores[r] = saliency(weights[r], d, row_weights[r]);
-}
-
-MIQ_CLONES void error_column(const float* before, const float* after, float d, float* errors) {
-  for (int r = 0; r < kTileRows; ++r) errors[r] = (before[r] - after[r]) / d;
 }
 
 MIQ_CLONES void mask_column(const std::uint8_t* kept, const float* weights, float* values) {
@@ -231,7 +173,7 @@ void sweep_block(SweepJob& job, std::int64_t tile, std::size_t block, Scratch& s
   std::fill_n(scratch.ready.begin(), width, 0);
   const auto bring_up = [&](std::int64_t column, std::int64_t i) {
     std::int64_t& ready = scratch.ready[column - first];
-    if (ready < i) subtract_errors(errors, job.lower + column * job.cols + first, ready, i, weights + column * kTileRows);
+    if (ready < i) subtract_columns(errors, job.lower + column * job.cols + first, ready, i, weights + column * kTileRows);
     ready = std::max(ready, i);
   };
   for (std::int64_t i = 0; i < width; ++i) {
@@ -270,7 +212,7 @@ void sweep_block(SweepJob& job, std::int64_t tile, std::size_t block, Scratch& s
   }
   job.losses[tile] += half_of_squares(errors, width, rows_of_tile(job, tile));
   if (last < job.cols)
-    update_rest(errors, width, job.lower + last * job.cols + first, job.cols, job.cols - last, weights + last * kTileRows);
+    subtract_product(errors, width, job.lower + last * job.cols + first, job.cols, job.cols - last, weights + last * kTileRows);
 }
 
 }  // namespace

@@ -137,7 +137,7 @@ class Driver {
   }
 
   void compress_layer(const ForwardPass& forward, Walk* walk, std::int64_t layer) {
-    const std::string stage = "layer " + std::to_string(layer + 1) + " of " + std::to_string(forward.layers());
+    const std::string stage = layer_stage("", layer, forward.layers());
     const double visit = visits_ / static_cast<double>(forward.layers()) / (walk ? 3 : 1);
     // Places in batches see the layer as it was: its weights stay until the last batch has passed.
     std::optional<LayerWeights> before;

@@ -1,4 +1,4 @@
-// What the plan's walk back leaves of a layer (plan.cc); in a header of its own because journals keep it.
+// What the plan's walk back leaves of a layer (plan_walk.h); in a header of its own because journals keep it.
 #pragma once
 
 #include <map>

@@ -19,6 +19,7 @@
 #include "miq/compress/principal_axes.h"
 #include "miq/compress/slice_fuse.h"
 #include "miq/compress/text.h"
+#include "miq/compress/walk.h"
 
 namespace miq {
 namespace {
@@ -117,7 +118,7 @@ class Slicer {
 
   Slice slice_layer(const ForwardPass& forward, std::int64_t layer, std::int64_t layers, const Slice& before) {
     const auto start = Clock::now();
-    const std::string stage = "layer " + std::to_string(layer + 1) + " of " + std::to_string(layers);
+    const std::string stage = layer_stage("", layer, layers);
     const LayerMatrices fused = fuse_layer(model_, layer);
     LayerWeights weights;
     weights.index = layer;

@@ -130,7 +130,7 @@ class Remover {
       if (cuts) cut_layer(l, parts, hessians);
       if (walk && l < last) walk->advance(forward.load_layer(l));
       if (recipe_.compensate)
-        advance("layer " + std::to_string(l + 1) + " of " + std::to_string(layers()), 1.0 / static_cast<double>(layers()));
+        advance(layer_stage("", l, layers()), 1.0 / static_cast<double>(layers()));
       describe_layer(l, std::chrono::duration<double>(Clock::now() - start).count());
     }
   }

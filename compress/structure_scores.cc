@@ -26,10 +26,6 @@ using Advance = std::function<void(std::string_view, double)>;
 constexpr std::int64_t kBatchTokens = 4096;  // whose inputs and gradients are held for sums over windows
 constexpr std::int64_t kTileRows = 256;
 
-std::string stage_name(const char* what, std::int64_t layer, std::int64_t layers) {
-  return std::string(what) + " layer " + std::to_string(layer + 1) + " of " + std::to_string(layers);
-}
-
 // What one window shows of a layer on the way back.
 struct Seen {
   std::map<InputPlace, at::Tensor> inputs;
@@ -176,7 +172,7 @@ std::vector<LayerScores> measure_scores(const ForwardPass& dense, const Calibrat
     states.emplace_back();
     for (const at::Tensor& state : walk.hidden()) states.back().push_back(state.to(kept));
     walk.advance(dense.load_layer(l));
-    advance(stage_name("measuring", l, layers), 0.3 / static_cast<double>(layers));
+    advance(layer_stage("measuring", l, layers), 0.3 / static_cast<double>(layers));
   }
   std::vector<at::Tensor> gradients(windows);
   pool.for_each(static_cast<std::int64_t>(windows), [&](std::int64_t unit) {
@@ -193,7 +189,7 @@ std::vector<LayerScores> measure_scores(const ForwardPass& dense, const Calibrat
       }
     }
     states.pop_back();
-    advance(stage_name("scores of", l, layers), 0.7 / static_cast<double>(layers));
+    advance(layer_stage("scores of", l, layers), 0.7 / static_cast<double>(layers));
   }
   return scores;
 }
@@ -218,7 +214,7 @@ std::vector<double> measure_turns(const ForwardPass& dense, const Calibration& c
     turns.push_back(1 - sum / static_cast<double>(walk.tokens()));
     if (!std::isfinite(turns.back()))
       throw Error("structured: the residual stream of a calibration window holds NaN or infinity; try --dtype float32");
-    advance(stage_name("measuring", l, dense.layers()), 1.0 / static_cast<double>(dense.layers()));
+    advance(layer_stage("measuring", l, dense.layers()), 1.0 / static_cast<double>(dense.layers()));
   }
   return turns;
 }

@@ -5,6 +5,12 @@
 #include <utility>
 
 namespace miq {
+
+std::string layer_stage(std::string_view doing, std::int64_t layer, std::int64_t layers) {
+  const std::string number = "layer " + std::to_string(layer + 1) + " of " + std::to_string(layers);
+  return doing.empty() ? number : std::string(doing) + " " + number;
+}
+
 Walk::Walk(const ForwardPass& forward, const Calibration& calibration, ThreadPool& pool, const WorkingMemory& memory)
     : forward_(forward), pool_(pool), memory_(memory), seqlen_(static_cast<std::int64_t>(calibration.windows.front().size())), hidden_(calibration.windows.size()) {
   pool_.for_each(windows(), [&](std::int64_t w) {

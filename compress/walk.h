@@ -3,6 +3,8 @@
 
 #include <functional>
 #include <span>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -13,6 +15,9 @@
 #include "miq/model/forward.h"
 
 namespace miq {
+
+// "measuring layer 3 of 30", for progress; `layer` counts from 0.
+std::string layer_stage(std::string_view doing, std::int64_t layer, std::int64_t layers);
 
 // Hidden states of all windows in front of one layer. A unit of work is a window; inputs of the linears
 // are handed over in batches of whole windows (observed_windows()); what is summed from them window by window is the same

@@ -10,8 +10,11 @@ evaluation loop. Its loading is not timed; ours decodes and packs every layer in
 against us. Printed per length: medians and their ratio, the share of the machine's measured
 matrix-product rate that the model's own products (causal attention counted up to the diagonal) come to,
 and both mean losses. Tokenising is outside the timing on both sides.
+
+--llama-perplexity PROGRAM --llama-model FILE adds a third side: llama.cpp's program on a GGUF of its fastest type for this processor
+(llama-quantize MODEL FILE BF16), the same text and lengths, timed by its own total less its load time.
 """
-import argparse, os, statistics, subprocess, tempfile, time
+import argparse, os, re, statistics, subprocess, tempfile, time
 
 import gguf
 import numpy
@@ -65,6 +68,17 @@ def run_peer(model, ids, seqlen, windows):
     return time.perf_counter() - started, statistics.fmean(losses)
 
 
+def run_llama(arguments, seqlen, windows):
+    """Seconds a token by its own clock, from the loaded model to the last loss."""
+    command = [arguments.llama_perplexity, "-m", arguments.llama_model, "-f", arguments.text, "-c", str(seqlen), "-t", str(arguments.threads),
+               "--chunks", str(windows), "--perf", "-lv", "5"]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, errors="replace")
+    times = [re.search(name + r" time =\s*([\d.]+) ms", output.stdout + output.stderr) for name in ("total", "load")]
+    if None in times:
+        raise SystemExit("llama-perplexity printed no total and load time")
+    return (float(times[0][1]) - float(times[1][1])) / 1000 / (windows * seqlen)
+
+
 def peer_product_rate(size=2048, times=4):
     a, b = torch.ones(size, size, dtype=torch.bfloat16), torch.ones(size, size, dtype=torch.bfloat16)
     best = 0
@@ -93,6 +107,8 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=8192, help="tokens a run")
     parser.add_argument("--seqlen", type=int, nargs="+", default=[1024, 2048])
+    parser.add_argument("--llama-perplexity")
+    parser.add_argument("--llama-model")
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)
@@ -125,11 +141,17 @@ def main():
             if turn:
                 times["ours"].append(seconds)
                 times["transformers"].append(peer_seconds)
+            if arguments.llama_perplexity:
+                seconds = run_llama(arguments, seqlen, windows) * windows * seqlen
+                if turn:
+                    times.setdefault("llama-perplexity", []).append(seconds)
         speed = {side: windows * seqlen / statistics.median(values) for side, values in times.items()}
         spread = {side: max(values) / min(values) - 1 for side, values in times.items()}
         flops = flops_per_token(peer.config, seqlen)
         print(f"windows of {seqlen}: ours {speed['ours']:.0f} tokens/s (spread {spread['ours']:.0%}), transformers {speed['transformers']:.0f} "
-              f"(spread {spread['transformers']:.0%}), ratio {speed['ours'] / speed['transformers']:.2f}; {flops / 1e6:.0f} MFLOP a token: "
+              f"(spread {spread['transformers']:.0%}), ratio {speed['ours'] / speed['transformers']:.2f}; "
+              + (f"llama-perplexity {speed['llama-perplexity']:.0f} (spread {spread['llama-perplexity']:.0%}), ratio {speed['ours'] / speed['llama-perplexity']:.2f}; " if arguments.llama_perplexity else "") +
+              f"{flops / 1e6:.0f} MFLOP a token: "
               f"{flops * speed['ours'] / 1e7 / max(rates):.0f} % of the best product rate; mean loss {loss:.5f}, transformers {peer_loss:.5f}", flush=True)
     ours.stdin.close()
     ours.wait()

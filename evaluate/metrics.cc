@@ -52,9 +52,23 @@ void measure_throughput(MetricContext& context) {
   }
 }
 
+void measure_questions(MetricContext& context) {
+  if (context.options.zeroshot.tasks.empty()) return;
+  WalkStatistics apart;  // short sequences: not what the speed metric is about
+  try {
+    context.report.zeroshot = measure_zeroshot(context.forward(), context.options.zeroshot, context.pool, context.progress, apart);
+  } catch (const Error& error) {
+    context.report.failures.push_back(std::string("zeroshot: ") + error.what());
+  }
+  for (const ZeroShotResult& result : context.report.zeroshot) {
+    if (result.failed()) context.report.failures.push_back("zeroshot " + result.task + ": " + result.failure);
+  }
+}
+
 constexpr Metric kMetrics[] = {
     {"ppl", "perplexity on the given texts", measure_on_texts},
     {"divergence", "Kullback-Leibler divergence from the reference's predictions on the same texts", measure_divergence},
+    {"zeroshot", "accuracy on questions with choices", measure_questions},
     {"speed", "tokens per second of the evaluation pass", measure_throughput},
     {"memory", "peak memory of opening and evaluating", [](MetricContext& context) { context.report.memory = context.memory.figures(); }},
     {"params", "parameters: total, nonzero, by part; sparsity",

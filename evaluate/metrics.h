@@ -15,6 +15,7 @@ struct EvaluationOptions {
   std::vector<std::string> metrics;    // names; see choose_metrics
   std::vector<Text> texts;             // prepared for the protocol
   PerplexityOptions perplexity;
+  ZeroShotOptions zeroshot;            // its tasks: read once for all models
   ComputeType type = ComputeType::Float32;
   DivergenceReference* reference = nullptr;  // whom `divergence` compares with; null: nobody
   bool reference_named = false;              // by the user: then a model that cannot be compared with it is a failure

@@ -88,6 +88,33 @@ Json divergence_json(const Divergence& result) {
   return json;
 }
 
+Json share_json(const ZeroShotResult& result, const Share& share, bool error) {
+  return result.failed() ? Json(nullptr) : finite(error ? share.standard_error : share.value);
+}
+
+Json zeroshot_json(const ZeroShotResult& result) {
+  Json json{{"acc", share_json(result, result.accuracy, false)},
+            {"acc_stderr", share_json(result, result.accuracy, true)},
+            {"items", result.items},
+            {"choices", result.choices},
+            {"path", result.path},
+            {"digest", result.digest},
+            {"protocol", kZeroShotProtocol}};
+  if (result.normalised) {
+    json["acc_norm"] = share_json(result, result.accuracy_norm, false);
+    json["acc_norm_stderr"] = share_json(result, result.accuracy_norm, true);
+  }
+  if (!result.item_scores.empty()) {
+    Json& items = json["log_likelihoods"] = Json::array();
+    for (const std::vector<double>& scores : result.item_scores) {
+      Json& item = items.emplace_back(Json::array());
+      for (const double score : scores) item.push_back(finite(score));
+    }
+  }
+  if (result.failed()) json["failure"] = result.failure;
+  return json;
+}
+
 Json model_json(const ModelReport& model) {
   Json json{{"name", model.name},
             {"path", model.path},
@@ -124,6 +151,12 @@ Json model_json(const ModelReport& model) {
     Json& texts = json["divergence"] = Json::object();
     for (const Divergence& result : model.divergence) texts[result.text] = divergence_json(result);
   }
+  if (!model.zeroshot.empty()) {
+    Json& tasks = json["zeroshot"] = Json::object();
+    for (const ZeroShotResult& result : model.zeroshot) tasks[result.task] = zeroshot_json(result);
+    const auto mean = mean_accuracy(model.zeroshot, false), mean_norm = mean_accuracy(model.zeroshot, true);
+    json["zeroshot_mean"] = {{"acc", mean ? Json(*mean) : Json(nullptr)}, {"acc_norm", mean_norm ? Json(*mean_norm) : Json(nullptr)}};
+  }
   if (model.throughput) {
     json["throughput"] = {{"tokens_per_second", model.throughput->tokens_per_second},
                           {"seconds", model.throughput->seconds},
@@ -156,6 +189,16 @@ std::vector<std::string> Report::texts() const {
   for (const ModelReport& model : models) {
     for (const Perplexity& result : model.perplexity) {
       if (std::find(names.begin(), names.end(), result.text) == names.end()) names.push_back(result.text);
+    }
+  }
+  return names;
+}
+
+std::vector<std::string> Report::tasks() const {
+  std::vector<std::string> names;
+  for (const ModelReport& model : models) {
+    for (const ZeroShotResult& result : model.zeroshot) {
+      if (std::find(names.begin(), names.end(), result.task) == names.end()) names.push_back(result.task);
     }
   }
   return names;

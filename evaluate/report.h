@@ -11,6 +11,7 @@
 #include "miq/evaluate/perplexity.h"
 #include "miq/evaluate/size.h"
 #include "miq/evaluate/speed.h"
+#include "miq/evaluate/zeroshot.h"
 
 namespace miq {
 
@@ -26,6 +27,7 @@ struct ModelReport {
   std::optional<SizeFigures> size;
   std::vector<Perplexity> perplexity;
   std::vector<Divergence> divergence;  // from the reference, one a text; empty for the reference itself
+  std::vector<ZeroShotResult> zeroshot;
   std::optional<Throughput> throughput;
   std::optional<MemoryFigures> memory;
   std::vector<std::string> failures;  // metrics that gave no value, each with its reason
@@ -45,6 +47,8 @@ struct Report {
   bool failed() const;  // any model has a failure
   // Names of the texts of all models, in order of first appearance.
   std::vector<std::string> texts() const;
+  // Those of the zero-shot tasks, likewise.
+  std::vector<std::string> tasks() const;
 };
 
 // schema "miq.eval/1". Numbers that are not finite become null.

@@ -50,6 +50,23 @@ Cell divergence_cell(const ModelReport& model, const std::string& text, Function
   return cell;
 }
 
+std::string percent(double share) { return fixed(100 * share, 1) + " %"; }
+
+Cell accuracy_cell(const ModelReport& model, const std::string& task) {
+  const auto found = std::find_if(model.zeroshot.begin(), model.zeroshot.end(), [&](const ZeroShotResult& r) { return r.task == task; });
+  if (found == model.zeroshot.end()) return {};
+  if (found->failed()) return {"failed", {}, 0, false, true, false};
+  Cell cell = number(found->accuracy.value, percent(found->accuracy.value));
+  if (std::isfinite(found->accuracy.standard_error)) cell.detail = "± " + fixed(100 * found->accuracy.standard_error, 1);
+  return cell;
+}
+
+Cell mean_accuracy_cell(const ModelReport& model, bool normalised) {
+  const auto mean = mean_accuracy(model.zeroshot, normalised);
+  if (mean) return number(*mean, percent(*mean));
+  return model.zeroshot.empty() ? Cell{} : Cell{"failed", {}, 0, false, true, false};
+}
+
 template <typename Function>
 Column column(const Report& report, std::string title, std::string explanation, Function cell) {
   Column made{std::move(title), std::move(explanation), false, false, {}};
@@ -83,6 +100,22 @@ void add_divergence_columns(const Report& report, const std::string& text, std::
   columns.back().wide_only = true;
 }
 
+// One column a task; the mean stands for them in narrow tables.
+void add_accuracy_columns(const Report& report, std::vector<Column>& columns) {
+  const std::vector<std::string> tasks = report.tasks();
+  for (const std::string& task : tasks) {
+    columns.push_back(column(report, task, "Zero-shot accuracy on " + task + "; ± is the standard error",
+                             [&](const ModelReport& m) { return accuracy_cell(m, task); }));
+    columns.back().wide_only = tasks.size() > 2;
+  }
+  if (tasks.size() < 2) return;
+  columns.push_back(column(report, "accuracy", "Mean zero-shot accuracy of the " + std::to_string(tasks.size()) + " tasks, each counting the same",
+                           [](const ModelReport& m) { return mean_accuracy_cell(m, false); }));
+  columns.push_back(column(report, "acc. norm.", "The same with length-normalised likelihoods where the task is measured so",
+                           [](const ModelReport& m) { return mean_accuracy_cell(m, true); }));
+  columns.back().wide_only = true;
+}
+
 }  // namespace
 
 std::vector<Column> report_columns(const Report& report) {
@@ -97,6 +130,7 @@ std::vector<Column> report_columns(const Report& report) {
                              [&](const ModelReport& m) { return perplexity_cell(perplexity_of(m, text)); }));
   }
   for (const std::string& text : report.texts()) add_divergence_columns(report, text, columns);
+  add_accuracy_columns(report, columns);
   columns.push_back(column(report, "code bits", "Bits of the code of each kept weight, averaged over the linears of the decoder layers",
                            [](const ModelReport& m) { return m.size ? number(m.size->code_bits, fixed(m.size->code_bits, 2)) : Cell{}; }));
   columns.push_back(
@@ -155,6 +189,14 @@ std::vector<std::string> report_notes(const Report& report) {
       described.push_back(result.text);
       notes.push_back(result.text + ": " + std::to_string(result.windows) + " windows of " + std::to_string(result.seqlen) +
                       " tokens, protocol " + result.protocol + ".");
+    }
+  }
+  for (const std::string& task : report.tasks()) {
+    for (const ModelReport& model : report.models) {
+      const auto found = std::find_if(model.zeroshot.begin(), model.zeroshot.end(), [&](const ZeroShotResult& r) { return r.task == task; });
+      if (found == model.zeroshot.end() || found->failed()) continue;
+      notes.push_back(task + ": " + std::to_string(found->items) + " questions, no examples, protocol " + kZeroShotProtocol + ".");
+      break;
     }
   }
   notes.push_back("Computed in " + report.dtype + " on " + report.device +

@@ -20,10 +20,11 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Options {
-  std::vector<std::string> models, datasets;
+  std::vector<std::string> models, datasets, tasks;
   std::string metrics = "all", data_dir, dtype = "float32", device = "cpu", protocol = "gptq";
   std::string output, markdown, html, reference, scratch;
-  std::int64_t seqlen = 0, windows = 0;
+  std::int64_t seqlen = 0, windows = 0, limit = 0;
+  bool item_scores = false;
 };
 
 struct Named {
@@ -81,6 +82,26 @@ std::vector<Text> load_texts(const Options& options, RowJoin join) {
   return texts;
 }
 
+// The tasks that were named, or those found in --data-dir.
+std::vector<ZeroShotTask> load_tasks(const Options& options) {
+  std::vector<std::string> wanted = options.tasks;
+  if (wanted.empty() && !options.data_dir.empty()) wanted = tasks_found(options.data_dir);
+  std::vector<ZeroShotTask> tasks;
+  for (const std::string& argument : wanted) {
+    const std::size_t equals = argument.find('=');
+    const std::string name = argument.substr(0, equals);
+    if (name.empty()) throw UsageError("--tasks " + argument + ": a name is missing. Write NAME=FILE");
+    if (equals == std::string::npos && options.data_dir.empty()) {
+      throw UsageError("--tasks " + name + ": no file given. Write " + name + "=FILE, or say where the data is with --data-dir");
+    }
+    for (const ZeroShotTask& task : tasks) {
+      if (task.name == name) throw UsageError("--tasks: '" + name + "' is given twice. Use another name for the second file");
+    }
+    tasks.push_back(load_task(name, equals == std::string::npos ? find_task(options.data_dir, name) : argument.substr(equals + 1), options.limit));
+  }
+  return tasks;
+}
+
 ComputeType compute_type(const std::string& name) {
   if (name == "bfloat16" || (name == "auto" && processor_has_bfloat16())) return ComputeType::BFloat16;
   return ComputeType::Float32;
@@ -94,6 +115,12 @@ EvaluationOptions evaluation_options(const Options& options, Session& session) {
   evaluation.perplexity.windows = options.windows;
   evaluation.type = compute_type(options.dtype);
   const RowJoin join = protocol(options.protocol).join;
+  if (std::find(evaluation.metrics.begin(), evaluation.metrics.end(), "zeroshot") != evaluation.metrics.end()) {
+    evaluation.zeroshot.tasks = load_tasks(options);
+    evaluation.zeroshot.item_scores = options.item_scores;
+    if (evaluation.zeroshot.tasks.empty() && options.metrics.find("all") == std::string::npos)
+      throw UsageError("metric zeroshot needs questions. Give --tasks NAME=FILE, or --data-dir FOLDER with zeroshot/TASK/validation.jsonl in it");
+  }
   const bool wants_texts = std::any_of(evaluation.metrics.begin(), evaluation.metrics.end(),
                                        [](const std::string& metric) { return metric == "ppl" || metric == "divergence"; });
   if (!wants_texts) return evaluation;
@@ -262,6 +289,13 @@ void declare(CLI::App& app, Options& options) {
                  "tokens in a window; by default the smaller of the model's maximum and 2048 (or the protocol's own)")
       ->check(CLI::PositiveNumber);
   app.add_option("--windows", options.windows, "at most the first N windows of each text; by default all")->check(CLI::PositiveNumber);
+  app.add_option("--tasks", options.tasks,
+                 "zero-shot questions: NAME found in --data-dir/zeroshot/NAME/validation.jsonl, or NAME=FILE. boolq, piqa, hellaswag, "
+                 "winogrande, arc_easy, arc_challenge and openbookqa select that data set's fields; any other has context, choices, answer")
+      ->delimiter(',')
+      ->allow_extra_args(false);
+  app.add_option("--limit", options.limit, "at most the first N questions of each task; by default all")->check(CLI::PositiveNumber);
+  app.add_flag("--item-scores", options.item_scores, "keep the log-likelihood of every choice in report.json");
   app.add_option("--dtype", options.dtype, "float32, bfloat16, or auto: bfloat16 where the processor has it")
       ->check(CLI::IsMember({"float32", "bfloat16", "auto"}))
       ->capture_default_str();
@@ -284,7 +318,7 @@ int main(int argc, char** argv) {
   Options options;
   return run_program(
       argc, argv,
-      {"run-eval", "Evaluates models side by side: perplexity, size, bits per weight, sparsity, speed, memory.",
+      {"run-eval", "Evaluates models side by side: perplexity, zero-shot accuracy, size, bits per weight, sparsity, speed, memory.",
        [&](CLI::App& app) { declare(app, options); }, [&](Session& session) { return evaluate(options, session); },
        "Example:\n  run-eval dense.miq small=mixed.miq --dataset wikitext2=wiki.test.raw --output report.json --html report.html\n"
        "Exit status: 0 done, 1 failed, 2 wrong use, 3 done but a metric gave no value"});

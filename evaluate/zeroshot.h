@@ -1,0 +1,69 @@
+// Zero-shot accuracy: which of an item's choices does the model find most likely? As lm-evaluation-harness 0.4 measures it with its
+// HFLM class (models/huggingface.py, api/model.py, api/task.py), so that figures equal its own on the same items:
+//
+//   - context and choice are encoded together, with the tokenizer's special tokens, and the context once more alone; the choice's tokens
+//     are what follows the context's number of tokens. White space at the end of the context goes to the choice first. A text that begins
+//     with the begin-of-text token gets no second one. An empty context becomes that token (or the end-of-text token);
+//   - tokens beyond the model's maximum length are cut off on the left;
+//   - the log-likelihood is the sum over the choice's tokens; accuracy is the share of items whose likeliest choice (the first of equals)
+//     is the answer; the normalised one divides by the choice's code points first; standard errors are sqrt(variance / n), variance over
+//     n - 1.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "miq/base/progress.h"
+#include "miq/base/thread_pool.h"
+#include "miq/evaluate/perplexity.h"
+#include "miq/evaluate/zeroshot_tasks.h"
+#include "miq/model/forward.h"
+
+namespace miq {
+
+// The rules above, as reports name them.
+inline constexpr const char* kZeroShotProtocol = "lm-evaluation-harness 0.4";
+
+struct ZeroShotOptions {
+  std::vector<ZeroShotTask> tasks;
+  bool item_scores = false;  // keep each choice's log-likelihood
+  WalkOptions walk;
+};
+
+struct Share {
+  double value = 0, standard_error = 0;  // the error is not a number where there is one item
+};
+
+struct ZeroShotResult {
+  std::string task, path, digest;
+  std::int64_t items = 0, choices = 0;
+  bool normalised = false;          // whether accuracy_norm means something
+  Share accuracy, accuracy_norm;
+  std::vector<std::vector<double>> item_scores;  // [item][choice], where asked for
+  std::string failure;              // why there is no value; empty when there is one
+
+  bool failed() const { return !failure.empty(); }
+};
+
+// Mean over the tasks, each counting the same; `normalised`: of acc_norm, and of acc where a task has no other. No value when a task
+// failed or there is none.
+std::optional<double> mean_accuracy(const std::vector<ZeroShotResult>& results, bool normalised);
+
+// Tokens of one choice: `ids` without the last are what the model reads; the last `scored` are the choice's.
+struct EncodedChoice {
+  std::vector<std::int32_t> ids;
+  std::int64_t scored = 0;
+};
+
+// Throws Error where nothing is left to score, where an empty context has no token to stand for it, and where the choice alone is longer
+// than the model's maximum.
+EncodedChoice encode_choice(const Model& model, const ScoredText& text);
+
+// One result per task, in order. What goes wrong with one task (a likelihood that is not finite, a choice that cannot be encoded) is its
+// failure and leaves the others as they are. The same bits for any number of threads. Throws Error when the model has no tokenizer.
+std::vector<ZeroShotResult> measure_zeroshot(const ForwardPass& forward, const ZeroShotOptions& options, ThreadPool& pool,
+                                             const ProgressFunction& progress, WalkStatistics& statistics);
+
+}  // namespace miq

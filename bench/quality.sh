@@ -18,5 +18,5 @@ compress mi --method mi --target-avg-bits 4.0
 compress mixed --method mixed --target-avg-bits 4.0
 compress sparsegpt-50 --method sparsegpt --sparsity 0.5 --wbits 4
 compress mi-50 --method mi --sparsity 0.5 --target-avg-bits 4.0
-"$bin/run-eval" "dense=$model" "$out"/{sparsegpt,enhanced,mi,mixed,sparsegpt-50,mi-50}.miq --metrics all --dtype bfloat16 \
+"$bin/run-eval" "dense=$model" "$out"/{sparsegpt,enhanced,mi,mixed,sparsegpt-50,mi-50}.miq --metrics all --no-cache --dtype bfloat16 \
   --dataset "wikitext2=$data/wikitext2/wiki.test.raw" --seqlen 1024 --windows 12 --output "$out/report.json" --markdown "$out/report.md" --html "$out/report.html"

@@ -5,7 +5,6 @@
 #include <algorithm>
 
 #include "miq/base/error.h"
-#include "miq/evaluate/measure_texts.h"
 
 namespace miq {
 namespace {
@@ -23,8 +22,9 @@ void measure_on_texts(MetricContext& context) {
   const EvaluationOptions& options = context.options;
   if (options.texts.empty()) return;
   DivergenceReference* reference = wanted(options, "divergence") ? options.reference : nullptr;
-  TextMeasures measures =
-      measure_texts(context.forward(), options.texts, options.perplexity, reference, context.pool, context.progress, context.walk);
+  const TextRun run{reference, &options.cache, context.report.digest, static_cast<bool>(options.token_sink)};
+  TextMeasures measures = measure_texts(context.forward(), options.texts, options.perplexity, run, context.pool, context.progress, context.walk);
+  if (options.token_sink) options.token_sink(measures);
   if (wanted(options, "ppl")) context.report.perplexity = std::move(measures.perplexity);
   context.report.divergence = std::move(measures.divergence);
   for (const Perplexity& result : context.report.perplexity) {

@@ -1,12 +1,14 @@
 // The metrics as a table: --metrics names rows of it. A new metric is a file pair and a row.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "miq/evaluate/measure_texts.h"
 #include "miq/evaluate/report.h"
 
 namespace miq {
@@ -18,6 +20,9 @@ struct EvaluationOptions {
   ZeroShotOptions zeroshot;            // its tasks: read once for all models
   ComputeType type = ComputeType::Float32;
   DivergenceReference* reference = nullptr;  // whom `divergence` compares with; null: nobody
+  CacheOptions cache;
+  // Given what was measured of every token of a model, where it is set.
+  std::function<void(const TextMeasures& measures)> token_sink;
   bool reference_named = false;              // by the user: then a model that cannot be compared with it is a failure
 };
 

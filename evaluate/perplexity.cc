@@ -94,6 +94,25 @@ double walk_batch(const ForwardPass& forward, std::span<const Item> items, Threa
   return seconds_since(started);
 }
 
+// How many windows go into the next walk: as the activation budget allows, and where results are to be kept on the way, as many as
+// the walks so far would take kStoreSeconds for; one a thread before that is known. Whole rounds of the threads.
+std::size_t batch_end(const std::vector<Item>& items, std::size_t begin, std::uint64_t token_bytes, std::size_t threads, const WalkOptions& options,
+                      double seconds, std::int64_t tokens_done) {
+  std::size_t end = begin;
+  std::uint64_t bytes = 0;
+  double tokens = 0;
+  const double rate = seconds > 0 ? static_cast<double>(tokens_done) / seconds : 0;
+  while (end < items.size()) {
+    const std::size_t count = end - begin;
+    bytes += token_bytes * items[end].window->length;
+    if (bytes > options.activation_bytes && count >= threads) break;
+    if (options.finished && count >= threads && count % threads == 0 && tokens >= rate * kStoreSeconds) break;
+    tokens += static_cast<double>(items[end].window->length);
+    ++end;
+  }
+  return end;
+}
+
 }  // namespace
 
 std::vector<std::vector<std::vector<float>>> walk_windows(const ForwardPass& forward, const std::vector<const WindowPlan*>& plans,
@@ -111,18 +130,18 @@ std::vector<std::vector<std::vector<float>>> walk_windows(const ForwardPass& for
   }
   WalkProgress reporter(progress, static_cast<double>(tokens) * (static_cast<double>(forward.layers()) + (options.observer ? 2 : 1) * kHeadLayers));
   double observing = 0;
+  std::int64_t walked = 0;
   const auto started = std::chrono::steady_clock::now();
   const std::uint64_t token_bytes = static_cast<std::uint64_t>(forward.model().config.hidden) * sizeof(float);
   for (std::size_t begin = 0; begin < items.size();) {
-    std::size_t end = begin;
-    std::uint64_t bytes = 0;
-    while (end < items.size()) {
-      bytes += token_bytes * items[end].window->length;
-      if (bytes > options.activation_bytes && end - begin >= static_cast<std::size_t>(pool.threads())) break;
-      ++end;
-    }
+    const std::size_t end = batch_end(items, begin, token_bytes, static_cast<std::size_t>(pool.threads()), options, seconds_since(started), walked);
     observing += walk_batch(forward, std::span(items).subspan(begin, end - begin), pool, options, reporter);
-    begin = end;
+    for (; begin < end; ++begin) {
+      const Item& item = items[begin];
+      walked += static_cast<std::int64_t>(item.window->length);
+      if (options.finished) options.finished(item.plan_number, item.window_number, *item.losses);
+    }
+    if (options.batch_ended) options.batch_ended();
   }
   statistics.seconds += seconds_since(started) - observing;
   statistics.tokens += tokens;

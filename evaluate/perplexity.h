@@ -24,7 +24,12 @@ struct WalkOptions {
   // Sees the states behind the last layer, [tokens, hidden], of each window after its losses: from several threads, each window
   // once. Its time does not count in the walk's.
   std::function<void(std::size_t plan, std::size_t window, const at::Tensor& hidden)> observer;
+  // Told in the calling thread which windows are through, each once, and their losses. Where it is given, a walk of all windows at
+  // once is cut into several of about kStoreSeconds, so that whoever keeps the losses misses no more than that after a kill.
+  std::function<void(std::size_t plan, std::size_t window, const std::vector<float>& losses)> finished;
+  std::function<void()> batch_ended;  // after the last finished() of a walk
 };
+inline constexpr double kStoreSeconds = 120;
 
 struct WalkStatistics {
   double seconds = 0;        // inside the walk: embedding to losses, decoding of layers included

@@ -9,7 +9,10 @@
 #include "miq/base/version.h"
 #include "miq/converters/open_model.h"
 #include "miq/evaluate/metrics.h"
+#include "miq/evaluate/token_lines.h"
 #include "miq/formats/atomic_file.h"
+#include "miq/formats/digest.h"
+#include "miq/formats/mapped_file.h"
 #include "miq/tools/checkpoint_path.h"
 #include "miq/tools/machine.h"
 #include "miq/tools/program.h"
@@ -22,9 +25,9 @@ namespace fs = std::filesystem;
 struct Options {
   std::vector<std::string> models, datasets, tasks;
   std::string metrics = "all", data_dir, dtype = "float32", device = "cpu", protocol = "gptq";
-  std::string output, markdown, html, reference, scratch;
+  std::string output, markdown, html, reference, scratch, losses, cache;
   std::int64_t seqlen = 0, windows = 0, limit = 0;
-  bool item_scores = false;
+  bool item_scores = false, no_cache = false;
 };
 
 struct Named {
@@ -174,16 +177,20 @@ std::string scratch_folder(const Options& options) {
 
 // The files to write, opened before the work starts: an unwritable one is found at once.
 struct Outputs {
-  std::unique_ptr<AtomicFile> json, markdown, html;
+  std::unique_ptr<AtomicFile> json, markdown, html, losses;
 
   explicit Outputs(const Options& options) {
     if (!options.output.empty()) json = std::make_unique<AtomicFile>(options.output);
     if (!options.markdown.empty()) markdown = std::make_unique<AtomicFile>(options.markdown);
     if (!options.html.empty()) html = std::make_unique<AtomicFile>(options.html);
+    if (!options.losses.empty()) losses = std::make_unique<AtomicFile>(options.losses);
   }
 
-  static void finish(AtomicFile* file, const std::string& text) {
+  static void append(AtomicFile* file, const std::string& text) {
     file->write(Bytes(reinterpret_cast<const std::uint8_t*>(text.data()), text.size()));
+  }
+  static void finish(AtomicFile* file, const std::string& text) {
+    append(file, text);
     file->commit();
   }
 
@@ -191,8 +198,30 @@ struct Outputs {
     if (json) finish(json.get(), report_json(report).dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
     if (markdown) finish(markdown.get(), report_markdown(report));
     if (html) finish(html.get(), report_html(report));
+    if (losses) losses->commit();
   }
 };
+
+// Where results are kept: --cache, or the user's folder for such things; empty: nowhere.
+std::string cache_folder(const Options& options) {
+  if (options.no_cache) return {};
+  if (!options.cache.empty()) return options.cache;
+  if (const char* caches = std::getenv("XDG_CACHE_HOME"); caches && caches[0] == '/') return std::string(caches) + "/miq";
+  if (const char* home = std::getenv("HOME"); home && home[0] == '/') return std::string(home) + "/.cache/miq";
+  return {};
+}
+
+CacheOptions cache_options(const Options& options, Session& session) {
+  CacheOptions cache;
+  cache.folder = cache_folder(options);
+  cache.message = session.message_function();
+  // The program's own bytes stand for its arithmetic: another build measures anew.
+  cache.conditions = {{"version", version()},
+                      {"program", digest_of(map_file("/proc/self/exe").bytes())},
+                      {"torch_version", torch_version()},
+                      {"processor", processor_name()}};
+  return cache;
+}
 
 // Opens a model, with its warnings said.
 std::shared_ptr<const Model> open(const Named& named, Session& session) {
@@ -212,6 +241,7 @@ ExitCode evaluate(const Options& options, Session& session) {
     evaluation.reference_named = reference.named;
   };
   Outputs outputs(options);
+  if (!evaluation.texts.empty()) evaluation.cache = cache_options(options, session);
   Report report;
   report.version = version();
   report.torch_version = torch_version();
@@ -245,6 +275,9 @@ ExitCode evaluate(const Options& options, Session& session) {
     const std::shared_ptr<const Model> opened = open(models[i], session);
     const Model& model = *opened;
     if (reference.number == i) keep_reference(models[i].name, opened);
+    if (outputs.losses) {
+      evaluation.token_sink = [&, i](const TextMeasures& measures) { Outputs::append(outputs.losses.get(), token_lines(models[i].name, measures)); };
+    }
     if (!evaluation.texts.empty()) {
       const std::int64_t seqlen = window_length(protocol(options.protocol), model.config, options.seqlen);
       const std::string conditions = "windows of " + std::to_string(seqlen) + " tokens, protocol " + options.protocol + ", " + report.dtype;
@@ -305,6 +338,10 @@ void declare(CLI::App& app, Options& options) {
   app.add_option("--reference", options.reference,
                  "the model that the others are compared with: one of them by name or path, or another; by default the first; none: no comparison");
   app.add_option("--scratch", options.scratch, "folder for what is kept of the reference, in unnamed files; by default /var/tmp or $TMPDIR");
+  app.add_option("--cache", options.cache,
+                 "folder where results are kept and an interrupted run goes on from; by default $XDG_CACHE_HOME/miq or ~/.cache/miq");
+  app.add_flag("--no-cache", options.no_cache, "measure everything anew and keep nothing");
+  app.add_option("--losses", options.losses, "write the loss of every token here, as JSON lines: one a window");
   app.add_option("-o,--output", options.output, "write report.json here");
   app.add_option("--markdown", options.markdown, "write the report as Markdown here");
   app.add_option("--html", options.html, "write the report as one self-contained page here");

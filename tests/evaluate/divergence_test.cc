@@ -10,6 +10,7 @@
 
 #include "miq/base/error.h"
 #include "miq/evaluate/measure_texts.h"
+#include "miq/evaluate/token_lines.h"
 #include "tests/evaluate/toy.h"
 #include "tests/reference/divergence_reference.h"
 
@@ -42,7 +43,7 @@ TextMeasures compare(DivergenceReference& reference, const Model& model, const s
   const ForwardPass forward(model, type);
   ThreadPool pool(threads);
   WalkStatistics walk;
-  return measure_texts(forward, texts, options, &reference, pool, {}, walk);
+  return measure_texts(forward, texts, options, {&reference, nullptr, {}, false}, pool, {}, walk);
 }
 
 TEST(Divergence, OfRowsIsThatOfTheDefinition) {
@@ -144,7 +145,7 @@ TEST(Divergence, IsTheSameBitsForAnyThreadsAndBatchesAndWhoeverWalkedTheReferenc
         options.walk.activation_bytes = bytes;
         ThreadPool pool(threads);
         WalkStatistics walk;
-        if (measured) measure_texts(reference.forward(), {toy_text(200)}, options, &reference, pool, {}, walk);
+        if (measured) measure_texts(reference.forward(), {toy_text(200)}, options, {&reference, nullptr, {}, false}, pool, {}, walk);
         seen.push_back(compare(reference, other.model, {toy_text(200)}, options, threads).divergence[0]);
       }
     }
@@ -199,6 +200,31 @@ TEST(Divergence, ModelsThatCannotBeComparedAreNamedWithTheReason) {
   const SmallModel padded = made(2, DType::F32, wider);
   EXPECT_NE(compare(reference, padded.model, {toy_text(70), toy_text(3, "short")}, windows_of(16)).divergence[0].failure.find("another vocabulary"),
             std::string::npos);
+}
+
+TEST(Divergence, LinesOfTokensHoldWhatWasMeasured) {
+  const SmallModel dense = made(1), other = made(2);
+  DivergenceReference reference = reference_of(dense);
+  const ForwardPass forward(other.model, ComputeType::Float32);
+  ThreadPool pool(2);
+  WalkStatistics walk;
+  const TextMeasures measures = measure_texts(forward, {toy_text(40, "a \"text\"")}, windows_of(16), {&reference, nullptr, {}, true}, pool, {}, walk);
+  const std::string lines = token_lines("one", measures);
+  std::size_t begin = 0;
+  for (std::size_t w = 0; w < 2; ++w) {
+    const std::size_t end = lines.find('\n', begin);
+    const Json line = parse_json(std::string_view(lines).substr(begin, end - begin), "line");
+    begin = end + 1;
+    EXPECT_EQ(line.at("text"), "a \"text\"");
+    EXPECT_EQ(line.at("begin"), 16 * w);
+    ASSERT_EQ(line.at("losses").size(), 15u);
+    for (std::size_t i = 0; i < 15; ++i) {
+      EXPECT_EQ(line.at("losses")[i].get<float>(), measures.losses[0][w][i]);
+      EXPECT_EQ(line.at("divergence")[i].get<float>(), measures.tokens[0][w].divergence[i]);
+      EXPECT_EQ(line.at("targets")[i].get<std::int32_t>(), measures.plans[0].tokens[16 * w + i + 1]);
+    }
+  }
+  EXPECT_EQ(begin, lines.size());
 }
 
 TEST(Divergence, NeedsAFolderThatExists) {

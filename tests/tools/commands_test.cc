@@ -64,7 +64,7 @@ class Commands : public testing::Test {
   }
 
   Outcome run(const std::string& command) const {
-    const std::string line = "cd '" + work_.string() + "' && '" MIQ_TOOLS_DIR "'/" + command + " >out.txt 2>err.txt </dev/null";
+    const std::string line = "cd '" + work_.string() + "' && XDG_CACHE_HOME='" + (work_ / "cache").string() + "' '" MIQ_TOOLS_DIR "'/" + command + " >out.txt 2>err.txt </dev/null";
     const int status = std::system(line.c_str());
     return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, slurp(work_ / "out.txt"), slurp(work_ / "err.txt")};
   }
@@ -124,6 +124,36 @@ TEST_F(Commands, TheMainJob) {
   EXPECT_GT(small["bits_per_weight"]["effective"].get<double>(), small["bits_per_weight"]["code"].get<double>() * 0.5);
   EXPECT_NEAR(small["sparsity"].get<double>(), 0.5, 0.02);
   EXPECT_NE(slurp(work_ / "report.html").find("<html"), std::string::npos);
+}
+
+TEST_F(Commands, EvaluationComparesWithAReferenceAndGoesOnFromItsCache) {
+  make_dense();
+  ASSERT_EQ(compress("--method rtn --wbits 4").code, 0);
+  const std::string texts = " --metrics ppl,divergence --dataset text=text.txt --seqlen 64 --dtype float32 --output report.json ";
+  const auto model = [&](std::size_t number) { return Json::parse(slurp(work_ / "report.json"))["models"].at(number); };
+  Outcome outcome = run("run-eval dense=dense.miq small=out.miq --windows 3 --losses tokens.jsonl" + texts);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_FALSE(model(0).contains("divergence"));
+  EXPECT_EQ(model(1)["divergence"]["text"]["reference"], "dense");
+  EXPECT_EQ(model(1)["divergence"]["text"]["reference_digest"], model(0)["digest"]);
+  EXPECT_GT(model(1)["divergence"]["text"]["mean"].get<double>(), 0);
+  const std::string lines = slurp(work_ / "tokens.jsonl");
+  EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 6);
+
+  // More windows, the other order, another name and path: the same bits as without a cache.
+  fs::copy_file(work_ / "out.miq", work_ / "copy.miq");
+  ASSERT_EQ(run("run-eval copy.miq dense.miq --reference dense.miq --windows 5" + texts).code, 0);
+  const Json cached = model(0);
+  ASSERT_EQ(run("run-eval copy.miq --reference dense.miq --windows 5 --no-cache" + texts).code, 0);
+  EXPECT_EQ(cached["perplexity"], model(0)["perplexity"]);
+  EXPECT_EQ(cached["divergence"]["text"]["mean"], model(0)["divergence"]["text"]["mean"]);
+  EXPECT_EQ(cached["divergence"]["text"]["loss_correlation"], model(0)["divergence"]["text"]["loss_correlation"]);
+
+  ASSERT_EQ(run("run-eval dense.miq out.miq --reference none --windows 3" + texts).code, 0);
+  EXPECT_FALSE(model(1).contains("divergence"));
+  outcome = run("run-eval dense.miq" + texts);
+  EXPECT_EQ(outcome.code, 2) << outcome.err;  // nobody to compare with
+  EXPECT_NE(outcome.err.find("--reference"), std::string::npos);
 }
 
 TEST_F(Commands, ComparesMethodsWithOneCalibration) {

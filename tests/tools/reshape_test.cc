@@ -67,7 +67,7 @@ TEST_F(Reshape, SlicedModelsAreReadRunAndExported) {
   EXPECT_FALSE(fs::exists(work_ / "sliced.miq.journal"));
   ASSERT_EQ(run("inspect-checkpoint sliced.miq"), 0) << output_;
   EXPECT_TRUE(said("slicegpt")) << output_;
-  ASSERT_EQ(run("run-eval sliced.miq --dataset mine=text.txt --seqlen 64 --windows 4"), 0) << output_;
+  ASSERT_EQ(run("run-eval sliced.miq --dataset mine=text.txt --seqlen 64 --windows 4 --no-cache"), 0) << output_;
   ASSERT_EQ(run("convert-checkpoint sliced.miq -o pair --to hf"), 0) << output_;
   ASSERT_EQ(run("convert-checkpoint pair -o back.miq"), 0) << output_;
   ThreadPool pool;
@@ -83,7 +83,7 @@ TEST_F(Reshape, SmallerModelsAreReadRunExportedAndCompressedFurther) {
   EXPECT_FALSE(fs::exists(work_ / "fewer.miq.journal"));
   ASSERT_EQ(run("inspect-checkpoint fewer.miq"), 0) << output_;
   EXPECT_TRUE(said("structured")) << output_;
-  ASSERT_EQ(run("run-eval fewer.miq --dataset mine=text.txt --seqlen 64 --windows 4"), 0) << output_;
+  ASSERT_EQ(run("run-eval fewer.miq --dataset mine=text.txt --seqlen 64 --windows 4 --no-cache"), 0) << output_;
   // Layers of different sizes fit no config.json.
   EXPECT_EQ(run("convert-checkpoint fewer.miq -o folder --to hf"), 1) << output_;
   EXPECT_TRUE(said("differs in size")) << output_;

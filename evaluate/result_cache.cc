@@ -1,0 +1,123 @@
+// A record holds the windows of a batch, one after another: digest (32 characters), number of values (8 bytes, little-endian), the
+// values (float32). The journal's own checksums tell whether it is whole.
+#include "miq/evaluate/result_cache.h"
+
+#include <cstring>
+#include <filesystem>
+
+#include "miq/base/error.h"
+#include "miq/formats/digest.h"
+#include "miq/model/bf16_product.h"
+
+namespace miq {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t kDigestDigits = 32, kEntryHead = kDigestDigits + 8;
+// Raised when the meaning of what is kept changes.
+constexpr int kResultsVersion = 1;
+
+template <typename T>
+Bytes bytes_of(std::span<const T> values) {
+  return {reinterpret_cast<const std::uint8_t*>(values.data()), values.size_bytes()};
+}
+
+Journal open_journal(const std::string& folder, const Json& subject) {
+  if (!Journal::exists(folder)) return Journal::create(folder, subject);
+  try {
+    return Journal::open(folder, subject);
+  } catch (const FormatError&) {  // damaged: begun anew
+    fs::remove_all(folder);
+    return Journal::create(folder, subject);
+  }
+}
+
+}  // namespace
+
+Json loss_subject(const ForwardPass& forward, const std::string& weights_digest, const CacheOptions& options) {
+  const bool own = forward.type() == ComputeType::BFloat16 && have_bf16_kernels();
+  return {{"results", "losses"},
+          {"version", kResultsVersion},
+          {"weights", weights_digest},
+          {"config", forward.model().config.to_json()},
+          {"dtype", compute_type_name(forward.type())},
+          {"kernels", own ? "avx512-bf16" : "libtorch"},
+          {"conditions", options.conditions}};
+}
+
+Json divergence_subject(const Json& model, const Json& reference) {
+  return {{"results", "divergence"}, {"version", kResultsVersion}, {"model", model}, {"reference", reference}};
+}
+
+std::string window_digest(std::span<const std::int32_t> ids, std::int64_t first) {
+  Digest digest;
+  digest.add(bytes_of(ids));
+  digest.add(bytes_of(std::span<const std::int64_t>(&first, 1)));
+  return digest.hex();
+}
+
+WindowResults::WindowResults(const CacheOptions& options, const Json& subject) : message_(options.message) {
+  if (!options.on()) return;
+  try {
+    const std::string text = subject.dump();
+    const fs::path folder = fs::path(options.folder) / (subject.at("results").get<std::string>() + "-" + digest_of(Blob(text).bytes()));
+    fs::create_directories(folder);
+    journal_ = std::make_unique<Journal>(open_journal(folder.string(), subject));
+    for (const Blob& record : journal_->records()) read(record);
+  } catch (const std::exception& error) {  // Error, and those of std::filesystem
+    give_up(error.what());
+  }
+}
+
+void WindowResults::give_up(const std::string& why) {
+  journal_.reset();
+  if (message_) message_("results are not kept: " + why);
+}
+
+void WindowResults::read(const Blob& record) {
+  Bytes rest = record.bytes();
+  while (rest.size() >= kEntryHead && rest[0] != 0) {  // zeros fill the record up
+    const std::string window(reinterpret_cast<const char*>(rest.data()), kDigestDigits);
+    std::uint64_t count = 0;
+    std::memcpy(&count, rest.data() + kDigestDigits, sizeof count);
+    rest = rest.subspan(kEntryHead);
+    if (count > rest.size() / sizeof(float)) return;
+    std::vector<float> values(count);
+    if (count > 0) std::memcpy(values.data(), rest.data(), count * sizeof(float));
+    known_[window] = std::move(values);
+    rest = rest.subspan(count * sizeof(float));
+  }
+}
+
+const std::vector<float>* WindowResults::find(const std::string& window, std::size_t count) const {
+  const auto found = known_.find(window);
+  return found == known_.end() || found->second.size() != count ? nullptr : &found->second;
+}
+
+void WindowResults::add(const std::string& window, std::span<const float> values) {
+  if (!journal_ || find(window, values.size())) return;
+  known_[window].assign(values.begin(), values.end());
+  fresh_.push_back(window);
+}
+
+void WindowResults::store() {
+  if (!journal_ || fresh_.empty()) return;
+  std::vector<std::uint64_t> counts(fresh_.size());
+  std::vector<Bytes> pieces;
+  for (std::size_t i = 0; i < fresh_.size(); ++i) {
+    const std::vector<float>& values = known_.at(fresh_[i]);
+    counts[i] = values.size();
+    pieces.push_back(bytes_of(std::span<const char>(fresh_[i])));
+    pieces.push_back(bytes_of(std::span<const std::uint64_t>(&counts[i], 1)));
+    pieces.push_back(bytes_of(std::span<const float>(values)));
+  }
+  try {
+    journal_->append(pieces);
+  } catch (const Error& error) {
+    give_up(error.what());
+  }
+  fresh_.clear();
+}
+
+}  // namespace miq

@@ -83,7 +83,7 @@ with tempfile.TemporaryDirectory() as scratch:
     subprocess.run([arguments.convert, arguments.gguf, "-o", str(folder), "--to", "hf", "--quiet"], check=True)
     names = arguments.texts.split(",")
     command = [arguments.run_eval, arguments.gguf, "--metrics", "ppl", "--data-dir", str(data), "--dataset", ",".join(names), "--seqlen", str(arguments.seqlen),
-               "--dtype", "float32", "--output", str(report), "--quiet"]
+               "--dtype", "float32", "--no-cache", "--output", str(report), "--quiet"]
     if arguments.windows:
         command += ["--windows", str(arguments.windows)]
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -41,8 +41,6 @@ SETTINGS = [
     ("sparsity", "zeros-even", SPARSE, "--sparsity-allocation even", "zeros"),
     ("calibration", "windows-8", MIXED, "--nsamples 8", "base"),
     ("calibration", "windows-64", MIXED, "--nsamples 64", "base"),
-    ("objective", "target-correction", MIXED, "--target-correction", "base"),
-    ("objective", "hessian-weights", MIXED, "--hessian-weights", "base"),
     ("order", "gptq", UNIFORM, "", "base"),
     ("order", "gptq-act-order", UNIFORM, "--act-order", "gptq"),
     ("calibration", "windows-16", MIXED, "--nsamples 16", "base"),
@@ -53,7 +51,7 @@ SETTINGS = [
     ("scales", "groups-32", MIXED, "--group-size 32", "base"),
     ("scales", "groups-128", MIXED, "--group-size 128", "base"),
 ]
-PARTS = ["base", "grouping", "allocation", "order", "clipping", "scales", "refinement", "objective", "tuning", "everything", "sparsity", "calibration"]
+PARTS = ["base", "grouping", "allocation", "order", "clipping", "scales", "refinement", "tuning", "everything", "sparsity", "calibration"]
 
 
 def digest(path):

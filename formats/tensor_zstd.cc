@@ -27,12 +27,17 @@ void to_planes(Bytes data, std::uint8_t* planes) {
   }
 }
 
+// Puts a run of the planes' bytes, which begins at `position` of them, where it belongs. One pass over `out` for each plane costs less than a
+// second buffer of the tensor's size, which may be the largest thing in memory.
 template <std::size_t width>
-void from_planes(const std::uint8_t* planes, std::span<std::uint8_t> out) {
+void scatter(Bytes run, std::size_t position, std::span<std::uint8_t> out) {
   const std::size_t elements = out.size() / width;
-  std::uint8_t* to = out.data();
-  for (std::size_t i = 0; i < elements; ++i) {
-    for (std::size_t plane = 0; plane < width; ++plane) to[i * width + plane] = planes[plane * elements + i];
+  while (!run.empty()) {
+    const std::size_t plane = position / elements, first = position % elements, count = std::min(run.size(), elements - first);
+    std::uint8_t* to = out.data() + first * width + plane;
+    for (std::size_t i = 0; i < count; ++i) to[i * width] = run[i];
+    run = run.subspan(count);
+    position += count;
   }
 }
 
@@ -80,19 +85,25 @@ void decode_zstd(const Tensor& tensor, std::string_view name, std::span<std::uin
   const Bytes frame = section(tensor, name, "data");
   const std::unique_ptr<ZSTD_DCtx, FreeContext> context(ZSTD_createDCtx());
   if (!context) throw std::bad_alloc();
+  const auto damaged = [&](const char* why) { return FormatError(subject(name), std::string("its zstd frame is damaged (") + why + ")"); };
   const std::size_t width = dtype_bytes(tensor.dtype);
-  std::vector<std::uint8_t> planes(width == 1 ? 0 : out.size());
-  std::uint8_t* to = width == 1 ? out.data() : planes.data();
-  const std::size_t size = ZSTD_decompressDCtx(context.get(), to, out.size(), frame.data(), frame.size());
-  if (ZSTD_isError(size) || size != out.size()) {
-    throw FormatError(subject(name),
-                      std::string("its zstd frame is damaged (") + (ZSTD_isError(size) ? ZSTD_getErrorName(size) : "too short") + ")");
-  }
-  switch (width) {
-    case 2: return from_planes<2>(to, out);
-    case 4: return from_planes<4>(to, out);
-    case 8: return from_planes<8>(to, out);
-    default: return;
+  std::vector<std::uint8_t> piece(ZSTD_DStreamOutSize());
+  ZSTD_inBuffer in{frame.data(), frame.size(), 0};
+  for (std::size_t position = 0, left = 1; left != 0;) {  // `left`: 0 at the frame's end
+    ZSTD_outBuffer run{piece.data(), piece.size(), 0};
+    const std::size_t read = in.pos;
+    left = ZSTD_decompressStream(context.get(), &run, &in);
+    if (ZSTD_isError(left)) throw damaged(ZSTD_getErrorName(left));
+    if (run.pos > out.size() - position) throw damaged("too long");
+    const Bytes bytes(piece.data(), run.pos);
+    switch (width) {
+      case 2: scatter<2>(bytes, position, out); break;
+      case 4: scatter<4>(bytes, position, out); break;
+      case 8: scatter<8>(bytes, position, out); break;
+      default: std::copy(bytes.begin(), bytes.end(), out.begin() + static_cast<std::ptrdiff_t>(position));
+    }
+    position += run.pos;
+    if (left == 0 ? position != out.size() : run.pos == 0 && in.pos == read) throw damaged("too short");
   }
 }
 

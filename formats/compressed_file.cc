@@ -95,7 +95,7 @@ void unpack_zstd(const std::string& path, Bytes bytes, Unpacked& to) {
     wanted = ZSTD_decompressStream(stream.get(), &out, &in);
     if (ZSTD_isError(wanted)) throw FormatError(path, before, std::string("the packed text is damaged (") + ZSTD_getErrorName(wanted) + ")", kDamaged);
     to.took(out.pos);
-    more = in.pos < in.size || out.pos == out.size;
+    more = in.pos < in.size || (wanted != 0 && out.pos == out.size);  // 0: the frame is over and all of it is out
   }
   if (wanted != 0) throw FormatError(path, bytes.size(), "the packed text is cut short", kDamaged);
 }

@@ -1,5 +1,7 @@
-// Every choice is encoded; equal ones of an item are computed once. All go through the model layer by layer, as many at once as the
-// activation budget allows, each a unit of its own; then the head reads the positions in front of the choices' tokens alone.
+// Every choice is encoded; equal ones of an item are computed once, and the others share the rows of what they begin with in common.
+// Items of similar length stand side by side in units of some hundred rows, so that matrix products have enough of them. Units go through
+// the model layer by layer, as many at once as the activation budget allows; then the head reads the rows in front of the choices' tokens
+// alone. Units do not depend on the budget or the number of threads, so neither do results.
 #include "miq/evaluate/zeroshot.h"
 
 #include <ATen/ops/cat.h>
@@ -14,12 +16,17 @@
 
 #include "miq/base/error.h"
 #include "miq/evaluate/zeroshot_text.h"
+#include "miq/model/shared_prefix.h"
 
 namespace miq {
 namespace {
 
 // What the harness takes where a config names no maximum.
 constexpr std::int64_t kDefaultLength = 2048;
+// A unit takes items until it has this many rows.
+constexpr std::int64_t kUnitRows = 256;
+// Where an item's choices share little, they go on in another unit after this many.
+constexpr std::int64_t kMostUnitRows = 2048;
 // The head counts as this many layers in the progress.
 constexpr double kHeadLayers = 1;
 
@@ -41,6 +48,7 @@ struct Sequence {
   std::size_t task, item;
   std::vector<std::size_t> choices;  // of the item: one, or several equal ones
   EncodedChoice encoded;
+  SharedSequence place = {};  // of the inputs, in its unit
   double log_likelihood = 0;
 
   std::span<const std::int32_t> inputs() const { return std::span(encoded.ids).first(encoded.ids.size() - 1); }
@@ -67,50 +75,109 @@ void encode_item(const Model& model, const ZeroShotTask& task, std::size_t task_
   }
 }
 
-// Sum of the scored tokens' log-probabilities, given what came out of the last layer.
-double log_likelihood(const ForwardPass& forward, const at::Tensor& hidden, const EncodedChoice& encoded) {
-  const at::Tensor read = hidden.narrow(0, hidden.size(0) - encoded.scored, encoded.scored);
-  // losses() scores each position by the next id, so one more row stands for the last token, which the model never reads.
-  const auto ids = std::span(encoded.ids).last(static_cast<std::size_t>(encoded.scored + 1));
-  double sum = 0;
-  for (const float loss : forward.losses(at::cat({read, at::zeros({1, hidden.size(1)})}), ids)) sum -= static_cast<double>(loss);
-  return sum;
+// Sequences that go through the model together.
+struct Unit {
+  SharedRows rows;
+  std::vector<Sequence*> sequences;
+};
+
+std::int64_t common_length(std::span<const std::int32_t> a, std::span<const std::int32_t> b) {
+  return std::mismatch(a.begin(), a.begin() + static_cast<std::ptrdiff_t>(std::min(a.size(), b.size())), b.begin()).first - a.begin();
 }
 
-void walk_batch(const ForwardPass& forward, std::span<Sequence> sequences, ThreadPool& pool, const std::function<void(const std::string&, double)>& report) {
-  const auto count = static_cast<std::int64_t>(sequences.size());
-  std::vector<at::Tensor> hidden(sequences.size());
+// `sequences` are those of one item after another. Long items come first: what is left at a layer's end is small.
+std::vector<Unit> make_units(std::vector<Sequence>& sequences, bool share) {
+  std::vector<std::span<Sequence>> items;
+  for (std::size_t begin = 0, end = 0; begin < sequences.size(); begin = end) {
+    while (end < sequences.size() && sequences[end].task == sequences[begin].task && sequences[end].item == sequences[begin].item) ++end;
+    items.push_back(std::span(sequences).subspan(begin, end - begin));
+    const auto longest = std::max_element(items.back().begin(), items.back().end(),
+                                          [](const Sequence& a, const Sequence& b) { return a.encoded.ids.size() < b.encoded.ids.size(); });
+    std::rotate(items.back().begin(), longest, longest + 1);
+  }
+  std::stable_sort(items.begin(), items.end(), [](const auto& a, const auto& b) { return a[0].encoded.ids.size() > b[0].encoded.ids.size(); });
+  std::vector<Unit> units;
+  for (const std::span<Sequence> item : items) {
+    if (units.empty() || units.back().rows.rows() >= kUnitRows || !share) units.emplace_back();
+    Sequence* main = nullptr;  // whose rows the others of the item share
+    std::int64_t start = 0;
+    for (Sequence& sequence : item) {
+      if (main != nullptr && (!share || units.back().rows.rows() >= kMostUnitRows)) {
+        units.emplace_back();
+        main = nullptr;
+      }
+      Unit& unit = units.back();
+      if (main == nullptr) start = unit.rows.rows();
+      const auto inputs = sequence.inputs();
+      const std::int64_t prefix = main ? common_length(main->inputs(), inputs) : 0;
+      if (main == nullptr) main = &sequence;
+      sequence.place = unit.rows.add(start, prefix, inputs.subspan(static_cast<std::size_t>(prefix)));
+      unit.sequences.push_back(&sequence);
+    }
+  }
+  return units;
+}
+
+// Sums of the scored tokens' log-probabilities, given what came out of the last layer.
+void score(const ForwardPass& forward, const at::Tensor& hidden, const Unit& unit) {
+  std::vector<at::Tensor> read;
+  std::vector<std::int32_t> ids{0};  // losses() scores each row by the next id
+  const auto take = [&](std::int64_t first, std::int64_t count) {
+    if (count > 0) read.push_back(hidden.narrow(0, first, count));
+  };
+  for (const Sequence* sequence : unit.sequences) {
+    const SharedSequence& place = sequence->place;
+    const std::int64_t end = place.prefix + place.length, first = end - sequence->encoded.scored;
+    if (first < place.prefix) take(place.prefix_begin + first, place.prefix - first);
+    take(place.begin + std::max<std::int64_t>(first - place.prefix, 0), end - std::max(first, place.prefix));
+    ids.insert(ids.end(), sequence->encoded.ids.end() - static_cast<std::ptrdiff_t>(sequence->encoded.scored), sequence->encoded.ids.end());
+  }
+  read.push_back(at::zeros({1, hidden.size(1)}));
+  const std::vector<float> losses = forward.losses(at::cat(read), ids);
+  std::size_t at = 0;
+  for (Sequence* sequence : unit.sequences) {
+    sequence->log_likelihood = 0;
+    for (std::int64_t i = 0; i < sequence->encoded.scored; ++i) sequence->log_likelihood -= static_cast<double>(losses[at++]);
+  }
+}
+
+void walk_batch(const ForwardPass& forward, const SharedPass& shared, std::span<const Unit> units, ThreadPool& pool,
+                const std::function<void(const std::string&, double)>& report) {
+  const auto count = static_cast<std::int64_t>(units.size());
+  // Sequences that must not share rows are windows of their own, whose rotations may depend on their lengths.
+  const bool share = SharedPass::can_share(forward.model().config);
+  std::vector<at::Tensor> hidden(units.size());
   std::optional<LayerWeights> current, next;
-  double tokens = 0;
-  for (const Sequence& sequence : sequences) tokens += static_cast<double>(sequence.inputs().size());
-  pool.for_each(count + 1, [&](std::int64_t unit) {
-    if (unit == 0) {
+  double rows = 0;
+  for (const Unit& unit : units) rows += static_cast<double>(unit.rows.rows());
+  pool.for_each(count + 1, [&](std::int64_t number) {
+    if (number == 0) {
       if (forward.layers() > 0) next = forward.load_layer(0);
       return;
     }
-    const auto i = static_cast<std::size_t>(unit - 1);
-    hidden[i] = forward.embed(sequences[i].inputs());
+    const auto i = static_cast<std::size_t>(number - 1);
+    hidden[i] = shared.embed(units[i].rows);
   });
   for (std::int64_t layer = 0; layer < forward.layers(); ++layer) {
     current = std::move(next);
     next.reset();
-    pool.for_each(count + 1, [&](std::int64_t unit) {
-      if (unit == 0) {
+    pool.for_each(count + 1, [&](std::int64_t number) {
+      if (number == 0) {
         if (layer + 1 < forward.layers()) next = forward.load_layer(layer + 1);
         return;
       }
-      at::Tensor& states = hidden[static_cast<std::size_t>(unit - 1)];
-      states = forward.run_layer(*current, states);
+      const auto i = static_cast<std::size_t>(number - 1);
+      hidden[i] = share ? shared.run_layer(*current, hidden[i], units[i].rows) : forward.run_layer(*current, hidden[i]);
     });
-    report("questions, layer " + std::to_string(layer + 1) + " of " + std::to_string(forward.layers()), tokens);
+    report("questions, layer " + std::to_string(layer + 1) + " of " + std::to_string(forward.layers()), rows);
   }
   current.reset();
-  pool.for_each(count, [&](std::int64_t unit) {
-    const auto i = static_cast<std::size_t>(unit);
-    sequences[i].log_likelihood = log_likelihood(forward, hidden[i], sequences[i].encoded);
+  pool.for_each(count, [&](std::int64_t number) {
+    const auto i = static_cast<std::size_t>(number);
+    score(forward, hidden[i], units[i]);
     hidden[i] = at::Tensor();
   });
-  report("questions, likelihoods", kHeadLayers * tokens);
+  report("questions, likelihoods", kHeadLayers * rows);
 }
 
 Share share(const std::vector<bool>& right) {
@@ -127,8 +194,8 @@ void judge(const ZeroShotTask& task, const std::vector<std::vector<double>>& sco
     const ZeroShotItem& item = task.items[i];
     std::vector<double> normalised(scores[i].size());
     for (std::size_t c = 0; c < scores[i].size(); ++c) {
-      if (!std::isfinite(scores[i][c])) {
-        result.failure = "the log-likelihood is not finite for line " + std::to_string(item.line) + ", choice " + std::to_string(c + 1);
+      if (!std::isfinite(scores[i][c])) {  // which choice it comes from is not known: they share rows
+        result.failure = "a log-likelihood is not finite in line " + std::to_string(item.line);
         return;
       }
       normalised[c] = scores[i][c] / static_cast<double>(item.lengths[c]);
@@ -215,10 +282,10 @@ std::vector<ZeroShotResult> measure_zeroshot(const ForwardPass& forward, const Z
     for (const ZeroShotItem& item : task.items) result.choices += static_cast<std::int64_t>(item.choices.size());
   }
   std::vector<Sequence> sequences = encode_tasks(model, options.tasks, pool, results);
-  // Long ones first: what is left at the end of a layer is small.
-  std::stable_sort(sequences.begin(), sequences.end(), [](const Sequence& a, const Sequence& b) { return a.encoded.ids.size() > b.encoded.ids.size(); });
+  const std::vector<Unit> units = make_units(sequences, SharedPass::can_share(model.config));
+  const SharedPass shared(forward);
   std::int64_t tokens = 0;
-  for (const Sequence& sequence : sequences) tokens += static_cast<std::int64_t>(sequence.inputs().size());
+  for (const Unit& unit : units) tokens += unit.rows.rows();
   const double total = static_cast<double>(tokens) * (static_cast<double>(forward.layers()) + kHeadLayers);
   double done = 0;
   const auto report = [&](const std::string& stage, double work) {
@@ -227,15 +294,15 @@ std::vector<ZeroShotResult> measure_zeroshot(const ForwardPass& forward, const Z
   };
   const auto started = std::chrono::steady_clock::now();
   const std::uint64_t token_bytes = static_cast<std::uint64_t>(model.config.hidden) * sizeof(float);
-  for (std::size_t begin = 0; begin < sequences.size();) {
+  for (std::size_t begin = 0; begin < units.size();) {
     std::size_t end = begin;
     std::uint64_t bytes = 0;
-    while (end < sequences.size()) {
-      bytes += token_bytes * sequences[end].inputs().size();
+    while (end < units.size()) {
+      bytes += token_bytes * static_cast<std::uint64_t>(units[end].rows.rows());
       if (bytes > options.walk.activation_bytes && end - begin >= static_cast<std::size_t>(pool.threads())) break;
       ++end;
     }
-    walk_batch(forward, std::span(sequences).subspan(begin, end - begin), pool, report);
+    walk_batch(forward, shared, std::span(units).subspan(begin, end - begin), pool, report);
     begin = end;
   }
   statistics.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();

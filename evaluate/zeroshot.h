@@ -8,6 +8,10 @@
 //   - the log-likelihood is the sum over the choice's tokens; accuracy is the share of items whose likeliest choice (the first of equals)
 //     is the answer; the normalised one divides by the choice's code points first; standard errors are sqrt(variance / n), variance over
 //     n - 1.
+//
+// Choices share the computation of what they begin with in common (model/shared_prefix.h). On our own kernels each log-likelihood has
+// the bits that it has alone; by LibTorch's products it differs by rounding (in float32 1e-5 of its size), according to which items
+// stand together.
 #pragma once
 
 #include <cstdint>

@@ -15,6 +15,7 @@
 #include "miq/base/error.h"
 #include "miq/model/bf16_attention.h"
 #include "miq/model/bf16_elementwise.h"
+#include "miq/model/shared_prefix.h"
 
 namespace miq {
 namespace {
@@ -161,6 +162,35 @@ void add_product(const Bf16* input, std::int64_t lda, std::int64_t tokens, const
   });
 }
 
+void Bf16Layer::attend(const LayerContext& context, const float* projected, std::int64_t tokens, Bf16* mixed) const {
+  const LayerConfig& sizes = context.sizes;
+  const std::int64_t stride = qkv_.padded_columns(), half = sizes.head_dim / 2, width = sizes.heads * sizes.head_dim;
+  const float *cosines = context.rope.cosines.const_data_ptr<float>(), *sines = context.rope.sines.const_data_ptr<float>();
+  const auto window = [&](std::int64_t count, const float* rows, const float* cosine_rows, const float* sine_rows, Bf16* to) {
+    causal_attention_bf16({count, sizes.heads, sizes.kv_heads, sizes.head_dim, sizes.window}, rows, rows + key_column_, rows + value_column_, stride,
+                          cosine_rows, sine_rows, to);
+  };
+  if (context.shared == nullptr) return window(tokens, projected, cosines, sines, mixed);
+  std::vector<float> rows, cosine_rows, sine_rows;  // of a sequence whose rows lie in two places
+  std::vector<Bf16> both;
+  for (const SharedSequence& sequence : context.shared->sequences) {
+    if (sequence.prefix == 0) {
+      window(sequence.length, projected + sequence.begin * stride, cosines + sequence.begin * half, sines + sequence.begin * half,
+             mixed + sequence.begin * width);
+      continue;
+    }
+    const auto joined = [&](const float* from, std::int64_t columns, std::vector<float>& to) {
+      to.assign(from + sequence.prefix_begin * columns, from + (sequence.prefix_begin + sequence.prefix) * columns);
+      to.insert(to.end(), from + sequence.begin * columns, from + (sequence.begin + sequence.length) * columns);
+      return to.data();
+    };
+    const std::int64_t count = sequence.prefix + sequence.length;
+    both.resize(static_cast<std::size_t>(count * width));
+    window(count, joined(projected, stride, rows), joined(cosines, half, cosine_rows), joined(sines, half, sine_rows), both.data());
+    std::copy_n(both.data() + sequence.prefix * width, sequence.length * width, mixed + sequence.begin * width);
+  }
+}
+
 at::Tensor Bf16Layer::run(const LayerContext& context, const at::Tensor& hidden, const InputObserver& observer, bool inputs_only) const {
   const LayerConfig& sizes = context.sizes;
   const std::int64_t tokens = hidden.size(0), n = context.config.hidden, width = sizes.mlp_width;
@@ -180,8 +210,7 @@ at::Tensor Bf16Layer::run(const LayerContext& context, const at::Tensor& hidden,
   project(bits(x), tokens, n, projected);
   prepare_heads(context, tokens, projected);
   const at::Tensor mixed = scratch(2, tokens, sizes.heads * sizes.head_dim, at::kBFloat16);
-  causal_attention_bf16({tokens, sizes.heads, sizes.kv_heads, sizes.head_dim, sizes.window}, projected, projected + key_column_, projected + value_column_,
-                        stride, context.rope.cosines.const_data_ptr<float>(), context.rope.sines.const_data_ptr<float>(), bits(mixed));
+  attend(context, projected, tokens, bits(mixed));
   observe(InputSite::AttentionOutput, mixed);
   add_product(bits(mixed), mixed.size(1), tokens, o_, n, from, out);
 

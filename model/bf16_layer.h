@@ -47,6 +47,8 @@ class Bf16Layer {
   void project(const Bf16* x, std::int64_t tokens, std::int64_t width, float* projected) const;
   const at::Tensor& source(Role role, bool bias = false) const { return sources_.find(rule_name(*rules_, role, bias))->second.first; }
   bool has(Role role, bool bias = false) const { return sources_.contains(rule_name(*rules_, role, bias)); }
+  // Attention of each window, or of each sequence where rows are shared, from rows as project() leaves them.
+  void attend(const LayerContext& context, const float* projected, std::int64_t tokens, Bf16* mixed) const;
   void pack_attention(const LayerConfig& sizes);
   void pack_mlp();
   // Norms of heads and the scaling of late queries, in place; rows of qkv_.padded_columns() floats.

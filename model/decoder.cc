@@ -18,6 +18,7 @@
 #include <ATen/ops/zeros_like.h>
 
 #include "miq/base/error.h"
+#include "miq/model/shared_prefix.h"
 
 namespace miq {
 namespace {
@@ -127,10 +128,30 @@ class LayerRun {
     const at::Tensor queries = positioned(q, Role::QueryNorm);
     const at::Tensor keys = repeat_heads(positioned(k, Role::KeyNorm), sizes.heads);
     const at::Tensor values = repeat_heads(split_heads(v, sizes.head_dim), sizes.heads);
-    const bool windowed = sizes.window > 0 && sizes.window < tokens;
-    const at::Tensor mixed = at::scaled_dot_product_attention(queries.unsqueeze(0), keys.unsqueeze(0), values.unsqueeze(0),
-                                                              windowed ? std::optional(window_mask(tokens, sizes.window)) : std::nullopt, 0.0, !windowed);
-    return mixed.squeeze(0).transpose(0, 1).reshape({tokens, sizes.heads * sizes.head_dim});
+    const at::Tensor mixed = context_.shared ? mix_shared(queries, keys, values) : mix(queries, keys, values);
+    return mixed.transpose(0, 1).reshape({tokens, sizes.heads * sizes.head_dim});
+  }
+
+  // Causal attention of one window: all [heads, tokens, head_dim].
+  at::Tensor mix(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values) const {
+    const std::int64_t tokens = queries.size(1), window = context_.sizes.window;
+    const bool windowed = window > 0 && window < tokens;
+    return at::scaled_dot_product_attention(queries.unsqueeze(0), keys.unsqueeze(0), values.unsqueeze(0),
+                                            windowed ? std::optional(window_mask(tokens, window)) : std::nullopt, 0.0, !windowed)
+        .squeeze(0);
+  }
+
+  // The same for sequences that share rows.
+  at::Tensor mix_shared(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values) const {
+    std::vector<at::Tensor> mixed;
+    for (const SharedSequence& sequence : context_.shared->sequences) {
+      const auto rows = [&](const at::Tensor& x) {
+        const at::Tensor own = x.narrow(1, sequence.begin, sequence.length);
+        return sequence.prefix == 0 ? own : at::cat({x.narrow(1, sequence.prefix_begin, sequence.prefix), own}, 1);
+      };
+      mixed.push_back(mix(rows(queries), rows(keys), rows(values)).narrow(1, sequence.prefix, sequence.length));
+    }
+    return at::cat(mixed, 1);
   }
 
   at::Tensor activate(const at::Tensor& x) const {

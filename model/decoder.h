@@ -14,12 +14,15 @@
 
 namespace miq {
 
+struct SharedRows;
+
 // What one layer needs beside its weights.
 struct LayerContext {
   const Config& config;
   const LayerConfig& sizes;
   ComputeType type;
   RopeTable rope;  // empty where positions are learned
+  const SharedRows* shared = nullptr;  // shared_prefix.h; null: the rows are one window
 };
 
 // Called with the name and the output [tokens, out] of every linear, its bias added.

@@ -263,8 +263,8 @@ PAGE = f"""# What each part brings
 Figures of `bench/ablation.py`: one change at a time from a base setting, on development texts (on which the defaults were
 chosen; the test texts were not looked at for it), with as many calibration draws as the table has figures in a cell. The
 base is mixed precision with everything off that can be taken away. "Against its base" is the mean change of perplexity over texts
-and draws, each against the base with the same draw; ± is the standard error of that mean from the same windows' losses. The two
-columns of spread are the lowest and highest of the single changes. A change within about twice its error is no finding.
+and draws, each against the base with the same draw; ± is the standard error of that mean from the same windows' losses. The last
+column is the lowest and highest of the single changes. A change within about twice its error is no finding.
 
 ![the same as a plot](ablation.svg)
 

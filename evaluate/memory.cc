@@ -33,6 +33,8 @@ void MemoryWatch::sample() {
   figures_.peak_anonymous_bytes = std::max(figures_.peak_anonymous_bytes, now);
 }
 
+double MemoryWatch::seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - made_).count(); }
+
 MemoryFigures MemoryWatch::figures() {
   sample();
   std::lock_guard lock(mutex_);

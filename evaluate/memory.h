@@ -1,6 +1,7 @@
 // How much memory this process takes while a model is opened and evaluated (Linux: /proc/self).
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <mutex>
 
@@ -19,10 +20,12 @@ class MemoryWatch {
   MemoryWatch();
   void sample();  // any thread; a few times a second is enough
   MemoryFigures figures();
+  double seconds() const;  // since the watch was made
 
  private:
   std::mutex mutex_;
   MemoryFigures figures_;
+  std::chrono::steady_clock::time_point made_ = std::chrono::steady_clock::now();
 };
 
 }  // namespace miq

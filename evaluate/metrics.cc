@@ -65,14 +65,33 @@ void measure_questions(MetricContext& context) {
   }
 }
 
+// All weights in memory at once, so behind everything that a walk layer by layer does with less.
+void measure_generation_speed(MetricContext& context) {
+  context.made_forward.reset();
+  const std::int64_t most = context.model.config.max_positions;
+  if (most < GenerationSpeed::kShortest) {
+    context.report.failures.push_back("speed of generation: a model for " + std::to_string(most) + " tokens is too short to measure");
+    return;
+  }
+  context.report.generation = measure_generation(context.model, context.options.type, context.open_seconds, context.pool, context.progress);
+}
+
+std::int64_t evaluated_length(const MetricContext& context) {
+  const PerplexityOptions& options = context.options.perplexity;
+  return window_length(protocol(options.protocol), context.model.config, options.seqlen);
+}
+
 constexpr Metric kMetrics[] = {
     {"ppl", "perplexity on the given texts", measure_on_texts},
     {"divergence", "Kullback-Leibler divergence from the reference's predictions on the same texts", measure_divergence},
     {"zeroshot", "accuracy on questions with choices", measure_questions},
-    {"speed", "tokens per second of the evaluation pass", measure_throughput},
+    {"speed", "tokens per second of the evaluation pass and of generation, load time", measure_throughput, measure_generation_speed},
     {"memory", "peak memory of opening and evaluating", [](MetricContext& context) { context.report.memory = context.memory.figures(); }},
-    {"params", "parameters: total, nonzero, by part; sparsity",
-     [](MetricContext& context) { context.report.parameters = count_parameters(context.model, context.pool); }},
+    {"params", "parameters: total, nonzero, by part; sparsity; multiplications per token",
+     [](MetricContext& context) {
+       context.report.parameters = count_parameters(context.model, context.pool);
+       context.report.macs = count_macs(context.model.config, evaluated_length(context));
+     }},
     {"size", "bytes on disk, bits per weight",
      [](MetricContext& context) { context.report.size = measure_size(context.model, context.path, context.pool); }},
 };
@@ -113,6 +132,7 @@ std::vector<std::string> choose_metrics(std::string_view list) {
 
 ModelReport evaluate_model(const Model& model, const std::string& path, const EvaluationOptions& options, MemoryWatch& memory,
                            ThreadPool& pool, const ProgressFunction& progress) {
+  const double open_seconds = memory.seconds();
   ModelReport report;
   report.name = model.name;
   report.path = path;
@@ -131,11 +151,15 @@ ModelReport evaluate_model(const Model& model, const std::string& path, const Ev
     if (progress) progress(now);
   };
   MetricContext context{
-      .model = model, .path = path, .options = options, .pool = pool, .progress = sampling, .memory = memory, .report = report};
+      .model = model, .path = path, .options = options, .pool = pool, .progress = sampling, .memory = memory, .report = report,
+      .open_seconds = open_seconds};
   report.digest = weights_digest(model, pool);
   if (is_reference(context)) options.reference->digest = report.digest;
   for (const Metric& metric : kMetrics) {
     if (wanted(options, metric.name)) metric.measure(context);
+  }
+  for (const Metric& metric : kMetrics) {
+    if (wanted(options, metric.name) && metric.afterwards) metric.afterwards(context);
   }
   return report;
 }

@@ -36,6 +36,7 @@ struct MetricContext {
   MemoryWatch& memory;
   ModelReport& report;
   WalkStatistics walk = {};  // of the walks so far
+  double open_seconds = 0;   // what opening the model took, where the watch saw it
   std::unique_ptr<ForwardPass> made_forward = nullptr;
 
   ForwardPass& forward();  // made at the first call
@@ -44,6 +45,7 @@ struct MetricContext {
 struct Metric {
   std::string_view name, summary;
   void (*measure)(MetricContext& context);
+  void (*afterwards)(MetricContext& context) = nullptr;  // when all others are done: what needs the memory for itself
 };
 
 // In the order in which they are measured: what needs the forward pass first.

@@ -47,6 +47,30 @@ Json matrices_json(const ModelReport& model) {
   return matrices;
 }
 
+Json macs_json(const MacCount& macs) {
+  Json by_part = Json::object();
+  for (const auto& [part, count] : macs.by_part) by_part[std::string(part_name(part))] = count;
+  const auto products = static_cast<double>(std::max<std::int64_t>(1, macs.products));
+  return {{"per_token", macs.per_token()},
+          {"products", macs.products},
+          {"by_part", by_part},
+          {"attention", macs.attention},
+          {"attention_length", macs.length},
+          {"rotation_share", static_cast<double>(macs.rotations()) / products}};
+}
+
+Json generation_json(const GenerationSpeed& speed) {
+  Json runs = Json::array();
+  for (const GenerationRun& run : speed.runs) {
+    runs.push_back({{"batch", run.batch},
+                    {"prompt_tokens_per_second", finite(run.prompt_tokens_per_second)},
+                    {"tokens_per_second", finite(run.tokens_per_second)},
+                    {"ms_per_token", finite(run.ms_per_token)}});
+  }
+  return {{"prompt", speed.prompt},       {"new_tokens", speed.new_tokens},     {"shortened", speed.shortened}, {"load_seconds", speed.load_seconds},
+          {"weight_bytes", speed.weight_bytes}, {"cache_bytes", speed.cache_bytes}, {"runs", runs}};
+}
+
 Json perplexity_json(const Perplexity& result) {
   Json window_nll = Json::array();
   for (double nll : result.summary.window_nll) window_nll.push_back(finite(nll));
@@ -164,6 +188,8 @@ Json model_json(const ModelReport& model) {
                           {"seqlen", model.throughput->seqlen},
                           {"synthetic", model.throughput->synthetic}};
   }
+  if (model.generation) json["generation"] = generation_json(*model.generation);
+  if (model.macs) json["macs"] = macs_json(*model.macs);
   if (model.memory) {
     json["memory"] = {{"peak_bytes", model.memory->peak_bytes}, {"peak_anonymous_bytes", model.memory->peak_anonymous_bytes},
                       {"idle_anonymous_bytes", model.memory->idle_anonymous_bytes}};

@@ -7,6 +7,8 @@
 
 #include "miq/evaluate/count.h"
 #include "miq/evaluate/divergence.h"
+#include "miq/evaluate/generation.h"
+#include "miq/evaluate/macs.h"
 #include "miq/evaluate/memory.h"
 #include "miq/evaluate/perplexity.h"
 #include "miq/evaluate/size.h"
@@ -29,6 +31,8 @@ struct ModelReport {
   std::vector<Divergence> divergence;  // from the reference, one a text; empty for the reference itself
   std::vector<ZeroShotResult> zeroshot;
   std::optional<Throughput> throughput;
+  std::optional<GenerationSpeed> generation;
+  std::optional<MacCount> macs;
   std::optional<MemoryFigures> memory;
   std::vector<std::string> failures;  // metrics that gave no value, each with its reason
 

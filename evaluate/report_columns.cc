@@ -67,6 +67,27 @@ Cell mean_accuracy_cell(const ModelReport& model, bool normalised) {
   return model.zeroshot.empty() ? Cell{} : Cell{"failed", {}, 0, false, true, false};
 }
 
+Cell generation_cell(const ModelReport& model, std::int64_t batch) {
+  if (!model.generation) return {};
+  for (const GenerationRun& run : model.generation->runs) {
+    if (run.batch != batch) continue;
+    Cell cell = number(run.tokens_per_second, figure_text(run.tokens_per_second, 3));
+    cell.detail = figure_text(run.ms_per_token, 3) + " ms";
+    return cell;
+  }
+  return {};
+}
+
+Cell rotation_cell(const ModelReport& model) {
+  if (!model.parameters || model.parameters->total == 0) return {};
+  for (const auto& [part, count] : model.parameters->by_part) {
+    if (part != Part::Rotation) continue;
+    const double share = static_cast<double>(count) / static_cast<double>(model.parameters->total);
+    return number(share, fixed(100 * share, 1) + " %");
+  }
+  return {};
+}
+
 template <typename Function>
 Column column(const Report& report, std::string title, std::string explanation, Function cell) {
   Column made{std::move(title), std::move(explanation), false, false, {}};
@@ -152,6 +173,27 @@ std::vector<Column> report_columns(const Report& report) {
   columns.push_back(column(report, "tokens/s", "Tokens a second of the evaluation pass, losses included", [](const ModelReport& m) {
     return m.throughput ? number(m.throughput->tokens_per_second, figure_text(m.throughput->tokens_per_second, 3)) : Cell{};
   }));
+  for (const std::int64_t batch : GenerationSpeed::kBatches) {
+    columns.push_back(column(report, "gen. tok/s" + (batch == 1 ? std::string() : " ×" + std::to_string(batch)),
+                             "New tokens a second behind a prompt, " + std::to_string(batch) + (batch == 1 ? " sequence" : " sequences at once") +
+                                 ", weights in memory",
+                             [&](const ModelReport& m) { return generation_cell(m, batch); }));
+    columns.back().wide_only = batch != 1;
+  }
+  columns.push_back(column(report, "load", "Seconds from opening the file to the first token", [](const ModelReport& m) {
+    return m.generation ? number(m.generation->load_seconds, figure_text(m.generation->load_seconds, 2) + " s") : Cell{};
+  }));
+  columns.back().wide_only = true;
+  columns.push_back(column(report, "weights in mem.", "Bytes of all weights as generation holds them, mapped files included", [](const ModelReport& m) {
+    return m.generation ? number(static_cast<double>(m.generation->weight_bytes), bytes_text(m.generation->weight_bytes)) : Cell{};
+  }));
+  columns.back().wide_only = true;
+  columns.push_back(column(report, "MACs/token", "Multiplications a token costs, attention over a window included; zeros count", [](const ModelReport& m) {
+    return m.macs ? number(m.macs->per_token(), figure_text(m.macs->per_token() / 1e6, 4) + " M") : Cell{};
+  }));
+  columns.back().wide_only = true;
+  columns.push_back(column(report, "rotations", "Share of a sliced model's parameters that carry its stream around the blocks", rotation_cell));
+  columns.back().wide_only = true;
   columns.push_back(
       column(report, "peak mem.", "Highest resident memory while opening and evaluating, mapped files included", [](const ModelReport& m) {
         return m.memory ? number(static_cast<double>(m.memory->peak_bytes), bytes_text(m.memory->peak_bytes)) : Cell{};
@@ -179,6 +221,11 @@ std::vector<std::string> report_notes(const Report& report) {
   if (calibrated)
     notes.push_back("* This text also calibrated the model, so the figure flatters it: compare on a text that the method has not seen.");
   if (synthetic) notes.push_back("Tokens per second were measured on arbitrary token ids, as no text could be used.");
+  for (const ModelReport& model : report.models) {
+    if (!model.generation || !model.generation->shortened) continue;
+    notes.push_back(model.name + ": generation was measured on prompts of " + std::to_string(model.generation->prompt) + " tokens and " +
+                    std::to_string(model.generation->new_tokens) + " new ones, as the model ends there.");
+  }
   for (const ModelReport& model : report.models) {
     for (const std::string& failure : model.failures) notes.push_back(model.name + ": no value for " + failure + ".");
   }

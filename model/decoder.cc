@@ -8,6 +8,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/relu.h>
@@ -16,6 +17,8 @@
 #include <ATen/ops/silu.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/zeros_like.h>
+
+#include <array>
 
 #include "miq/base/error.h"
 #include "miq/model/shared_prefix.h"
@@ -87,18 +90,33 @@ class LayerRun {
   at::Tensor carried(Role rotation, const at::Tensor& x) const {
     if (!context_.config.sliced) return x;
     const at::Tensor& q = layer_.tensor(rule_name(rules_, rotation));
-    return x.to(q.scalar_type()).matmul(q).to(at::kFloat);
+    const at::Tensor input = x.to(q.scalar_type());
+    return (context_.steps ? context_.steps->products(input, std::array{q.t()}).front() : input.matmul(q)).to(at::kFloat);
   }
 
-  at::Tensor linear(Role role, const at::Tensor& x, std::int64_t expert = -1) const {
-    const std::string name = expert_name(rule_name(rules_, role), expert);
-    const std::string_view bias = rule_name(rules_, role, true);
-    const auto found = bias.empty() ? layer_.tensors.end() : layer_.tensors.find(bias);
-    const at::Tensor& weight = layer_.tensor(name);
-    at::Tensor output = at::linear(x.to(weight.scalar_type()), weight);  // routers are float32
-    if (found != layer_.tensors.end()) output = (output.to(at::kFloat) + found->second).to(output.scalar_type());
-    if (on_output_) on_output_(name, output);
-    return output;
+  at::Tensor linear(Role role, const at::Tensor& x, std::int64_t expert = -1) const { return linears(std::array{role}, x, expert).front(); }
+
+  // Matrices that read the same x.
+  std::vector<at::Tensor> linears(std::span<const Role> roles, const at::Tensor& x, std::int64_t expert = -1) const {
+    std::vector<std::string> names;
+    std::vector<at::Tensor> weights, outputs;
+    for (const Role role : roles) {
+      names.push_back(expert_name(rule_name(rules_, role), expert));
+      weights.push_back(layer_.tensor(names.back()));
+    }
+    const at::Tensor input = x.to(weights.front().scalar_type());  // routers are float32
+    if (context_.steps) {
+      outputs = context_.steps->products(input, weights);
+    } else {
+      for (const at::Tensor& weight : weights) outputs.push_back(at::linear(input, weight));
+    }
+    for (std::size_t i = 0; i < outputs.size(); ++i) {
+      const std::string_view bias = rule_name(rules_, roles[i], true);
+      const auto found = bias.empty() ? layer_.tensors.end() : layer_.tensors.find(bias);
+      if (found != layer_.tensors.end()) outputs[i] = (outputs[i].to(at::kFloat) + found->second).to(outputs[i].scalar_type());
+      if (on_output_) on_output_(names[i], outputs[i]);
+    }
+    return outputs;
   }
 
   // Heads of a query or key: normalised where the model does, rotated, in the compute type.
@@ -120,12 +138,12 @@ class LayerRun {
       k = qkv.narrow(1, query, key).contiguous();
       v = qkv.narrow(1, query + key, key).contiguous();
     } else {
-      q = linear(Role::Query, x);
-      k = linear(Role::Key, x);
-      v = linear(Role::Value, x);
+      const std::vector<at::Tensor> qkv = linears(std::array{Role::Query, Role::Key, Role::Value}, x);
+      q = qkv[0], k = qkv[1], v = qkv[2];
     }
     const std::int64_t tokens = x.size(0);
     const at::Tensor queries = positioned(q, Role::QueryNorm);
+    if (context_.steps) return context_.steps->attend(queries, positioned(k, Role::KeyNorm), split_heads(v, sizes.head_dim));
     const at::Tensor keys = repeat_heads(positioned(k, Role::KeyNorm), sizes.heads);
     const at::Tensor values = repeat_heads(split_heads(v, sizes.head_dim), sizes.heads);
     const at::Tensor mixed = context_.shared ? mix_shared(queries, keys, values) : mix(queries, keys, values);
@@ -154,21 +172,33 @@ class LayerRun {
     return at::cat(mixed, 1);
   }
 
+  // f of every element of x [rows, columns]. LibTorch's vectors round otherwise than the scalar code for the few elements left at a
+  // tensor's end: where rows are texts of their own, whole vectors keep a row's values independent of how many rows there are.
+  template <class Function>
+  at::Tensor each(const at::Tensor& x, const Function& f) const {
+    constexpr std::int64_t kVectors = 64;
+    const std::int64_t columns = x.size(1), beyond = columns % kVectors;
+    if (!context_.steps || beyond == 0) return f(x.to(at::kFloat));
+    return f(at::constant_pad_nd(x.to(at::kFloat), {0, kVectors - beyond})).narrow(1, 0, columns);
+  }
+
   at::Tensor activate(const at::Tensor& x) const {
-    switch (context_.config.activation) {
-      case Activation::Silu: return at::silu(x.to(at::kFloat));
-      case Activation::Relu: return at::relu(x.to(at::kFloat));
-      case Activation::Gelu: return at::gelu(x.to(at::kFloat));
-      case Activation::GeluTanh: return at::gelu(x.to(at::kFloat), "tanh");
-    }
-    throw Error("unknown activation");
+    return each(x, [this](const at::Tensor& values) {
+      switch (context_.config.activation) {
+        case Activation::Silu: return at::silu(values);
+        case Activation::Relu: return at::relu(values);
+        case Activation::Gelu: return at::gelu(values);
+        case Activation::GeluTanh: return at::gelu(values, "tanh");
+      }
+      throw Error("unknown activation");
+    });
   }
 
   // What the last matrix of an MLP reads, float32.
   at::Tensor mlp(Role gate, Role up, const at::Tensor& x, std::int64_t expert = -1) const {
     if (!context_.config.gated_mlp) return activate(linear(up, x, expert));
-    const at::Tensor gated = linear(gate, x, expert);
-    return activate(gated) * linear(up, x, expert);
+    const std::vector<at::Tensor> both = linears(std::array{gate, up}, x, expert);
+    return activate(both[0]) * both[1];
   }
 
   // Every token goes through the experts with its largest router probabilities, and through the shared one.
@@ -189,7 +219,7 @@ class LayerRun {
     if (context_.sizes.shared_width > 0) {
       const at::Tensor middle = input(InputSite::MlpOutput, mlp(Role::SharedGate, Role::SharedUp, x));
       const at::Tensor shared = linear(Role::SharedDown, middle).to(at::kFloat);
-      output = output + at::sigmoid(linear(Role::SharedRouter, x).to(at::kFloat)) * shared;
+      output = output + each(linear(Role::SharedRouter, x), [](const at::Tensor& z) { return at::sigmoid(z); }) * shared;
     }
     return output;
   }

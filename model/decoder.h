@@ -6,7 +6,9 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <span>
 #include <string_view>
+#include <vector>
 
 #include "miq/model/forward.h"
 #include "miq/model/norm.h"
@@ -16,13 +18,25 @@ namespace miq {
 
 struct SharedRows;
 
+// Two steps of a layer that generation takes in its own way (generate.h).
+class LayerSteps {
+ public:
+  virtual ~LayerSteps() = default;
+  // x [tokens, in] times the transposes of matrices [out, in]: one [tokens, out] for each, in the matrices' type.
+  virtual std::vector<at::Tensor> products(const at::Tensor& x, std::span<const at::Tensor> matrices) = 0;
+  // Attention of the tokens over themselves and what came before them. Queries [heads, tokens, head_dim], keys and values [kv_heads,
+  // tokens, head_dim], normalised and rotated -> [tokens, heads * head_dim] of the same type.
+  virtual at::Tensor attend(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values) = 0;
+};
+
 // What one layer needs beside its weights.
 struct LayerContext {
   const Config& config;
   const LayerConfig& sizes;
   ComputeType type;
-  RopeTable rope;  // empty where positions are learned
+  RopeTable rope;                      // the rows of the tokens' positions; empty where positions are learned
   const SharedRows* shared = nullptr;  // shared_prefix.h; null: the rows are one window
+  LayerSteps* steps = nullptr;         // null: by LibTorch's operations
 };
 
 // Called with the name and the output [tokens, out] of every linear, its bias added.

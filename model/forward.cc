@@ -14,6 +14,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "miq/base/error.h"
@@ -146,6 +147,12 @@ void ForwardPass::prepare(LayerWeights& layer) const {
 }
 
 at::Tensor ForwardPass::embed(std::span<const std::int32_t> ids) const {
+  std::vector<std::int64_t> positions(ids.size());
+  std::iota(positions.begin(), positions.end(), std::int64_t{0});
+  return embed(ids, positions);
+}
+
+at::Tensor ForwardPass::embed(std::span<const std::int32_t> ids, std::span<const std::int64_t> positions) const {
   use_single_threaded_torch();
   const at::NoGradGuard no_grad;
   const std::int64_t rows = embedding_.size(0);
@@ -162,12 +169,13 @@ at::Tensor ForwardPass::embed(std::span<const std::int32_t> ids) const {
   if (embedding_projection_.defined()) hidden = at::linear(hidden, embedding_projection_);
   hidden = hidden.to(at::kFloat);
   if (!positions_.defined()) return hidden;
-  const auto tokens = static_cast<std::int64_t>(ids.size());
-  if (tokens > positions_.size(0) - model_.config.position_offset) {
-    throw Error("a window of " + std::to_string(tokens) + " tokens is longer than the model's " +
+  const std::int64_t last = positions.empty() ? -1 : *std::max_element(positions.begin(), positions.end());
+  if (last >= positions_.size(0) - model_.config.position_offset) {
+    throw Error("a window of " + std::to_string(last + 1) + " tokens is longer than the model's " +
                 std::to_string(positions_.size(0) - model_.config.position_offset) + " learned positions; use a shorter one (--seqlen)");
   }
-  return hidden + positions_.narrow(0, model_.config.position_offset, tokens);
+  std::transform(positions.begin(), positions.end(), index.data_ptr<std::int64_t>(), [&](std::int64_t p) { return p + model_.config.position_offset; });
+  return hidden + positions_.index_select(0, index);
 }
 
 at::Tensor ForwardPass::run_layer(const LayerWeights& layer, const at::Tensor& hidden, const InputObserver& observer) const {
@@ -231,6 +239,14 @@ at::Tensor ForwardPass::exact_logits(const at::Tensor& head_input) const {
     z.narrow(1, begin, count).copy_(at::linear(x, head_.narrow(0, begin, count).to(at::kFloat)));
   }
   return head_bias_.defined() ? z + head_bias_ : z;
+}
+
+std::uint64_t ForwardPass::global_bytes() const {
+  std::uint64_t bytes = head_.is_same(embedding_) ? 0 : head_.nbytes();
+  for (const at::Tensor* tensor : {&embedding_, &head_bias_, &positions_, &embedding_projection_, &output_projection_, &final_norm_.weight, &final_norm_.bias}) {
+    if (tensor->defined()) bytes += tensor->nbytes();
+  }
+  return bytes;
 }
 
 at::Tensor ForwardPass::head_input(const at::Tensor& hidden) const {

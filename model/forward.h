@@ -73,6 +73,8 @@ class ForwardPass {
   // [tokens, hidden] float32. Throws Error on an id outside the embedding, and on more tokens than a table
   // of learned positions has rows.
   at::Tensor embed(std::span<const std::int32_t> ids) const;
+  // The same for tokens at any positions, one for each id.
+  at::Tensor embed(std::span<const std::int32_t> ids, std::span<const std::int64_t> positions) const;
   // The next hidden states, [tokens, width] float32; positions are 0 … tokens-1.
   at::Tensor run_layer(const LayerWeights& layer, const at::Tensor& hidden, const InputObserver& observer = {}) const;
   // The same, for its inputs alone: stops when the observer has seen the last one, a product short of the end.
@@ -95,6 +97,11 @@ class ForwardPass {
   at::Tensor project(const at::Tensor& head_input) const;
   // The same logits, not rounded to the compute type on the way: for differences that the rounding would drown.
   at::Tensor exact_logits(const at::Tensor& head_input) const;
+  // The head's matrix [vocabulary, head width] in the compute type; its bias [vocabulary] float32, undefined where the model has none.
+  const at::Tensor& head() const { return head_; }
+  const at::Tensor& head_bias() const { return head_bias_; }
+  // Bytes of the whole model's tensors as they lie in memory, a tied head once; mapped ones included.
+  std::uint64_t global_bytes() const;
   // d loss/d hidden, given d loss/d logits(hidden). Where `norm_gradient` is given it becomes d loss/d (the final norm's weight), [hidden]
   // float32, or stays undefined where the model has no such weight.
   at::Tensor head_backward(const at::Tensor& hidden, const at::Tensor& logits_gradient, at::Tensor* norm_gradient = nullptr) const;

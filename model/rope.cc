@@ -26,16 +26,6 @@ double scale_llama3(double frequency, const RopeScaling& scaling) {
   return (1 - smooth) * frequency / scaling.factor + smooth * frequency;
 }
 
-// The base for a text of `tokens`.
-double base_for(std::int64_t head_dim, double theta, const RopeScaling& scaling, std::int64_t tokens) {
-  if (tokens <= scaling.original_max_positions || head_dim <= 2) return theta;
-  const double stretch = static_cast<double>(tokens) / static_cast<double>(scaling.original_max_positions);
-  double grown = 1;
-  if (scaling.kind == RopeScaling::Kind::Dynamic) grown = scaling.factor * stretch - (scaling.factor - 1);
-  if (scaling.kind == RopeScaling::Kind::QwenDynamic) grown = std::exp2(std::ceil(std::log2(stretch) + 1)) - 1;
-  return theta * std::pow(grown, static_cast<double>(head_dim) / static_cast<double>(head_dim - 2));
-}
-
 // How far pair `i` is interpolated by yarn: 0 as trained, 1 divided by the factor.
 double yarn_ramp(std::int64_t i, std::int64_t head_dim, double theta, const RopeScaling& scaling) {
   const auto dimension = [&](double turns) {
@@ -76,9 +66,18 @@ at::Tensor make_query_factors(std::int64_t tokens, std::int64_t from) {
 
 }  // namespace
 
+double rope_base(std::int64_t head_dim, double theta, const RopeScaling& scaling, std::int64_t tokens) {
+  if (tokens <= scaling.original_max_positions || head_dim <= 2) return theta;
+  const double stretch = static_cast<double>(tokens) / static_cast<double>(scaling.original_max_positions);
+  double grown = 1;
+  if (scaling.kind == RopeScaling::Kind::Dynamic) grown = scaling.factor * stretch - (scaling.factor - 1);
+  if (scaling.kind == RopeScaling::Kind::QwenDynamic) grown = std::exp2(std::ceil(std::log2(stretch) + 1)) - 1;
+  return theta * std::pow(grown, static_cast<double>(head_dim) / static_cast<double>(head_dim - 2));
+}
+
 std::vector<float> rope_inverse_frequencies(std::int64_t head_dim, double theta, const RopeScaling& scaling, std::int64_t tokens) {
   std::vector<float> frequencies(static_cast<std::size_t>(head_dim / 2));
-  const double base = base_for(head_dim, theta, scaling, tokens);
+  const double base = rope_base(head_dim, theta, scaling, tokens);
   for (std::size_t i = 0; i < frequencies.size(); ++i) {
     double frequency = std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
     switch (scaling.kind) {
@@ -100,7 +99,7 @@ std::vector<float> rope_inverse_frequencies(std::int64_t head_dim, double theta,
 
 RopeTable RopeTables::table(std::int64_t head_dim, std::int64_t tokens) {
   std::lock_guard lock(mutex_);
-  RopeTable& kept = tables_[{head_dim, base_for(head_dim, theta_, scaling_, tokens)}];
+  RopeTable& kept = tables_[{head_dim, rope_base(head_dim, theta_, scaling_, tokens)}];
   if (!kept.cosines.defined() || kept.cosines.size(0) < tokens) {
     const double factor = scaling_.kind == RopeScaling::Kind::Yarn ? scaling_.attention_factor : 1;
     kept = make_table(rope_inverse_frequencies(head_dim, theta_, scaling_, tokens), std::max<std::int64_t>(tokens, 64), factor);

@@ -17,6 +17,10 @@ namespace miq {
 // angles are float32(inverse frequency) * float32(position).
 std::vector<float> rope_inverse_frequencies(std::int64_t head_dim, double theta, const RopeScaling& scaling, std::int64_t tokens = 0);
 
+// The base for a text of `tokens`: `theta`, or more for one beyond the original length under a dynamic kind. Every token of
+// the text is rotated by it, so a longer text turns its first tokens otherwise.
+double rope_base(std::int64_t head_dim, double theta, const RopeScaling& scaling, std::int64_t tokens);
+
 // Cosines and sines of the angles of positions 0 … tokens-1, both [tokens, head_dim / 2] float32.
 struct RopeTable {
   at::Tensor cosines, sines;

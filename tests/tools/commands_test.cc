@@ -91,7 +91,7 @@ class Commands : public testing::Test {
 };
 
 TEST_F(Commands, HelpAndVersion) {
-  for (const std::string command : {"compare-methods", "convert-checkpoint", "miq-compress", "run-eval"}) {
+  for (const std::string command : {"compare-methods", "convert-checkpoint", "miq-compress", "miq-generate", "run-eval"}) {
     const Outcome help = run(command + " --help");
     EXPECT_EQ(help.code, 0);
     EXPECT_NE(help.out.find("--threads"), std::string::npos) << help.out;

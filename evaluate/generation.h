@@ -29,6 +29,9 @@ struct GenerationSpeed {
   static constexpr std::int64_t kBatches[] = {1, 4};
 };
 
+// Bytes of anonymous memory that measure_generation() takes, about: weights that are not mapped as they are, keys and values.
+std::uint64_t generation_bytes(const Model& model, ComputeType type);
+
 // Greedy, on arbitrary token ids. `open_seconds` is what opening the model took. REQUIRES a model for kShortest tokens
 // or more.
 GenerationSpeed measure_generation(const Model& model, ComputeType type, double open_seconds, ThreadPool& pool, const ProgressFunction& progress);

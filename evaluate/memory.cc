@@ -1,6 +1,8 @@
 // Reads VmHWM and RssAnon from /proc/self/status; "5" in /proc/self/clear_refs resets the former.
 #include "miq/evaluate/memory.h"
 
+#include "miq/evaluate/memory_budget.h"
+
 #include <algorithm>
 #include <fstream>
 #include <string>
@@ -21,6 +23,8 @@ std::uint64_t status_bytes(std::string_view field) {
 }
 
 }  // namespace
+
+std::uint64_t anonymous_bytes() { return status_bytes("RssAnon"); }
 
 MemoryWatch::MemoryWatch() {
   std::ofstream("/proc/self/clear_refs") << "5";

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "miq/base/error.h"
+#include "miq/evaluate/memory_budget.h"
 
 namespace miq {
 namespace {
@@ -48,7 +49,8 @@ void measure_throughput(MetricContext& context) {
     context.report.throughput = Throughput{static_cast<double>(context.walk.tokens) / context.walk.seconds, context.walk.seconds,
                                            context.walk.tokens, seqlen, false};
   } else {
-    context.report.throughput = measure_speed(context.forward(), seqlen, 2 * context.pool.threads(), context.pool, context.progress);
+    context.report.throughput = measure_speed(context.forward(), seqlen, 2 * context.pool.threads(), context.pool, context.progress,
+                                              options.walk);
   }
 }
 
@@ -71,6 +73,11 @@ void measure_generation_speed(MetricContext& context) {
   const std::int64_t most = context.model.config.max_positions;
   if (most < GenerationSpeed::kShortest) {
     context.report.failures.push_back("speed of generation: a model for " + std::to_string(most) + " tokens is too short to measure");
+    return;
+  }
+  const std::uint64_t budget = context.options.perplexity.walk.memory_bytes, needed = anonymous_bytes() + generation_bytes(context.model, context.options.type);
+  if (budget > 0 && needed > budget) {
+    context.report.failures.push_back("speed of generation: with all weights in memory it takes " + bytes_text(needed) + ", more than --memory");
     return;
   }
   context.report.generation = measure_generation(context.model, context.options.type, context.open_seconds, context.pool, context.progress);

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "miq/base/error.h"
+#include "miq/evaluate/memory_budget.h"
 
 namespace miq {
 namespace {
@@ -54,7 +55,7 @@ double walk_batch(const ForwardPass& forward, std::span<const Item> items, Threa
   std::optional<LayerWeights> current, next;
   pool.for_each(count + 1, [&](std::int64_t unit) {
     if (unit == 0) {
-      if (forward.layers() > 0) next = forward.load_layer(0);
+      if (forward.layers() > 0) next = forward.load_layer_to_run(0);
       return;
     }
     const Item& item = items[static_cast<std::size_t>(unit - 1)];
@@ -62,11 +63,15 @@ double walk_batch(const ForwardPass& forward, std::span<const Item> items, Threa
   });
   for (std::int64_t layer = 0; layer < forward.layers(); ++layer) {
     const std::string stage = "layer " + std::to_string(layer + 1) + " of " + std::to_string(forward.layers());
+    if (!next) {
+      current.reset();
+      next = forward.load_layer_to_run(layer);
+    }
     current = std::move(next);
     next.reset();
     pool.for_each(count + 1, [&](std::int64_t unit) {
       if (unit == 0) {
-        if (layer + 1 < forward.layers()) next = forward.load_layer(layer + 1);
+        if (options.load_early && layer + 1 < forward.layers()) next = forward.load_layer_to_run(layer + 1);
         return;
       }
       at::Tensor& states = hidden[static_cast<std::size_t>(unit - 1)];
@@ -105,6 +110,7 @@ std::size_t batch_end(const std::vector<Item>& items, std::size_t begin, std::ui
   while (end < items.size()) {
     const std::size_t count = end - begin;
     bytes += token_bytes * items[end].window->length;
+    if (options.most_windows > 0 && count >= static_cast<std::size_t>(options.most_windows)) break;
     if (bytes > options.activation_bytes && count >= threads) break;
     if (options.finished && count >= threads && count % threads == 0 && tokens >= rate * kStoreSeconds) break;
     tokens += static_cast<double>(items[end].window->length);
@@ -116,18 +122,20 @@ std::size_t batch_end(const std::vector<Item>& items, std::size_t begin, std::ui
 }  // namespace
 
 std::vector<std::vector<std::vector<float>>> walk_windows(const ForwardPass& forward, const std::vector<const WindowPlan*>& plans,
-                                                          ThreadPool& pool, const WalkOptions& options, const ProgressFunction& progress,
+                                                          ThreadPool& pool, const WalkOptions& asked, const ProgressFunction& progress,
                                                           WalkStatistics& statistics) {
   std::vector<std::vector<std::vector<float>>> losses(plans.size());
   std::vector<Item> items;
-  std::int64_t tokens = 0;
+  std::int64_t tokens = 0, longest = 0;
   for (std::size_t p = 0; p < plans.size(); ++p) {
     losses[p].resize(plans[p]->windows.size());
     for (std::size_t w = 0; w < losses[p].size(); ++w) {
       items.push_back({plans[p], &plans[p]->windows[w], &losses[p][w], p, w});
       tokens += static_cast<std::int64_t>(plans[p]->windows[w].length);
+      longest = std::max(longest, static_cast<std::int64_t>(plans[p]->windows[w].length));
     }
   }
+  const WalkOptions options = items.empty() ? asked : fit_memory(forward, asked, longest, pool.threads());
   WalkProgress reporter(progress, static_cast<double>(tokens) * (static_cast<double>(forward.layers()) + (options.observer ? 2 : 1) * kHeadLayers));
   double observing = 0;
   std::int64_t walked = 0;

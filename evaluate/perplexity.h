@@ -21,6 +21,9 @@ struct WalkOptions {
   // Hidden states kept between layers, [tokens, hidden] float32 over all windows in flight. Where all windows
   // need more than this, they go through the model in several walks. At least one window per thread goes.
   std::uint64_t activation_bytes = std::uint64_t{1} << 30;
+  std::uint64_t memory_bytes = 0;  // cap on the process's anonymous memory, kept by memory_budget.h; 0: none
+  std::int64_t most_windows = 0;   // in flight; 0: as activation_bytes says
+  bool load_early = true;          // a layer while windows pass through the one before it
   // Sees the states behind the last layer, [tokens, hidden], of each window after its losses: from several threads, each window
   // once. Its time does not count in the walk's.
   std::function<void(std::size_t plan, std::size_t window, const at::Tensor& hidden)> observer;

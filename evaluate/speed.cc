@@ -4,7 +4,7 @@
 namespace miq {
 
 Throughput measure_speed(const ForwardPass& forward, std::int64_t seqlen, std::int64_t windows, ThreadPool& pool,
-                         const ProgressFunction& progress) {
+                         const ProgressFunction& progress, const WalkOptions& options) {
   WindowPlan plan;
   plan.seqlen = seqlen;
   plan.text_tokens = seqlen * windows;
@@ -15,7 +15,7 @@ Throughput measure_speed(const ForwardPass& forward, std::int64_t seqlen, std::i
   for (std::int64_t w = 0; w < windows; ++w)
     plan.windows.push_back({static_cast<std::size_t>(w * seqlen), static_cast<std::size_t>(seqlen), 0});
   WalkStatistics walk;
-  walk_windows(forward, {&plan}, pool, {}, progress, walk);
+  walk_windows(forward, {&plan}, pool, options, progress, walk);
   return {static_cast<double>(walk.tokens) / walk.seconds, walk.seconds, walk.tokens, seqlen, true};
 }
 

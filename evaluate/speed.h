@@ -14,6 +14,6 @@ struct Throughput {
 
 // For models measured without a text: `windows` windows of fixed, arbitrary ids.
 Throughput measure_speed(const ForwardPass& forward, std::int64_t seqlen, std::int64_t windows, ThreadPool& pool,
-                         const ProgressFunction& progress);
+                         const ProgressFunction& progress, const WalkOptions& options = {});
 
 }  // namespace miq

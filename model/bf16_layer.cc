@@ -70,6 +70,12 @@ Bf16Layer::Bf16Layer(const Config& config, const LayerWeights& layer) : rules_(&
   pack_mlp();
 }
 
+void Bf16Layer::forget_linears(const Config& config, std::int64_t layer) {
+  for (const LayerTensor& tensor : layer_tensors(config, layer)) {
+    if (tensor.linear()) sources_.erase(tensor.name);
+  }
+}
+
 void Bf16Layer::pack_attention(const LayerConfig& sizes) {
   const bool fused = has(Role::QueryKeyValue);
   const std::int64_t query = sizes.heads * sizes.head_dim, key = sizes.kv_heads * sizes.head_dim;

@@ -22,6 +22,8 @@ class Bf16Layer {
   static bool supports(const Config& config, const LayerConfig& sizes);
   // REQUIRES supports().
   Bf16Layer(const Config& config, const LayerWeights& layer);
+  // Forgets the linears' tensors it was made from: run() needs them no more, backward() is not to be called.
+  void forget_linears(const Config& config, std::int64_t layer);
 
   // False once an entry was replaced or changed by a LibTorch operation.
   bool is_of(const LayerWeights& layer) const;

@@ -68,6 +68,19 @@ at::Tensor global(const Model& model, Role role, bool bias, at::ScalarType type)
   return {};
 }
 
+LayerWeights decoded_layer(const Model& model, std::int64_t index, at::ScalarType linear_type) {
+  const auto layers = static_cast<std::int64_t>(model.config.layers.size());
+  if (index < 0 || index >= layers) throw Error("no layer " + std::to_string(index) + " in a model of " + std::to_string(layers));
+  const Architecture& rules = architecture(model.config.architecture);
+  LayerWeights layer;
+  layer.index = index;
+  for (const LayerTensor& tensor : layer_tensors(model.config, index)) {
+    const std::string name = layer_tensor_name(rules, index, tensor.name);
+    layer.tensors.emplace(tensor.name, to_torch(stored(model, name), name, tensor.linear() ? linear_type : at::kFloat));
+  }
+  return layer;
+}
+
 }  // namespace
 
 std::string_view compute_type_name(ComputeType type) { return type == ComputeType::Float32 ? "float32" : "bfloat16"; }
@@ -123,15 +136,21 @@ const at::Tensor& LayerWeights::tensor(std::string_view name) const {
 ForwardPass::~ForwardPass() = default;
 
 LayerWeights ForwardPass::load_layer(std::int64_t index) const {
-  if (index < 0 || index >= layers()) throw Error("no layer " + std::to_string(index) + " in a model of " + std::to_string(layers()));
-  const Architecture& rules = architecture(model_.config.architecture);
-  LayerWeights layer;
-  layer.index = index;
-  for (const LayerTensor& tensor : layer_tensors(model_.config, index)) {
-    const std::string name = layer_tensor_name(rules, index, tensor.name);
-    layer.tensors.emplace(tensor.name, to_torch(stored(model_, name), name, tensor.linear() ? scalar_type(type_) : at::kFloat));
-  }
+  LayerWeights layer = decoded_layer(model_, index, scalar_type(type_));
   prepare(layer);
+  return layer;
+}
+
+LayerWeights ForwardPass::load_layer_to_run(std::int64_t index) const {
+  LayerWeights layer = decoded_layer(model_, index, scalar_type(type_));
+  if (!own_kernels(index)) return layer;
+  const at::NoGradGuard no_grad;
+  auto packed = std::make_shared<Bf16Layer>(model_.config, layer);
+  packed->forget_linears(model_.config, index);
+  for (const LayerTensor& tensor : layer_tensors(model_.config, index)) {
+    if (tensor.linear()) layer.tensors.erase(tensor.name);
+  }
+  layer.packed = std::move(packed);
   return layer;
 }
 

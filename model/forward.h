@@ -54,6 +54,15 @@ struct LayerWeights {
 // The tokens of an expert are those routed to it, in their own order; one that gets none is not shown.
 using InputObserver = std::function<void(InputPlace place, const at::Tensor& input)>;
 
+// What a walk takes for itself, in bytes of anonymous memory: nothing for what is read where the file is mapped.
+struct WalkMemory {
+  std::uint64_t head = 0;     // the head as the loss wants it, where it is not made yet
+  std::uint64_t kept = 0;     // a layer while windows pass through it, the largest
+  std::uint64_t loading = 0;  // more than that while it is loaded
+  std::uint64_t work = 0;     // of each thread: buffers of one window within a layer, or of its losses; an upper bound
+  std::uint64_t window = 0;   // hidden states of one window between layers
+};
+
 class ForwardPass {
  public:
   // Keeps a reference to `model`, and decodes embedding, final norm and head.
@@ -67,6 +76,10 @@ class ForwardPass {
   std::int64_t layers() const { return static_cast<std::int64_t>(model_.config.layers.size()); }
 
   LayerWeights load_layer(std::int64_t index) const;
+  // For run_layer() alone: a layer whose linears the kernels pack keeps nothing else of them.
+  LayerWeights load_layer_to_run(std::int64_t index) const;
+  // For windows of `tokens`.
+  WalkMemory walk_memory(std::int64_t tokens) const;
   // Packs the layer's linears anew where the kernels want that and they have changed.
   void prepare(LayerWeights& layer) const;
 

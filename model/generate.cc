@@ -220,7 +220,7 @@ at::Tensor Generator::run(std::span<const Row> rows, std::int64_t length, bool t
     if (sizes.identity) continue;
     if (!ropes.contains(sizes.head_dim)) ropes[sizes.head_dim] = rope_rows(rows, sizes.head_dim, length);
     steps.enter(layer);
-    hidden = decode_layer({model_.config, sizes, type_, ropes[sizes.head_dim], &steps}, layers_[layer], hidden, {}, {});
+    hidden = decode_layer({model_.config, sizes, type_, ropes[sizes.head_dim], nullptr, &steps}, layers_[layer], hidden, {}, {});
   }
   return hidden;
 }

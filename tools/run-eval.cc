@@ -27,7 +27,12 @@ struct Options {
   std::string metrics = "all", data_dir, dtype = "float32", device = "cpu", protocol = "gptq";
   std::string output, markdown, html, reference, scratch, losses, cache;
   std::int64_t seqlen = 0, windows = 0, limit = 0;
+<<<<<<< HEAD
   bool item_scores = false, no_cache = false;
+=======
+  bool item_scores = false;
+  std::uint64_t memory = 0;
+>>>>>>> cc9fb88 (run-eval --memory: a walk within a budget)
 };
 
 struct Named {
@@ -116,6 +121,7 @@ EvaluationOptions evaluation_options(const Options& options, Session& session) {
   evaluation.perplexity.protocol = options.protocol;
   evaluation.perplexity.seqlen = options.seqlen;
   evaluation.perplexity.windows = options.windows;
+  evaluation.perplexity.walk.memory_bytes = options.memory;
   evaluation.type = compute_type(options.dtype);
   const RowJoin join = protocol(options.protocol).join;
   if (std::find(evaluation.metrics.begin(), evaluation.metrics.end(), "zeroshot") != evaluation.metrics.end()) {
@@ -338,10 +344,16 @@ void declare(CLI::App& app, Options& options) {
   app.add_option("--reference", options.reference,
                  "the model that the others are compared with: one of them by name or path, or another; by default the first; none: no comparison");
   app.add_option("--scratch", options.scratch, "folder for what is kept of the reference, in unnamed files; by default /var/tmp or $TMPDIR");
+<<<<<<< HEAD
   app.add_option("--cache", options.cache,
                  "folder where results are kept and an interrupted run goes on from; by default $XDG_CACHE_HOME/miq or ~/.cache/miq");
   app.add_flag("--no-cache", options.no_cache, "measure everything anew and keep nothing");
   app.add_option("--losses", options.losses, "write the loss of every token here, as JSON lines: one a window");
+=======
+  app.add_option("--memory", options.memory,
+                 "cap on the program's anonymous memory, such as 2GB: fewer windows at once, one layer at a time where two do not fit; the figures stay the same")
+      ->transform(CLI::AsSizeValue(true));
+>>>>>>> cc9fb88 (run-eval --memory: a walk within a budget)
   app.add_option("-o,--output", options.output, "write report.json here");
   app.add_option("--markdown", options.markdown, "write the report as Markdown here");
   app.add_option("--html", options.html, "write the report as one self-contained page here");

@@ -1,0 +1,40 @@
+// What is there already is measured: the program, texts and their tokens, what opening decoded, embedding and head. What the walk
+// adds is bounded from sizes (ForwardPass::walk_memory).
+#include "miq/evaluate/memory_budget.h"
+
+#include <algorithm>
+
+#include "miq/base/error.h"
+#include "miq/evaluate/report.h"
+
+namespace miq {
+
+WalkOptions fit_memory(const ForwardPass& forward, const WalkOptions& options, std::int64_t tokens, int threads) {
+  if (options.memory_bytes == 0) return options;
+  const WalkMemory memory = forward.walk_memory(tokens);
+  const std::uint64_t now = anonymous_bytes();
+  // Of `windows` in flight; a layer that is loaded early is there beside the one in use.
+  const auto needed = [&](std::uint64_t windows, bool early) {
+    return now + memory.head + (early ? 2 : 1) * memory.kept + memory.loading + std::min(windows, static_cast<std::uint64_t>(threads)) * memory.work +
+           windows * memory.window;
+  };
+  const std::uint64_t most = std::max<std::uint64_t>(options.activation_bytes / std::max<std::uint64_t>(1, memory.window), static_cast<std::uint64_t>(threads));
+  WalkOptions fitted = options;
+  for (const bool early : {true, false}) {
+    std::uint64_t windows = 0;
+    // As many as threads use one by one, then as many as there is room for.
+    while (windows < static_cast<std::uint64_t>(threads) && needed(windows + 1, early) <= options.memory_bytes) ++windows;
+    if (windows == 0) continue;
+    if (windows == static_cast<std::uint64_t>(threads)) windows += (options.memory_bytes - needed(windows, early)) / std::max<std::uint64_t>(1, memory.window);
+    fitted.most_windows = static_cast<std::int64_t>(std::min(windows, most));
+    fitted.load_early = early;
+    return fitted;
+  }
+  throw Error("--memory " + bytes_text(options.memory_bytes) + " is too little for '" + forward.model().name + "' in windows of " + std::to_string(tokens) +
+              " tokens: it takes " + bytes_text(needed(1, false)) + ". The process has " + bytes_text(now) +
+              " (the program, texts, what opening the model decoded, embedding and head); to that come " + bytes_text(memory.head) + " for the packed head, " +
+              bytes_text(memory.kept + memory.loading) + " for a layer, " + bytes_text(memory.work + memory.window) +
+              " for a window. Give more, or shorter windows (--seqlen)");
+}
+
+}  // namespace miq

@@ -29,22 +29,6 @@ struct TokenDivergence {
 // A logit that is not finite gives NaN.
 void token_divergence(const float* reference, const float* other, std::int64_t rows, std::int64_t vocabulary, TokenDivergence& to);
 
-// One text's figures.
-struct Divergence {
-  std::string text, reference;  // names
-  std::string reference_digest;  // weights_digest, where it is known
-  std::int64_t tokens = 0;
-  double mean = 0, standard_error = 0;                                 // of KL, over tokens
-  double median = 0, percentile_90 = 0, percentile_99 = 0, maximum = 0;  // between neighbours: linear
-  double same_top = 0, same_top_error = 0;                             // share of tokens
-  double loss_correlation = 0;                                         // Pearson's, of the tokens' losses; NaN where one does not vary
-  double log_ratio = 0, log_ratio_error = 0;                           // mean over tokens of loss - reference's: ln(PPL / PPL_ref)
-  std::string failure;  // why there is no value; empty when there is one
-  bool comparable = true;  // false: the failure says why this model and the reference cannot be compared on this text
-
-  bool failed() const { return !failure.empty(); }
-};
-
 // Positions whose target `plan` ignores count nowhere. All arrays are [window][scored position].
 Divergence summarise_divergence(const WindowPlan& plan, const std::vector<TokenDivergence>& tokens, const std::vector<std::vector<float>>& losses,
                                 const std::vector<std::vector<float>>& reference_losses);

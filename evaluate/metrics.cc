@@ -6,6 +6,7 @@
 
 #include "miq/base/error.h"
 #include "miq/evaluate/memory_budget.h"
+#include "miq/evaluate/speed.h"
 
 namespace miq {
 namespace {
@@ -101,6 +102,8 @@ constexpr Metric kMetrics[] = {
      }},
     {"size", "bytes on disk, bits per weight",
      [](MetricContext& context) { context.report.size = measure_size(context.model, context.path, context.pool); }},
+    {"structure", "what compression did to each matrix, as the container records it",
+     [](MetricContext& context) { context.report.structure = structure_figures(context.model.statistics); }},
 };
 
 }  // namespace

@@ -12,7 +12,7 @@
 
 #include "miq/base/progress.h"
 #include "miq/base/thread_pool.h"
-#include "miq/evaluate/protocol.h"
+#include "miq/evaluate/figures.h"
 #include "miq/model/forward.h"
 
 namespace miq {
@@ -43,20 +43,6 @@ struct WalkStatistics {
 std::vector<std::vector<std::vector<float>>> walk_windows(const ForwardPass& forward, const std::vector<const WindowPlan*>& plans,
                                                           ThreadPool& pool, const WalkOptions& options, const ProgressFunction& progress,
                                                           WalkStatistics& statistics);
-
-struct Perplexity {
-  std::string text;            // the dataset's name
-  std::string path;
-  std::string protocol;
-  Summary summary;
-  std::int64_t text_tokens = 0, tokens = 0;  // of the whole text; of the windows
-  std::int64_t windows = 0, seqlen = 0;
-  std::string text_digest, source_digest;
-  bool calibrated_on = false;  // this text also calibrated the model
-  std::string failure;         // why there is no value; empty when there is one
-
-  bool failed() const { return !failure.empty(); }
-};
 
 struct PerplexityOptions {
   std::string protocol = "gptq";

@@ -5,6 +5,8 @@
 #include <array>
 #include <cmath>
 #include <cstdio>
+#include <map>
+#include <utility>
 
 namespace miq {
 namespace {
@@ -18,7 +20,45 @@ Json parameters_json(const ParameterCount& count) {
           {"decoder_linear_zeros", count.decoder_linear_zeros}};
 }
 
-// One entry per decoder linear, from whichever of the two metrics ran.
+Json information_json(const MatrixOutcome::Information& information) {
+  Json json{{"mean", information.mean}, {"largest", information.largest}, {"within", information.within}, {"between", information.between}};
+  if (!information.blocks.empty()) json["blocks"] = information.blocks;
+  return json;
+}
+
+void add_outcome(Json& entry, const MatrixOutcome& outcome) {
+  entry["error"] = finite(outcome.error);
+  if (outcome.refined != 0) entry["refined"] = finite(outcome.refined);
+  if (outcome.groups > 0)
+    entry["groups"] = {{"count", outcome.groups}, {"smallest", outcome.smallest_group}, {"largest", outcome.largest_group}};
+  if (outcome.information) entry["mutual_information"] = information_json(*outcome.information);
+  if (outcome.fallback) entry["fallback"] = true;
+}
+
+// What compression recorded goes to the entry of the same matrix where the other metrics made one.
+void add_outcomes(Json& matrices, const StructureFigures& structure) {
+  std::map<std::pair<std::int64_t, std::string>, std::size_t> places;
+  for (std::size_t i = 0; i < matrices.size(); ++i)
+    places[{matrices[i]["layer"].get<std::int64_t>(), matrices[i]["name"].get<std::string>()}] = i;
+  for (const MatrixOutcome& outcome : structure.matrices) {
+    const auto [place, fresh] = places.try_emplace({outcome.layer, outcome.name}, matrices.size());
+    if (fresh) matrices.push_back({{"layer", outcome.layer}, {"name", outcome.name}});
+    add_outcome(matrices[place->second], outcome);
+  }
+}
+
+Json layers_json(const std::vector<LayerOutcome>& layers) {
+  Json json = Json::array();
+  for (const LayerOutcome& layer : layers) {
+    Json& entry = json.emplace_back(Json{{"layer", layer.layer}, {"removed", finite(layer.removed)}});
+    if (layer.heads > 0) entry["heads"] = layer.heads;
+    if (layer.mlp_width > 0) entry["mlp_width"] = layer.mlp_width;
+    if (layer.width > 0) entry["width"] = layer.width;
+  }
+  return json;
+}
+
+// One entry per decoder linear, from whichever of the metrics ran.
 Json matrices_json(const ModelReport& model) {
   Json matrices = Json::array();
   if (model.parameters) {
@@ -31,19 +71,22 @@ Json matrices_json(const ModelReport& model) {
                           {"zeros", matrix.zeros}});
     }
   }
-  if (!model.size) return matrices;
-  for (std::size_t i = 0; i < model.size->matrices.size(); ++i) {
+  for (std::size_t i = 0; model.size && i < model.size->matrices.size(); ++i) {
     const MatrixBits& bits = model.size->matrices[i];
     if (i >= matrices.size()) matrices.push_back({{"layer", bits.layer}, {"name", bits.name}, {"weights", bits.weights}});
     Json& entry = matrices[i];
     entry["encoding"] = bits.encoding;
     entry["code_bits"] = bits.kept == 0 ? 0.0 : static_cast<double>(bits.code_bits) / static_cast<double>(bits.kept);
     entry["effective_bits"] = bits.weights == 0 ? 0.0 : static_cast<double>(bits.stored_bits) / static_cast<double>(bits.weights);
+    entry["kept"] = bits.kept;
+    entry["code_bit_count"] = bits.code_bits;
+    entry["stored_bit_count"] = bits.stored_bits;
     if (bits.columns_by_bits.empty()) continue;
     Json histogram = Json::object();
     for (const auto& [width, columns] : bits.columns_by_bits) histogram[std::to_string(width)] = columns;
     entry["columns_by_bits"] = histogram;
   }
+  if (model.structure) add_outcomes(matrices, *model.structure);
   return matrices;
 }
 
@@ -139,6 +182,12 @@ Json zeroshot_json(const ZeroShotResult& result) {
   return json;
 }
 
+Json conditions_json(const Conditions& conditions) {
+  return {{"version", conditions.version},         {"torch_version", conditions.torch_version},
+          {"device", conditions.device},           {"device_name", conditions.device_name},
+          {"dtype", conditions.dtype},             {"threads", conditions.threads}};
+}
+
 Json model_json(const ModelReport& model) {
   Json json{{"name", model.name},
             {"path", model.path},
@@ -166,7 +215,9 @@ Json model_json(const ModelReport& model) {
     json["bits_per_weight"] = {
         {"code", model.size->code_bits}, {"effective", model.size->effective_bits}, {"model", model.size->model_bits}};
   }
-  if (model.parameters || model.size) json["matrices"] = matrices_json(model);
+  if (model.parameters || model.size || model.structure) json["matrices"] = matrices_json(model);
+  if (model.structure && !model.structure->layers.empty()) json["layers"] = layers_json(model.structure->layers);
+  if (model.conditions) json["conditions"] = conditions_json(*model.conditions);
   if (!model.perplexity.empty()) {
     Json& texts = json["perplexity"] = Json::object();
     for (const Perplexity& result : model.perplexity) texts[result.text] = perplexity_json(result);
@@ -233,9 +284,9 @@ std::vector<std::string> Report::tasks() const {
 Json report_json(const Report& report) {
   Json models = Json::array();
   for (const ModelReport& model : report.models) models.push_back(model_json(model));
-  return {{"schema", "miq.eval/1"},    {"version", report.version},         {"torch_version", report.torch_version},
-          {"device", report.device},   {"device_name", report.device_name}, {"dtype", report.dtype},
-          {"threads", report.threads}, {"protocol", report.protocol},       {"models", models}};
+  Json json = conditions_json(report);
+  json.update({{"schema", "miq.eval/1"}, {"texts", report.texts()}, {"protocol", report.protocol}, {"models", std::move(models)}});
+  return json;
 }
 
 std::string figure_text(double value, int significant) {

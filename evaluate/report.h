@@ -6,16 +6,23 @@
 #include <vector>
 
 #include "miq/evaluate/count.h"
-#include "miq/evaluate/divergence.h"
+#include "miq/evaluate/figures.h"
 #include "miq/evaluate/generation.h"
 #include "miq/evaluate/macs.h"
 #include "miq/evaluate/memory.h"
-#include "miq/evaluate/perplexity.h"
 #include "miq/evaluate/size.h"
-#include "miq/evaluate/speed.h"
-#include "miq/evaluate/zeroshot.h"
+#include "miq/evaluate/structure.h"
 
 namespace miq {
+
+// What computed a figure.
+struct Conditions {
+  std::string version, torch_version;
+  std::string device;       // "cpu"
+  std::string device_name;  // the processor
+  std::string dtype;        // "bfloat16"
+  int threads = 0;
+};
 
 struct ModelReport {
   std::string name, path;
@@ -34,19 +41,18 @@ struct ModelReport {
   std::optional<GenerationSpeed> generation;
   std::optional<MacCount> macs;
   std::optional<MemoryFigures> memory;
+  std::optional<StructureFigures> structure;
+  std::optional<Conditions> conditions;  // where they are not the report's own: in a report put together from several
   std::vector<std::string> failures;  // metrics that gave no value, each with its reason
 
   std::string method_name() const;  // "dense" for a model as its makers left it; "not recorded"
 };
 
-struct Report {
-  std::string version, torch_version;
-  std::string device;       // "cpu"
-  std::string device_name;  // the processor
-  std::string dtype;        // "bfloat16"
-  int threads = 0;
+struct Report : Conditions {
   std::string protocol;
   std::vector<ModelReport> models;
+
+  const Conditions& conditions_of(const ModelReport& model) const { return model.conditions ? *model.conditions : *this; }
 
   bool failed() const;  // any model has a failure
   // Names of the texts of all models, in order of first appearance.
@@ -55,14 +61,20 @@ struct Report {
   std::vector<std::string> tasks() const;
 };
 
-// schema "miq.eval/1". Numbers that are not finite become null.
+// Schema "miq.eval/1" (docs/report-json.md). Numbers that are not finite become null.
 Json report_json(const Report& report);
+// Reads it back, those of earlier versions too; `name` is used in messages. Throws FormatError naming the key for what is no such
+// report, or has values that make no sense.
+Report report_from_json(const Json& json, const std::string& name);
+Report read_report(const std::string& path);
 
 // A table for reading: one row a model. `markdown` false: for a terminal, at most 100 columns wide where the
 // names allow it.
 std::string report_table(const Report& report, bool markdown);
 // The Markdown file: the table, its notes, one card a model.
 std::string report_markdown(const Report& report);
+// A LaTeX table float (booktabs).
+std::string report_latex(const Report& report);
 // One self-contained page: no script, style, font or image from elsewhere.
 std::string report_html(const Report& report);
 

@@ -8,7 +8,7 @@
 namespace miq {
 namespace {
 
-Cell number(double value, std::string text) { return {std::move(text), {}, value, true, false, false}; }
+Cell number(double value, std::string text) { return {std::move(text), {}, value, true, false, false, {}}; }
 
 std::string fixed(double value, int decimals) {
   char text[64];
@@ -21,7 +21,30 @@ const Perplexity* perplexity_of(const ModelReport& model, const std::string& tex
   return found == model.perplexity.end() ? nullptr : &*found;
 }
 
-Cell perplexity_cell(const Perplexity* result) {
+Basis perplexity_basis(const Perplexity& result, const Conditions& conditions) {
+  return {{"protocol", result.protocol},
+          {"text", result.text_digest},
+          {"tokens in a window", std::to_string(result.seqlen)},
+          {"windows", std::to_string(result.windows)},
+          {"tokens of the text", std::to_string(result.text_tokens)},
+          {"dtype", conditions.dtype}};
+}
+
+// Of a figure that tells how fast or how large the run was.
+Basis machine_basis(const Conditions& conditions) {
+  return {{"device", conditions.device},
+          {"processor", conditions.device_name},
+          {"threads", std::to_string(conditions.threads)},
+          {"dtype", conditions.dtype}};
+}
+
+Cell timed(Cell cell, const Conditions& conditions, std::int64_t seqlen = 0) {
+  cell.basis = machine_basis(conditions);
+  if (seqlen > 0) cell.basis.emplace_back("tokens in a window", std::to_string(seqlen));
+  return cell;
+}
+
+Cell perplexity_cell(const Perplexity* result, const Conditions& conditions) {
   if (result == nullptr) return {};
   Cell cell;
   cell.calibrated_on = result->calibrated_on;
@@ -32,6 +55,7 @@ Cell perplexity_cell(const Perplexity* result) {
   }
   cell = number(result->summary.perplexity, figure_text(result->summary.perplexity));
   cell.calibrated_on = result->calibrated_on;
+  cell.basis = perplexity_basis(*result, conditions);
   if (result->summary.standard_error > 0) cell.detail = "± " + figure_text(result->summary.standard_error, 2);
   return cell;
 }
@@ -89,8 +113,8 @@ Cell rotation_cell(const ModelReport& model) {
 }
 
 template <typename Function>
-Column column(const Report& report, std::string title, std::string explanation, Function cell) {
-  Column made{std::move(title), std::move(explanation), false, false, {}};
+Column column(const Report& report, ColumnGroup group, std::string title, std::string explanation, Function cell) {
+  Column made{.title = std::move(title), .explanation = std::move(explanation), .group = group};
   for (const ModelReport& model : report.models) made.cells.push_back(cell(model));
   return made;
 }
@@ -100,7 +124,7 @@ bool any_value(const Column& column) {
 }
 
 void add_divergence_columns(const Report& report, const std::string& text, std::vector<Column>& columns) {
-  columns.push_back(column(report, "KL " + text,
+  columns.push_back(column(report, ColumnGroup::Divergence, "KL " + text,
                            "Mean Kullback-Leibler divergence of the next token's distribution from the reference's on " + text +
                                ", in nats; lower is closer. ± is the standard error",
                            [&](const ModelReport& m) {
@@ -110,11 +134,11 @@ void add_divergence_columns(const Report& report, const std::string& text, std::
                                return cell;
                              });
                            }));
-  columns.push_back(column(report, "KL 99 % " + text, "99th percentile of that divergence over the tokens of " + text, [&](const ModelReport& m) {
+  columns.push_back(column(report, ColumnGroup::Divergence, "KL 99 % " + text, "99th percentile of that divergence over the tokens of " + text, [&](const ModelReport& m) {
     return divergence_cell(m, text, [](const Divergence& d) { return number(d.percentile_99, figure_text(d.percentile_99, 3)); });
   }));
   columns.back().wide_only = true;
-  columns.push_back(column(report, "same top " + text, "Share of the tokens of " + text + " where the most likely next token is the reference's",
+  columns.push_back(column(report, ColumnGroup::Divergence, "same top " + text, "Share of the tokens of " + text + " where the most likely next token is the reference's",
                            [&](const ModelReport& m) {
                              return divergence_cell(m, text, [](const Divergence& d) { return number(d.same_top, fixed(100 * d.same_top, 1) + " %"); });
                            }));
@@ -125,53 +149,106 @@ void add_divergence_columns(const Report& report, const std::string& text, std::
 void add_accuracy_columns(const Report& report, std::vector<Column>& columns) {
   const std::vector<std::string> tasks = report.tasks();
   for (const std::string& task : tasks) {
-    columns.push_back(column(report, task, "Zero-shot accuracy on " + task + "; ± is the standard error",
+    columns.push_back(column(report, ColumnGroup::Accuracy, task, "Zero-shot accuracy on " + task + "; ± is the standard error",
                              [&](const ModelReport& m) { return accuracy_cell(m, task); }));
     columns.back().wide_only = tasks.size() > 2;
   }
   if (tasks.size() < 2) return;
-  columns.push_back(column(report, "accuracy", "Mean zero-shot accuracy of the " + std::to_string(tasks.size()) + " tasks, each counting the same",
+  columns.push_back(column(report, ColumnGroup::Accuracy, "accuracy", "Mean zero-shot accuracy of the " + std::to_string(tasks.size()) + " tasks, each counting the same",
                            [](const ModelReport& m) { return mean_accuracy_cell(m, false); }));
-  columns.push_back(column(report, "acc. norm.", "The same with length-normalised likelihoods where the task is measured so",
+  columns.push_back(column(report, ColumnGroup::Accuracy, "acc. norm.", "The same with length-normalised likelihoods where the task is measured so",
                            [](const ModelReport& m) { return mean_accuracy_cell(m, true); }));
   columns.back().wide_only = true;
 }
 
+std::string conditions_text(const Conditions& conditions) {
+  return "in " + conditions.dtype + " on " + conditions.device + (conditions.device_name.empty() ? "" : " (" + conditions.device_name + ")") +
+         ", " + std::to_string(conditions.threads) + (conditions.threads == 1 ? " thread" : " threads") + "; miq " + conditions.version +
+         ", torch " + conditions.torch_version + ".";
+}
+
+// One line for each text and way to measure it, with the models' names where not all were measured the same way.
+void add_text_notes(const Report& report, std::vector<std::string>& notes) {
+  for (const std::string& text : report.texts()) {
+    std::vector<std::pair<std::string, std::string>> ways;  // how, and the models
+    for (const ModelReport& model : report.models) {
+      const Perplexity* result = perplexity_of(model, text);
+      if (result == nullptr || result->failed()) continue;
+      const std::string way = std::to_string(result->windows) + (result->windows == 1 ? " window of " : " windows of ") +
+                              std::to_string(result->seqlen) + " tokens, protocol " + result->protocol + ".";
+      const auto known = std::find_if(ways.begin(), ways.end(), [&](const auto& entry) { return entry.first == way; });
+      if (known == ways.end()) {
+        ways.emplace_back(way, model.name);
+      } else {
+        known->second += ", " + model.name;
+      }
+    }
+    for (const auto& [way, models] : ways) notes.push_back(text + (ways.size() > 1 ? " (" + models + ")" : "") + ": " + way);
+  }
+}
+
+void add_condition_notes(const Report& report, std::vector<std::string>& notes) {
+  std::vector<std::pair<std::string, std::string>> ways;
+  for (const ModelReport& model : report.models) {
+    const std::string way = conditions_text(report.conditions_of(model));
+    const auto known = std::find_if(ways.begin(), ways.end(), [&](const auto& entry) { return entry.first == way; });
+    if (known == ways.end()) {
+      ways.emplace_back(way, model.name);
+    } else {
+      known->second += ", " + model.name;
+    }
+  }
+  for (const auto& [way, models] : ways) notes.push_back((ways.size() > 1 ? models + ": computed " : "Computed ") + way);
+}
+
 }  // namespace
+
+std::string_view column_group_name(ColumnGroup group) {
+  switch (group) {
+    case ColumnGroup::Perplexity: return "Perplexity";
+    case ColumnGroup::Divergence: return "Against the reference";
+    case ColumnGroup::Accuracy: return "Accuracy";
+    case ColumnGroup::Size: return "Size";
+    case ColumnGroup::Cost: return "Cost";
+    case ColumnGroup::Model: break;
+  }
+  return "";
+}
 
 std::vector<Column> report_columns(const Report& report) {
   std::vector<Column> columns;
-  columns.push_back(column(report, "model", "", [](const ModelReport& m) { return Cell{m.name, {}, 0, true, false, false}; }));
-  columns.push_back(column(report, "method", "How the weights were compressed",
-                           [](const ModelReport& m) { return Cell{m.method_name(), {}, 0, true, false, false}; }));
+  columns.push_back(column(report, ColumnGroup::Model, "model", "", [](const ModelReport& m) { return Cell{m.name, {}, 0, true, false, false, {}}; }));
+  columns.push_back(column(report, ColumnGroup::Model, "method", "How the weights were compressed",
+                           [](const ModelReport& m) { return Cell{m.method_name(), {}, 0, true, false, false, {}}; }));
   columns.front().text = columns.back().text = true;
   columns.back().wide_only = true;
   for (const std::string& text : report.texts()) {
-    columns.push_back(column(report, text, "Perplexity on " + text + "; lower is better. ± is the standard error",
-                             [&](const ModelReport& m) { return perplexity_cell(perplexity_of(m, text)); }));
+    columns.push_back(column(report, ColumnGroup::Perplexity, text, "Perplexity on " + text + "; lower is better. ± is the standard error",
+                             [&](const ModelReport& m) { return perplexity_cell(perplexity_of(m, text), report.conditions_of(m)); }));
   }
   for (const std::string& text : report.texts()) add_divergence_columns(report, text, columns);
   add_accuracy_columns(report, columns);
-  columns.push_back(column(report, "code bits", "Bits of the code of each kept weight, averaged over the linears of the decoder layers",
+  columns.push_back(column(report, ColumnGroup::Size, "code bits", "Bits of the code of each kept weight, averaged over the linears of the decoder layers",
                            [](const ModelReport& m) { return m.size ? number(m.size->code_bits, fixed(m.size->code_bits, 2)) : Cell{}; }));
   columns.push_back(
-      column(report, "eff. bits", "Bits a weight of those linears takes as stored: codes, scales, zero points, masks, group indices",
+      column(report, ColumnGroup::Size, "eff. bits", "Bits a weight of those linears takes as stored: codes, scales, zero points, masks, group indices",
              [](const ModelReport& m) { return m.size ? number(m.size->effective_bits, fixed(m.size->effective_bits, 2)) : Cell{}; }));
   columns.push_back(
-      column(report, "sparsity", "Share of exact zeros in those linears, those that rounding made included", [](const ModelReport& m) {
+      column(report, ColumnGroup::Size, "sparsity", "Share of exact zeros in those linears, those that rounding made included", [](const ModelReport& m) {
         return m.parameters ? number(m.parameters->sparsity(), fixed(100 * m.parameters->sparsity(), 1) + " %") : Cell{};
       }));
-  columns.push_back(column(report, "parameters", "Of the whole model, tied tensors once", [](const ModelReport& m) {
+  columns.push_back(column(report, ColumnGroup::Size, "parameters", "Of the whole model, tied tensors once", [](const ModelReport& m) {
     return m.parameters
                ? number(static_cast<double>(m.parameters->total), figure_text(static_cast<double>(m.parameters->total) / 1e6) + " M")
                : Cell{};
   }));
   columns.back().wide_only = true;
-  columns.push_back(column(report, "file", "Bytes on disk", [](const ModelReport& m) {
+  columns.push_back(column(report, ColumnGroup::Size, "file", "Bytes on disk", [](const ModelReport& m) {
     return m.size ? number(static_cast<double>(m.size->file_bytes), bytes_text(m.size->file_bytes)) : Cell{};
   }));
-  columns.push_back(column(report, "tokens/s", "Tokens a second of the evaluation pass, losses included", [](const ModelReport& m) {
-    return m.throughput ? number(m.throughput->tokens_per_second, figure_text(m.throughput->tokens_per_second, 3)) : Cell{};
+  columns.push_back(column(report, ColumnGroup::Cost, "tokens/s", "Tokens a second of the evaluation pass, losses included", [&](const ModelReport& m) {
+    if (!m.throughput) return Cell{};
+    return timed(number(m.throughput->tokens_per_second, figure_text(m.throughput->tokens_per_second, 3)), report.conditions_of(m), m.throughput->seqlen);
   }));
   for (const std::int64_t batch : GenerationSpeed::kBatches) {
     columns.push_back(column(report, "gen. tok/s" + (batch == 1 ? std::string() : " ×" + std::to_string(batch)),
@@ -195,10 +272,17 @@ std::vector<Column> report_columns(const Report& report) {
   columns.push_back(column(report, "rotations", "Share of a sliced model's parameters that carry its stream around the blocks", rotation_cell));
   columns.back().wide_only = true;
   columns.push_back(
-      column(report, "peak mem.", "Highest resident memory while opening and evaluating, mapped files included", [](const ModelReport& m) {
-        return m.memory ? number(static_cast<double>(m.memory->peak_bytes), bytes_text(m.memory->peak_bytes)) : Cell{};
+      column(report, ColumnGroup::Cost, "peak mem.", "Highest resident memory while opening and evaluating, mapped files included", [&](const ModelReport& m) {
+        if (!m.memory) return Cell{};
+        return timed(number(static_cast<double>(m.memory->peak_bytes), bytes_text(m.memory->peak_bytes)), report.conditions_of(m));
       }));
+  for (Column& made : columns) {
+    if (made.title == "code bits" || made.title == "eff. bits") made.change = Change::Difference;
+    if (made.title == "sparsity") made.change = Change::Points;
+  }
   std::erase_if(columns, [](const Column& c) { return !any_value(c); });
+  // Whoever adds a metric need not know where its group stands.
+  std::stable_sort(columns.begin(), columns.end(), [](const Column& a, const Column& b) { return a.group < b.group; });
   return columns;
 }
 
@@ -229,15 +313,7 @@ std::vector<std::string> report_notes(const Report& report) {
   for (const ModelReport& model : report.models) {
     for (const std::string& failure : model.failures) notes.push_back(model.name + ": no value for " + failure + ".");
   }
-  std::vector<std::string> described;
-  for (const ModelReport& model : report.models) {
-    for (const Perplexity& result : model.perplexity) {
-      if (result.failed() || std::find(described.begin(), described.end(), result.text) != described.end()) continue;
-      described.push_back(result.text);
-      notes.push_back(result.text + ": " + std::to_string(result.windows) + " windows of " + std::to_string(result.seqlen) +
-                      " tokens, protocol " + result.protocol + ".");
-    }
-  }
+  add_text_notes(report, notes);
   for (const std::string& task : report.tasks()) {
     for (const ModelReport& model : report.models) {
       const auto found = std::find_if(model.zeroshot.begin(), model.zeroshot.end(), [&](const ZeroShotResult& r) { return r.task == task; });
@@ -246,10 +322,10 @@ std::vector<std::string> report_notes(const Report& report) {
       break;
     }
   }
-  notes.push_back("Computed in " + report.dtype + " on " + report.device +
-                  (report.device_name.empty() ? "" : " (" + report.device_name + ")") + ", " + std::to_string(report.threads) +
-                  (report.threads == 1 ? " thread" : " threads") + "; miq " + report.version + ", torch " + report.torch_version + ".");
+  add_condition_notes(report, notes);
   return notes;
 }
+
+Table summary_table(const Report& report) { return {report_columns(report), report_notes(report), report.models.size()}; }
 
 }  // namespace miq

@@ -1,9 +1,10 @@
-// The page, top to bottom: conditions, summary table and notes, perplexity against size, bits and sparsity
-// by layer, a card a model. Whatever comes from a file or a user goes through html_escaped.
+// The page, top to bottom: conditions, summary table and notes, the drawings by section, a card a model. Whatever comes from a file or a user goes through html_escaped.
+#include <algorithm>
 #include <cmath>
-#include <cstdio>
+#include <map>
 
-#include "miq/evaluate/report_columns.h"
+#include "miq/evaluate/report_command.h"
+#include "miq/evaluate/report_compare.h"
 #include "miq/evaluate/report_plots.h"
 #include "miq/evaluate/report_style.h"
 #include "miq/evaluate/svg.h"
@@ -11,73 +12,72 @@
 namespace miq {
 namespace {
 
-std::string exact(double value) {
-  char text[40];
-  std::snprintf(text, sizeof text, "%.17g", value);
-  return text;
-}
+// A section with a heading that the line of links on top leads to; empty where there is nothing in it.
+struct Section {
+  std::string id, title, body;
+};
 
-std::string cell_html(const Cell& cell, const Column& column) {
-  std::string html = column.text ? "<td class=\"text\"" : "<td";
-  if (column.text) {
-    html += " data-order=\"" + html_escaped(cell.text) + "\"";
-  } else if (cell.has_value) {
-    html += " data-order=\"" + exact(cell.order) + "\"";
-  }
-  html += ">";
-  if (!cell.has_value && !cell.failed) return html + "<span class=\"soft\">–</span></td>";
-  html += cell.failed ? "<span class=\"failed\">" + html_escaped(cell.text) + "</span>" : html_escaped(cell.text);
-  if (cell.calibrated_on) html += "<a class=\"mark\" href=\"#notes\" title=\"This text also calibrated the model\">*</a>";
-  if (!cell.detail.empty()) html += "<span class=\"detail\">" + html_escaped(cell.detail) + "</span>";
-  return html + "</td>";
-}
-
-std::string table_html(const Report& report) {
-  const std::vector<Column> columns = report_columns(report);
-  std::string html = "<div class=\"scroll\"><table>\n<thead><tr>";
-  for (const Column& column : columns) {
-    html += std::string("<th scope=\"col\"") + (column.text ? " class=\"text\"" : "") + "><button type=\"button\" title=\"" +
-            html_escaped(column.explanation) + "\">" + html_escaped(column.title) + "</button></th>";
-  }
-  html += "</tr></thead>\n<tbody>\n";
-  for (std::size_t row = 0; row < report.models.size(); ++row) {
-    html += "<tr>";
-    for (const Column& column : columns) html += cell_html(column.cells[row], column);
-    html += "</tr>\n";
-  }
-  html += "</tbody></table></div>\n<ul class=\"notes\" id=\"notes\">\n";
-  for (const std::string& note : report_notes(report)) html += "<li>" + html_escaped(note) + "</li>\n";
-  html += "</ul>\n<details class=\"legend\"><summary>What the columns mean</summary><ul class=\"notes\">\n";
-  for (const Column& column : columns) {
-    if (!column.text && !column.explanation.empty() && column.explanation.rfind("Perplexity", 0) != 0) {
-      html += "<li><b>" + html_escaped(column.title) + "</b>: " + html_escaped(column.explanation) + ".</li>\n";
-    }
-  }
-  return html + "</ul></details>\n";
-}
-
-std::string plots_html(const Report& report) {
-  std::string html, plots;
+Section plots_section(const Report& report) {
+  std::string plots;
   for (const std::string& text : report.texts()) plots += perplexity_plot(report, text);
   if (!plots.empty()) {
-    html +=
-        "<h2>Perplexity against size</h2>\n<p class=\"soft\">Lower and further left is better. The dashed line is the Pareto front: no "
-        "other model here is both "
-        "smaller and better than those on it. A dotted level is a model too large to stand beside the others.</p>\n<div "
-        "class=\"plots\">\n" +
-        plots + "</div>\n";
+    plots = "<p class=\"soft\">Lower and further left is better. The dashed line is the Pareto front: no other model here is both smaller "
+            "and better than those on it. A dotted level is a model too large to stand beside the others.</p>\n<div class=\"plots\">\n" +
+            plots + "</div>\n";
   }
+  return {"size", "Perplexity against size", plots};
+}
+
+Section losses_section(const Report& report) {
+  std::string plots;
+  for (const std::string& text : report.texts()) plots += window_losses(report, text);
+  if (!plots.empty()) {
+    plots = "<p class=\"soft\">What each model loses in each window of the text against the first one, in nats a token: a change of all "
+            "windows alike shows as a level, trouble with a passage as a spike.</p>\n<div class=\"plots\">\n" +
+            plots + "</div>\n";
+  }
+  return {"losses", "Loss in each window", plots};
+}
+
+Section heat_section(const Report& report, MatrixValue value, std::string id, std::string title, const std::string& explanation,
+                     const std::string& css, double factor, const std::string& unit) {
   double low = 0, high = 0;
-  if (bits_range(report, low, high)) {
-    html += "<h2>Bits of each matrix</h2>\n<p class=\"soft\">Code bits per kept weight; layers from left to right." + std::string("<br>") +
-            figure_text(low, 2) + "<span class=\"key\"></span>" + figure_text(high, 2) + " bits</p>\n";
-    for (const ModelReport& model : report.models) html += bits_heat_map(model, low, high);
-  }
-  plots.clear();
-  for (const ModelReport& model : report.models) plots += sparsity_plot(model);
-  if (!plots.empty())
-    html += "<h2>Zeros in each layer</h2>\n<p class=\"soft\">Share of exact zeros in the linears of each decoder layer.</p>\n" + plots;
-  return html;
+  if (!heat_range(report, value, low, high)) return {};
+  std::string html = "<p class=\"soft\">" + explanation + "<br>" + figure_text(factor * low, 2) + "<span class=\"key" + css + "\"></span>" +
+                     figure_text(factor * high, 2) + unit + "</p>\n<div class=\"wides\">\n";
+  for (const ModelReport& model : report.models) html += heat_map(model, value, low, high);
+  return {std::move(id), std::move(title), html + "</div>\n"};
+}
+
+Section each_model_section(const Report& report, std::string id, std::string title, const std::string& explanation,
+                           std::string (*draw)(const ModelReport&)) {
+  std::string html;
+  for (const ModelReport& model : report.models) html += draw(model);
+  if (!html.empty()) html = "<p class=\"soft\">" + explanation + "</p>\n<div class=\"wides\">\n" + html + "</div>\n";
+  return {std::move(id), std::move(title), html};
+}
+
+std::vector<Section> sections(const Report& report) {
+  return {plots_section(report),
+          losses_section(report),
+          heat_section(report, MatrixValue::Bits, "bits", "Bits of each matrix", "Code bits per kept weight; layers from left to right.", "",
+                       1, " bits"),
+          heat_section(report, MatrixValue::Error, "error", "Error of each matrix",
+                       "Share of the energy of a matrix’ outputs that compression lost, on the calibration text, in percent; the colour is "
+                       "logarithmic.",
+                       " warm", 100, " %"),
+          each_model_section(report, "zeros", "Zeros in each layer", "Share of exact zeros in the linears of each decoder layer.", sparsity_plot),
+          each_model_section(report, "groups", "Groups and widths",
+                             "Input channels that share scales and a width: the share of the channels with each number of bits, and how the "
+                             "channels were grouped.",
+                             groups_plot),
+          heat_section(report, MatrixValue::Information, "information", "Mutual information",
+                       "How much more the channels of one group tell about each other than channels of different groups do: the mean within "
+                       "groups over the mean between them, for the input of each matrix; the colour is logarithmic.",
+                       " green", 1, " times"),
+          each_model_section(report, "blocks", "Mutual information between groups",
+                             "Rows and columns are groups of an input’s channels; on the diagonal the mean within a group.",
+                             information_blocks)};
 }
 
 // A JSON value for reading: scalars as they are, anything else as JSON.
@@ -123,7 +123,58 @@ std::string histogram_text(const SizeFigures& size) {
   return text;
 }
 
-std::string card_html(const ModelReport& model) {
+// Layer by layer in figures: what the drawings show.
+std::string layers_html(const ModelReport& model) {
+  struct Layer {
+    double bits = 0, kept = 0, stored = 0, weights = 0, zeros = 0, error = 0;
+    int errors = 0;
+    const LayerOutcome* outcome = nullptr;
+  };
+  std::map<std::int64_t, Layer> layers;
+  if (!model.structure) return {};
+  for (const MatrixOutcome& matrix : model.structure->matrices) {
+    if (!std::isfinite(matrix.error)) continue;
+    layers[matrix.layer].error += matrix.error;
+    ++layers[matrix.layer].errors;
+  }
+  for (const LayerOutcome& outcome : model.structure->layers) layers[outcome.layer].outcome = &outcome;
+  for (const MatrixBits& matrix : model.size ? model.size->matrices : std::vector<MatrixBits>{}) {
+    Layer& layer = layers[matrix.layer];
+    layer.bits += static_cast<double>(matrix.code_bits);
+    layer.kept += static_cast<double>(matrix.kept);
+    layer.stored += static_cast<double>(matrix.stored_bits);
+    layer.weights += static_cast<double>(matrix.weights);
+  }
+  for (const MatrixCount& matrix : model.parameters ? model.parameters->matrices : std::vector<MatrixCount>{})
+    layers[matrix.layer].zeros += static_cast<double>(matrix.zeros);
+  const bool reshaped = !model.structure->layers.empty();
+  std::string html = "<details class=\"legend\"><summary>Layer by layer</summary><div class=\"scroll\"><table class=\"plain\"><thead><tr><th>layer</th>"
+                     "<th>mean error</th><th>code bits</th><th>eff. bits</th><th>zeros</th>";
+  if (reshaped) html += "<th>heads</th><th>MLP</th><th>width</th><th>removed</th>";
+  html += "</tr></thead><tbody>\n";
+  const auto cell = [](bool known, const std::string& text) { return "<td>" + (known ? text : std::string("–")) + "</td>"; };
+  for (const auto& [number, layer] : layers) {
+    html += "<tr><td>" + std::to_string(number) + "</td>" + cell(layer.errors > 0, figure_text(100 * layer.error / std::max(1, layer.errors), 3) + " %") +
+            cell(layer.kept > 0, figure_text(layer.bits / layer.kept, 3)) + cell(layer.weights > 0, figure_text(layer.stored / layer.weights, 3)) +
+            cell(layer.weights > 0 && model.parameters, figure_text(100 * layer.zeros / layer.weights, 3) + " %");
+    if (reshaped) {
+      const LayerOutcome none, &outcome = layer.outcome == nullptr ? none : *layer.outcome;
+      html += cell(outcome.heads > 0, std::to_string(outcome.heads)) + cell(outcome.mlp_width > 0, std::to_string(outcome.mlp_width)) +
+              cell(outcome.width > 0, std::to_string(outcome.width)) +
+              cell(layer.outcome != nullptr && outcome.width == 0, figure_text(100 * outcome.removed, 3) + " %");
+    }
+    html += "</tr>\n";
+  }
+  return html + "</tbody></table></div></details>\n";
+}
+
+std::string commands_html(const Report& report, const ModelReport& model) {
+  std::string text;
+  for (const std::string& line : reproduce_commands(report, model)) text += (text.empty() ? "" : "\n") + html_escaped(line);
+  return "<p class=\"soft\">To make it again:</p>\n<pre tabindex=\"0\"><code>" + text + "</code></pre>\n";
+}
+
+std::string card_html(const Report& report, const ModelReport& model) {
   std::string html = "<details class=\"card\"><summary>" + html_escaped(model.name) + " <span>" + html_escaped(model.method_name()) +
                      "</span></summary>\n<dl>\n";
   add_row(html, "method", object_text(model.method));
@@ -168,30 +219,47 @@ std::string card_html(const ModelReport& model) {
             bytes_text(model.memory->peak_bytes) + " resident, " + bytes_text(model.memory->peak_anonymous_bytes) +
                 " without mapped files (idle " + bytes_text(model.memory->idle_anonymous_bytes) + ")");
   }
-  return html + "</dl></details>\n";
+  return html + "</dl>\n" + layers_html(model) + commands_html(report, model) + "</details>\n";
+}
+
+constexpr const char* kThemes =
+    "<div class=\"theme screen\" role=\"group\" aria-label=\"Colours\"><button type=\"button\" data-set-theme=\"\" "
+    "aria-pressed=\"true\">auto</button><button type=\"button\" data-set-theme=\"light\" aria-pressed=\"false\">light</button><button "
+    "type=\"button\" data-set-theme=\"dark\" aria-pressed=\"false\">dark</button></div>\n";
+
+std::string page(const Report& report, const Table& table, const std::string& title) {
+  std::string html =
+      "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width, "
+      "initial-scale=1\">\n"
+      "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; script-src "
+      "'unsafe-inline'\">\n"
+      "<title>miq: " + html_escaped(title) + "</title>\n<style>";
+  html += kReportStyle;
+  html += "</style>\n</head>\n<body>\n<header>" + std::string(kThemes) + "<h1>" + html_escaped(title) + "</h1>\n<p class=\"soft\">Perplexity by protocol " +
+          html_escaped(report.protocol) + ", computed in " + html_escaped(report.dtype) + " on " + html_escaped(report.device) +
+          ". <span class=\"screen\">Click a column’s title to sort by it.</span></p>\n";
+  std::string links, bodies;
+  for (const Section& section : sections(report)) {
+    if (section.body.empty()) continue;
+    links += "<a href=\"#" + section.id + "\">" + section.title + "</a>\n";
+    bodies += "<section id=\"" + section.id + "\">\n<h2>" + section.title + "</h2>\n" + section.body + "</section>\n";
+  }
+  html += "<nav class=\"screen\">" + links + "<a href=\"#models\">Models</a></nav></header>\n<main>\n" + table_html(table, "summary") + bodies +
+          "<section id=\"models\">\n<h2>Models</h2>\n";
+  for (const ModelReport& model : report.models) html += card_html(report, model);
+  return html + "</section>\n</main>\n<script>" + kReportScript + "</script>\n</body>\n</html>\n";
 }
 
 }  // namespace
 
 std::string report_html(const Report& report) {
   const std::size_t count = report.models.size();
-  std::string html =
-      "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width, "
-      "initial-scale=1\">\n"
-      "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; script-src "
-      "'unsafe-inline'\">\n"
-      "<title>miq evaluation</title>\n<style>";
-  html += kReportStyle;
-  html += "</style>\n</head>\n<body>\n<h1>" +
-          std::string(count == 1 ? "Evaluation of " + html_escaped(report.models.front().name)
-                                 : "Evaluation of " + std::to_string(count) + " models") +
-          "</h1>\n<p class=\"soft\">Perplexity by protocol " + html_escaped(report.protocol) + ", computed in " +
-          html_escaped(report.dtype) + " on " + html_escaped(report.device) +
-          ". <span class=\"screen\">Click a column's title to sort by it.</span></p>\n";
-  html += table_html(report) + plots_html(report) + "<h2>Models</h2>\n";
-  for (const ModelReport& model : report.models) html += card_html(model);
-  html += "<script>" + std::string(kReportScript) + "</script>\n</body>\n</html>\n";
-  return html;
+  return page(report, summary_table(report),
+              count == 1 ? "Evaluation of " + report.models.front().name : "Evaluation of " + std::to_string(count) + " models");
+}
+
+std::string comparison_html(const Comparison& comparison) {
+  return page(comparison.report, comparison_table(comparison), "Comparison of " + std::to_string(comparison.report.models.size()) + " results");
 }
 
 }  // namespace miq

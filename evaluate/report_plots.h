@@ -11,13 +11,28 @@ namespace miq {
 // other beats in both. Needs two models with both figures.
 std::string perplexity_plot(const Report& report, const std::string& text);
 
-// Code bits of every matrix: layers across, kinds of matrices down. Empty for a model whose matrices all have
-// the same bits. `low` and `high` bound the colour scale, so that models compare.
-std::string bits_heat_map(const ModelReport& model, double low, double high);
-// The range over all models that bits_heat_map() draws; false when it draws none.
-bool bits_range(const Report& report, double& low, double& high);
+// Loss of each window of `text` above that of the first model, one strip a model, in nats a token. Left out are models that were not
+// measured on the same windows. Needs two models and two windows.
+std::string window_losses(const Report& report, const std::string& text);
+
+// What a heat map shows of each matrix: layers across, kinds of matrices down.
+enum class MatrixValue {
+  Bits,         // code bits of a kept weight
+  Error,        // share of the outputs' energy that was lost
+  Information,  // mutual information within groups over that between groups
+};
+// The range over all models that heat_map() draws, so that models compare; false when it draws none.
+bool heat_range(const Report& report, MatrixValue value, double& low, double& high);
+// `low` and `high` bound the colour scale. Bits: empty for a model whose matrices all have the same.
+std::string heat_map(const ModelReport& model, MatrixValue value, double low, double high);
 
 // Share of zeros of each layer's linears. Empty for a model that was not pruned.
 std::string sparsity_plot(const ModelReport& model);
+
+// For each kind of matrix: into how many groups its input channels were put, how large they are, and the widths of the channels.
+std::string groups_plot(const ModelReport& model);
+
+// Mutual information between groups of channels, groups by groups, of inputs of the first, middle and last layer.
+std::string information_blocks(const ModelReport& model);
 
 }  // namespace miq

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "miq/evaluate/report_columns.h"
+#include "miq/evaluate/report_command.h"
 
 namespace miq {
 namespace {
@@ -26,6 +27,52 @@ std::string printable(std::string text) {
   return text;
 }
 
+std::string cell_text(const Cell& cell, bool markdown) {
+  if (!cell.has_value && !cell.failed) return markdown ? "–" : "-";
+  std::string text = markdown ? markdown_escaped(cell.text) : printable(cell.text);
+  if (markdown && !cell.detail.empty()) text += " " + cell.detail;
+  if (cell.calibrated_on) text += markdown ? "\\*" : "*";
+  return text;
+}
+
+// Titles and cells of one column as they are printed, all of one width.
+std::vector<std::string> printed_column(const Column& column) {
+  std::vector<std::string> made{printable(column.title)};
+  for (const Cell& cell : column.cells) {
+    made.push_back(cell_text(cell, false));
+    if (!column.text && !cell.calibrated_on) made.back() += " ";  // keeps digits in line under a mark
+  }
+  if (!column.text) made.front() += " ";
+  std::size_t widest = 0;
+  for (const std::string& text : made) widest = std::max(widest, width(text));
+  for (std::string& text : made) text = padded(text, widest, column.text);
+  return made;
+}
+
+void add_block(std::string& result, const std::vector<const std::vector<std::string>*>& columns) {
+  for (std::size_t row = 0; row < columns.front()->size(); ++row) {
+    std::string line;
+    for (const auto* column : columns) line += (line.empty() ? "" : " ") + (*column)[row];
+    const std::size_t whole = width(line);
+    while (line.ends_with(' ')) line.pop_back();
+    result += line + "\n";
+    if (row > 0) continue;
+    for (std::size_t i = 0; i < whole; ++i) result += "─";
+    result += "\n";
+  }
+}
+
+// Commands stand in a fence: nothing in them may end it.
+std::string code_text(const std::string& command) {
+  std::string text = printable(command);
+  std::replace(text.begin(), text.end(), '`', '?');
+  return text;
+}
+
+std::string inline_json(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+
+}  // namespace
+
 std::string markdown_escaped(const std::string& text) {
   std::string result;
   for (char c : printable(text)) {
@@ -35,75 +82,61 @@ std::string markdown_escaped(const std::string& text) {
   return result;
 }
 
-std::string cell_text(const Cell& cell, bool markdown) {
-  if (!cell.has_value && !cell.failed) return markdown ? "–" : "-";
-  std::string text = markdown ? markdown_escaped(cell.text) : printable(cell.text);
-  if (markdown && !cell.detail.empty()) text += " " + cell.detail;
-  if (cell.calibrated_on) text += markdown ? "\\*" : "*";
-  return text;
-}
-
-std::string terminal_table(const std::vector<Column>& columns, std::size_t rows) {
+std::string terminal_text(const Table& table, std::size_t most) {
+  std::vector<std::vector<std::string>> columns;
+  for (const Column& column : table.columns) {
+    if (!column.wide_only) columns.push_back(printed_column(column));
+  }
   std::string result;
-  std::vector<std::vector<std::string>> texts;
-  std::vector<std::size_t> widths;
-  for (const Column& column : columns) {
-    std::vector<std::string> made{printable(column.title)};
-    for (const Cell& cell : column.cells) {
-      made.push_back(cell_text(cell, false));
-      if (!column.text && !cell.calibrated_on) made.back() += " ";  // keeps digits in line under a mark
+  std::vector<const std::vector<std::string>*> block;
+  std::size_t used = 0;
+  const auto begin = [&] {
+    block = {&columns.front()};  // the models' names
+    used = width(columns.front().front());
+  };
+  if (!columns.empty()) begin();
+  for (std::size_t c = 1; c < columns.size(); ++c) {
+    const std::size_t needs = 1 + width(columns[c].front());
+    if (used + needs > most && block.size() > 1) {
+      add_block(result, block);
+      result += "\n";
+      begin();
     }
-    if (!column.text) made.front() += " ";
-    std::size_t widest = 0;
-    for (const std::string& text : made) widest = std::max(widest, width(text));
-    widths.push_back(widest);
-    texts.push_back(std::move(made));
+    block.push_back(&columns[c]);
+    used += needs;
   }
-  for (std::size_t row = 0; row <= rows; ++row) {
-    std::string line;
-    for (std::size_t c = 0; c < columns.size(); ++c) line += (c == 0 ? "" : " ") + padded(texts[c][row], widths[c], columns[c].text);
-    while (line.ends_with(' ')) line.pop_back();
-    result += line + "\n";
-    if (row > 0) continue;
-    std::size_t total = columns.size() - 1;
-    for (std::size_t w : widths) total += w;
-    for (std::size_t i = 0; i < total; ++i) result += "─";
-    result += "\n";
-  }
+  if (!block.empty()) add_block(result, block);
+  result += "\n";
+  for (const std::string& note : table.notes) result += printable(note) + "\n";
   return result;
 }
 
-std::string markdown_table(const std::vector<Column>& columns, std::size_t rows) {
+std::string markdown_text(const Table& table) {
   std::string result = "|", rule = "|";
-  for (const Column& column : columns) {
+  for (const Column& column : table.columns) {
     result += " " + markdown_escaped(column.title) + " |";
     rule += column.text ? " --- |" : " ---: |";
   }
   result += "\n" + rule + "\n";
-  for (std::size_t row = 0; row < rows; ++row) {
+  for (std::size_t row = 0; row < table.rows; ++row) {
     result += "|";
-    for (const Column& column : columns) result += " " + cell_text(column.cells[row], true) + " |";
+    for (const Column& column : table.columns) result += " " + cell_text(column.cells[row], true) + " |";
     result += "\n";
   }
+  result += "\n";
+  for (const std::string& note : table.notes) result += "- " + markdown_escaped(note) + "\n";
   return result;
 }
-
-std::string inline_json(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
-
-}  // namespace
 
 std::string report_table(const Report& report, bool markdown) {
-  std::vector<Column> columns = report_columns(report);
-  std::string result;
-  if (!markdown) std::erase_if(columns, [](const Column& column) { return column.wide_only; });
-  result = markdown ? markdown_table(columns, report.models.size()) : terminal_table(columns, report.models.size());
-  result += "\n";
-  for (const std::string& note : report_notes(report)) result += markdown ? "- " + markdown_escaped(note) + "\n" : printable(note) + "\n";
-  return result;
+  const Table table = summary_table(report);
+  return markdown ? markdown_text(table) : terminal_text(table);
 }
 
-std::string report_markdown(const Report& report) {
-  std::string text = "# Evaluation\n\n" + report_table(report, true) + "\n## Models\n";
+std::string report_markdown(const Report& report) { return "# Evaluation\n\n" + report_table(report, true) + "\n" + models_markdown(report); }
+
+std::string models_markdown(const Report& report) {
+  std::string text = "## Models\n";
   for (const ModelReport& model : report.models) {
     text += "\n### " + markdown_escaped(model.name) + "\n\n";
     const auto row = [&](const std::string& what, const std::string& value) {
@@ -113,6 +146,9 @@ std::string report_markdown(const Report& report) {
     if (!model.calibration.empty()) row("calibration", inline_json(model.calibration));
     if (!model.source.empty()) row("source", inline_json(model.source));
     row("weights digest", model.digest);
+    const std::vector<std::string> commands = reproduce_commands(report, model);
+    for (std::size_t i = 0; i < commands.size(); ++i) text += (i == 0 ? "\n```sh\n" : "") + code_text(commands[i]) + "\n";
+    if (!commands.empty()) text += "```\n\n";
     row("architecture", model.architecture + ", " + std::to_string(model.layers) + " layers, hidden size " + std::to_string(model.hidden) +
                             ", vocabulary " + std::to_string(model.vocabulary));
     if (model.size) row("bits a parameter over the whole model", figure_text(model.size->model_bits, 3));

@@ -27,33 +27,11 @@
 
 namespace miq {
 
-// The rules above, as reports name them.
-inline constexpr const char* kZeroShotProtocol = "lm-evaluation-harness 0.4";
-
 struct ZeroShotOptions {
   std::vector<ZeroShotTask> tasks;
   bool item_scores = false;  // keep each choice's log-likelihood
   WalkOptions walk;
 };
-
-struct Share {
-  double value = 0, standard_error = 0;  // the error is not a number where there is one item
-};
-
-struct ZeroShotResult {
-  std::string task, path, digest;
-  std::int64_t items = 0, choices = 0;
-  bool normalised = false;          // whether accuracy_norm means something
-  Share accuracy, accuracy_norm;
-  std::vector<std::vector<double>> item_scores;  // [item][choice], where asked for
-  std::string failure;              // why there is no value; empty when there is one
-
-  bool failed() const { return !failure.empty(); }
-};
-
-// Mean over the tasks, each counting the same; `normalised`: of acc_norm, and of acc where a task has no other. No value when a task
-// failed or there is none.
-std::optional<double> mean_accuracy(const std::vector<ZeroShotResult>& results, bool normalised);
 
 // Tokens of one choice: `ids` without the last are what the model reads; the last `scored` are the choice's.
 struct EncodedChoice {

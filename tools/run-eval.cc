@@ -18,6 +18,7 @@
 #include "miq/tools/checkpoint_path.h"
 #include "miq/tools/machine.h"
 #include "miq/tools/program.h"
+#include "miq/tools/report_outputs.h"
 
 namespace miq {
 namespace {
@@ -25,16 +26,13 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Options {
-  std::vector<std::string> models, datasets, tasks;
+  std::vector<std::string> models, listed_models, datasets, tasks;
   std::string metrics = "all", data_dir, dtype = "float32", device = "cpu", protocol = "gptq";
-  std::string output, markdown, html, reference, scratch, losses, cache;
+  std::string reference, scratch, losses, cache;
+  bool compare = false, item_scores = false, no_cache = false;
+  OutputFlags outputs;
   std::int64_t seqlen = 0, windows = 0, limit = 0;
-<<<<<<< HEAD
-  bool item_scores = false, no_cache = false;
-=======
-  bool item_scores = false;
   std::uint64_t memory = 0;
->>>>>>> cc9fb88 (run-eval --memory: a walk within a budget)
 };
 
 struct Named {
@@ -183,32 +181,14 @@ std::string scratch_folder(const Options& options) {
   return fs::temp_directory_path().string();
 }
 
-// The files to write, opened before the work starts: an unwritable one is found at once.
-struct Outputs {
-  std::unique_ptr<AtomicFile> json, markdown, html, losses;
-
-  explicit Outputs(const Options& options) {
-    if (!options.output.empty()) json = std::make_unique<AtomicFile>(options.output);
-    if (!options.markdown.empty()) markdown = std::make_unique<AtomicFile>(options.markdown);
-    if (!options.html.empty()) html = std::make_unique<AtomicFile>(options.html);
-    if (!options.losses.empty()) losses = std::make_unique<AtomicFile>(options.losses);
-  }
-
-  static void append(AtomicFile* file, const std::string& text) {
-    file->write(Bytes(reinterpret_cast<const std::uint8_t*>(text.data()), text.size()));
-  }
-  static void finish(AtomicFile* file, const std::string& text) {
-    append(file, text);
-    file->commit();
-  }
-
-  void write(const Report& report) {
-    if (json) finish(json.get(), report_json(report).dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
-    if (markdown) finish(markdown.get(), report_markdown(report));
-    if (html) finish(html.get(), report_html(report));
-    if (losses) losses->commit();
-  }
-};
+// Earlier results: no model is opened.
+ExitCode compare(const Options& options, Session& session) {
+  ReportOutputs outputs(options.outputs);
+  std::vector<NamedReport> reports;
+  for (const std::string& path : options.models) reports.push_back({fs::path(path).stem().string(), read_report(path)});
+  outputs.finish(compare_reports(std::move(reports)), session);
+  return ExitCode::Done;
+}
 
 // Where results are kept: --cache, or the user's folder for such things; empty: nowhere.
 std::string cache_folder(const Options& options) {
@@ -253,7 +233,10 @@ ExitCode evaluate(const Options& options, Session& session) {
     evaluation.reference = compared_with.get();
     evaluation.reference_named = reference.named;
   };
-  Outputs outputs(options);
+  ReportOutputs outputs(options.outputs);
+  // Written to while models are measured; opened now, as the other files are.
+  std::unique_ptr<AtomicFile> losses;
+  if (!options.losses.empty()) losses = std::make_unique<AtomicFile>(options.losses);
   if (!evaluation.texts.empty()) evaluation.cache = cache_options(options, session);
   Report report;
   report.version = version();
@@ -288,8 +271,11 @@ ExitCode evaluate(const Options& options, Session& session) {
     const std::shared_ptr<const Model> opened = open(models[i], session);
     const Model& model = *opened;
     if (reference.number == i) keep_reference(models[i].name, opened);
-    if (outputs.losses) {
-      evaluation.token_sink = [&, i](const TextMeasures& measures) { Outputs::append(outputs.losses.get(), token_lines(models[i].name, measures)); };
+    if (losses) {
+      evaluation.token_sink = [&, i](const TextMeasures& measures) {
+        const std::string lines = token_lines(models[i].name, measures);
+        losses->write(Bytes(reinterpret_cast<const std::uint8_t*>(lines.data()), lines.size()));
+      };
     }
     if (!evaluation.texts.empty()) {
       const std::int64_t seqlen = window_length(protocol(options.protocol), model.config, options.seqlen);
@@ -300,12 +286,18 @@ ExitCode evaluate(const Options& options, Session& session) {
     report.models[i] = evaluate_model(model, models[i].path, evaluation, memory, session.pool(), progress);
     report.models[i].name = models[i].name;
   }
-  outputs.write(report);
-  session.print(report_table(report, false));
+  if (losses) losses->commit();
+  outputs.finish(report, session);
   for (const ModelReport& model : report.models) {
     for (const std::string& failure : model.failures) session.warn(model.name + ": " + failure);
   }
   return report.failed() ? ExitCode::Degraded : ExitCode::Done;
+}
+
+ExitCode run(Options& options, Session& session) {
+  options.models.insert(options.models.end(), options.listed_models.begin(), options.listed_models.end());
+  if (options.models.empty()) throw UsageError(options.compare ? "no report given. Give report.json files of earlier runs" : "no model given. Give a .miq, a GGUF file or a folder");
+  return options.compare ? compare(options, session) : evaluate(options, session);
 }
 
 std::string metric_help() {
@@ -322,8 +314,9 @@ std::string protocol_help() {
 }
 
 void declare(CLI::App& app, Options& options) {
-  app.add_option("models,--model-path", options.models, "models to compare: .miq, GGUF, Hugging Face folder; NAME=PATH names one")
-      ->required();
+  app.add_option("models,--model-path", options.models, "models to compare: .miq, GGUF, Hugging Face folder; NAME=PATH names one; with --compare report.json files");
+  app.add_option("--model-paths", options.listed_models, "the same, as a list separated by commas")->delimiter(',');
+  app.add_flag("--compare", options.compare, "put earlier results (report.json files) side by side and show what changed; no model is opened");
   app.add_option("--metrics", options.metrics, metric_help())->capture_default_str();
   app.add_option("--dataset", options.datasets,
                  "a text: NAME=PATH, or NAME found in --data-dir. wikitext2, ptb and c4 select that text's preparation")
@@ -351,19 +344,10 @@ void declare(CLI::App& app, Options& options) {
   app.add_option("--reference", options.reference,
                  "the model that the others are compared with: one of them by name or path, or another; by default the first; none: no comparison");
   app.add_option("--scratch", options.scratch, "folder for what is kept of the reference, in unnamed files; by default /var/tmp or $TMPDIR");
-<<<<<<< HEAD
-  app.add_option("--cache", options.cache,
-                 "folder where results are kept and an interrupted run goes on from; by default $XDG_CACHE_HOME/miq or ~/.cache/miq");
-  app.add_flag("--no-cache", options.no_cache, "measure everything anew and keep nothing");
-  app.add_option("--losses", options.losses, "write the loss of every token here, as JSON lines: one a window");
-=======
   app.add_option("--memory", options.memory,
                  "cap on the program's anonymous memory, such as 2GB: fewer windows at once, one layer at a time where two do not fit; the figures stay the same")
       ->transform(CLI::AsSizeValue(true));
->>>>>>> cc9fb88 (run-eval --memory: a walk within a budget)
-  app.add_option("-o,--output", options.output, "write report.json here");
-  app.add_option("--markdown", options.markdown, "write the report as Markdown here");
-  app.add_option("--html", options.html, "write the report as one self-contained page here");
+  declare_output_options(app, options.outputs);
 }
 
 }  // namespace
@@ -375,7 +359,7 @@ int main(int argc, char** argv) {
   return run_program(
       argc, argv,
       {"run-eval", "Evaluates models side by side: perplexity, zero-shot accuracy, size, bits per weight, sparsity, speed, memory.",
-       [&](CLI::App& app) { declare(app, options); }, [&](Session& session) { return evaluate(options, session); },
+       [&](CLI::App& app) { declare(app, options); }, [&](Session& session) { return run(options, session); },
        "Example:\n  run-eval dense.miq small=mixed.miq --dataset wikitext2=wiki.test.raw --output report.json --html report.html\n"
        "Exit status: 0 done, 1 failed, 2 wrong use, 3 done but a metric gave no value"});
 }

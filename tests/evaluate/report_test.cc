@@ -58,6 +58,11 @@ TEST(Report, PageHasItsParts) {
   EXPECT_EQ(count_of(html, "<svg"), count_of(html, "</svg>"));
   EXPECT_EQ(count_of(html, "against bytes on disk"), 2u);      // one drawing a text
   EXPECT_EQ(count_of(html, "aria-label=\"Bits of each"), 4u);  // the mixed models
+  EXPECT_EQ(count_of(html, "aria-label=\"Error of each"), 5u);  // all but the dense one
+  EXPECT_EQ(count_of(html, "aria-label=\"Groups of input"), 4u);
+  EXPECT_EQ(count_of(html, "aria-label=\"Mutual information of each"), 2u);
+  EXPECT_EQ(count_of(html, "aria-label=\"Loss in each window"), 2u);
+  EXPECT_EQ(count_of(html, "<pre"), 6u);
   EXPECT_EQ(count_of(html, "aria-label=\"Share of zeros"), 1u);
   EXPECT_EQ(count_of(html, "<details class=\"card\">"), 6u);
   EXPECT_EQ(count_of(html, "class=\"mark\""), 1u);  // the text that calibrated

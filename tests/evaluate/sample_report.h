@@ -90,7 +90,8 @@ inline ModelReport sample_model(const Variant& variant, std::int64_t layers) {
     result.summary.mean_nll = std::log(value);
     result.summary.standard_error = 0.02 * value;
     result.summary.scored = 16 * 1023;
-    result.summary.window_nll.assign(16, std::log(value));
+    for (int window = 0; window < 16; ++window)
+      result.summary.window_nll.push_back(std::log(value) + 0.05 * std::sin(window) + 0.01 * variant.overhead_bits * std::cos(window));
     result.text_tokens = 41'000;
     result.tokens = 16 * 1024;
     result.windows = 16;
@@ -102,6 +103,21 @@ inline ModelReport sample_model(const Variant& variant, std::int64_t layers) {
       model.failures.push_back("perplexity of " + result.text + ": " + result.failure);
     }
     model.perplexity.push_back(result);
+  }
+  if (variant.method != std::string("dense")) {
+    model.structure.emplace();
+    for (const MatrixBits& matrix : size.matrices) {
+      MatrixOutcome& outcome = model.structure->matrices.emplace_back();
+      outcome.layer = matrix.layer;
+      outcome.name = matrix.name;
+      outcome.error = 0.001 * static_cast<double>(1 + (matrix.layer * 7 + static_cast<std::int64_t>(matrix.name.size())) % 11);
+      if (!variant.mixed) continue;
+      outcome.groups = 9;
+      outcome.smallest_group = 32;
+      outcome.largest_group = 96;
+      if (variant.method == std::string("mi"))
+        outcome.information = {0.014, 1.5, 0.02 + 0.001 * static_cast<double>(matrix.layer), 0.013, {{0.03, 0.01}, {0.01, 0.02}}};
+    }
   }
   model.throughput = Throughput{1100.0 + 10 * variant.code_bits, 29.8, 32'768, 1024, false};
   model.memory = MemoryFigures{843'000'000, 410'000'000, 64'000'000};

@@ -2,11 +2,15 @@
 """Looks at a report's page in a real browser: its structure, that nothing is wider than the screen from a phone's width up, that it asks
 for nothing from anywhere, says nothing on the console, sorts, and has two colour schemes whose text can be read.
 
-check_report_page.py PAGE… [--screenshots FOLDER]     exit status 77: no Chromium here (Debian: chromium)
+check_report_page.py [PAGE…] [--program REPORT_PAGE] [--screenshots FOLDER]
+
+REPORT_PAGE writes the pages of a made-up report. Exit status 77: no Chromium here (Debian: chromium)
 """
 import argparse
 import os
+import subprocess
 import sys
+import tempfile
 
 import browser
 
@@ -134,7 +138,8 @@ def check_page(view, path, folder):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("pages", nargs="+")
+    parser.add_argument("pages", nargs="*")
+    parser.add_argument("--program")
     parser.add_argument("--screenshots")
     options = parser.parse_args()
     program = browser.find()
@@ -143,11 +148,15 @@ def main():
         return 77
     if options.screenshots:
         os.makedirs(options.screenshots, exist_ok=True)
-    view = browser.Browser(program)
-    try:
-        failures = [failure for page in options.pages for failure in check_page(view, page, options.screenshots)]
-    finally:
-        view.close()
+    with tempfile.TemporaryDirectory(prefix="miq-pages-") as folder:
+        if options.program:
+            subprocess.run([options.program, folder], check=True)
+            options.pages += sorted(os.path.join(folder, name) for name in os.listdir(folder))
+        view = browser.Browser(program)
+        try:
+            failures = [failure for page in options.pages for failure in check_page(view, page, options.screenshots)]
+        finally:
+            view.close()
     for failure in failures:
         print("FAILED " + failure)
     print(f"{len(options.pages)} pages, {len(failures)} failures")

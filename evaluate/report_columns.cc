@@ -62,11 +62,16 @@ Cell perplexity_cell(const Perplexity* result, const Conditions& conditions) {
 
 // A figure of the divergence on a text, where there is one.
 template <typename Function>
-Cell divergence_cell(const ModelReport& model, const std::string& text, Function figure) {
+Cell divergence_cell(const Report& report, const ModelReport& model, const std::string& text, Function figure) {
   const auto found = std::find_if(model.divergence.begin(), model.divergence.end(), [&](const Divergence& d) { return d.text == text; });
   if (found == model.divergence.end()) return {};
-  if (!found->failed()) return figure(*found);
   Cell cell;
+  if (!found->failed()) {
+    cell = figure(*found);
+    if (const Perplexity* measured = perplexity_of(model, text)) cell.basis = perplexity_basis(*measured, report.conditions_of(model));
+    cell.basis.emplace_back("reference", found->reference_digest.empty() ? found->reference : found->reference_digest);
+    return cell;
+  }
   if (found->comparable) {
     cell.text = "failed";
     cell.failed = true;
@@ -128,19 +133,19 @@ void add_divergence_columns(const Report& report, const std::string& text, std::
                            "Mean Kullback-Leibler divergence of the next token's distribution from the reference's on " + text +
                                ", in nats; lower is closer. ± is the standard error",
                            [&](const ModelReport& m) {
-                             return divergence_cell(m, text, [](const Divergence& d) {
+                             return divergence_cell(report, m, text, [](const Divergence& d) {
                                Cell cell = number(d.mean, figure_text(d.mean, 3));
                                cell.detail = "± " + figure_text(d.standard_error, 2);
                                return cell;
                              });
                            }));
   columns.push_back(column(report, ColumnGroup::Divergence, "KL 99 % " + text, "99th percentile of that divergence over the tokens of " + text, [&](const ModelReport& m) {
-    return divergence_cell(m, text, [](const Divergence& d) { return number(d.percentile_99, figure_text(d.percentile_99, 3)); });
+    return divergence_cell(report, m, text, [](const Divergence& d) { return number(d.percentile_99, figure_text(d.percentile_99, 3)); });
   }));
   columns.back().wide_only = true;
   columns.push_back(column(report, ColumnGroup::Divergence, "same top " + text, "Share of the tokens of " + text + " where the most likely next token is the reference's",
                            [&](const ModelReport& m) {
-                             return divergence_cell(m, text, [](const Divergence& d) { return number(d.same_top, fixed(100 * d.same_top, 1) + " %"); });
+                             return divergence_cell(report, m, text, [](const Divergence& d) { return number(d.same_top, fixed(100 * d.same_top, 1) + " %"); });
                            }));
   columns.back().wide_only = true;
 }
@@ -278,7 +283,7 @@ std::vector<Column> report_columns(const Report& report) {
       }));
   for (Column& made : columns) {
     if (made.title == "code bits" || made.title == "eff. bits") made.change = Change::Difference;
-    if (made.title == "sparsity") made.change = Change::Points;
+    if (made.title == "sparsity" || made.title.starts_with("same top ")) made.change = Change::Points;
   }
   std::erase_if(columns, [](const Column& c) { return !any_value(c); });
   // Whoever adds a metric need not know where its group stands.

@@ -210,6 +210,14 @@ std::string card_html(const Report& report, const ModelReport& model) {
                 std::to_string(result.text_tokens) + " tokens, protocol " + result.protocol + ", text " + result.text_digest +
                 (result.calibrated_on ? "; this text also calibrated the model" : ""));
   }
+  for (const Divergence& result : model.divergence) {
+    if (result.failed()) continue;
+    add_row(html, "divergence, " + result.text,
+            "from " + result.reference + ": mean " + figure_text(result.mean) + " ± " + figure_text(result.standard_error, 2) + ", median " +
+                figure_text(result.median) + ", 90 % " + figure_text(result.percentile_90) + ", 99 % " + figure_text(result.percentile_99) +
+                ", largest " + figure_text(result.maximum) + " nats over " + std::to_string(result.tokens) + " tokens; same most likely token " +
+                figure_text(100 * result.same_top) + " %; correlation of losses " + figure_text(result.loss_correlation));
+  }
   if (model.throughput) {
     add_row(html, "speed",
             figure_text(model.throughput->tokens_per_second) + " tokens/s over " + figure_text(model.throughput->seconds, 3) + " s");

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <string_view>
+#include <utility>
 
 #include "miq/base/error.h"
 #include "miq/evaluate/report.h"
@@ -143,6 +144,36 @@ Perplexity read_perplexity(const JsonFields& fields, const std::string& text) {
   return made;
 }
 
+Divergence read_divergence(const JsonFields& fields, const std::string& text) {
+  Divergence made;
+  made.text = text;
+  made.reference = fields.text("reference");
+  made.reference_digest = fields.text("reference_digest");
+  made.tokens = fields.count("tokens");
+  made.comparable = !fields.has("not_comparable");
+  made.failure = fields.text(made.comparable ? "failure" : "not_comparable");
+  if (made.failed()) return made;
+  const std::pair<const char*, double*> figures[] = {
+      {"mean", &made.mean}, {"standard_error", &made.standard_error}, {"median", &made.median}, {"percentile_90", &made.percentile_90},
+      {"percentile_99", &made.percentile_99}, {"maximum", &made.maximum}, {"top1_agreement", &made.same_top},
+      {"top1_agreement_error", &made.same_top_error}, {"loss_correlation", &made.loss_correlation}, {"mean_log_ppl_ratio", &made.log_ratio},
+      {"mean_log_ppl_ratio_error", &made.log_ratio_error}};
+  for (const auto& [key, figure] : figures) *figure = fields.number(key, NAN);
+  return made;
+}
+
+// Keys of an object of texts, in the order of the report where it has one.
+std::vector<std::string> ordered_keys(const JsonFields& texts, const std::vector<std::string>& order) {
+  std::vector<std::string> keys;
+  for (const std::string& text : order) {
+    if (texts.has(text)) keys.push_back(text);
+  }
+  for (const std::string& text : texts.keys()) {
+    if (texts.has(text) && std::find(order.begin(), order.end(), text) == order.end()) keys.push_back(text);
+  }
+  return keys;
+}
+
 void read_cost(const JsonFields& model, ModelReport& made) {
   if (const JsonFields speed = model.object("throughput"); speed.given()) {
     made.throughput = Throughput{speed.number("tokens_per_second", 0), speed.number("seconds", 0), speed.count("tokens"),
@@ -176,11 +207,9 @@ ModelReport read_model(const JsonFields& fields, const std::vector<std::string>&
   if (const JsonFields bytes = fields.object("bytes"); bytes.given()) made.size = read_size(bytes, fields.object("bits_per_weight"));
   read_matrices(fields, made);
   const JsonFields texts = fields.object("perplexity");
-  for (const std::string& text : order)
-    if (texts.has(text)) made.perplexity.push_back(read_perplexity(texts.object(text), text));
-  for (const std::string& text : texts.keys()) {
-    if (std::find(order.begin(), order.end(), text) == order.end()) made.perplexity.push_back(read_perplexity(texts.object(text), text));
-  }
+  for (const std::string& text : ordered_keys(texts, order)) made.perplexity.push_back(read_perplexity(texts.object(text), text));
+  const JsonFields divergences = fields.object("divergence");
+  for (const std::string& text : ordered_keys(divergences, order)) made.divergence.push_back(read_divergence(divergences.object(text), text));
   read_cost(fields, made);
   if (const JsonFields conditions = fields.object("conditions"); conditions.given()) made.conditions = read_conditions(conditions);
   for (const Json& failure : fields.array("failures")) {

@@ -103,6 +103,24 @@ inline ModelReport sample_model(const Variant& variant, std::int64_t layers) {
       model.failures.push_back("perplexity of " + result.text + ": " + result.failure);
     }
     model.perplexity.push_back(result);
+    if (variant.method == std::string("dense")) continue;
+    Divergence& divergence = model.divergence.emplace_back();
+    divergence.text = name;
+    divergence.reference = "dense";
+    divergence.reference_digest = "00112233445566778899aabbccddeeff";
+    divergence.tokens = 16 * 1023;
+    divergence.mean = 0.1 * variant.code_bits;
+    divergence.standard_error = 0.002;
+    divergence.median = 0.05;
+    divergence.percentile_90 = 0.6;
+    divergence.percentile_99 = 2.5;
+    divergence.maximum = 9.1;
+    divergence.same_top = 0.75;
+    divergence.same_top_error = 0.003;
+    divergence.loss_correlation = 0.93;
+    divergence.log_ratio = 0.2;
+    divergence.log_ratio_error = 0.01;
+    if (!std::isfinite(value)) divergence.failure = "its tokenizer is another", divergence.comparable = false;
   }
   if (variant.method != std::string("dense")) {
     model.structure.emplace();

@@ -43,7 +43,7 @@ Section heat_section(const Report& report, MatrixValue value, std::string id, st
                      const std::string& css, double factor, const std::string& unit) {
   double low = 0, high = 0;
   if (!heat_range(report, value, low, high)) return {};
-  std::string html = "<p class=\"soft\">" + explanation + "<br>" + figure_text(factor * low, 2) + "<span class=\"key" + css + "\"></span>" +
+  std::string html = "<p class=\"soft\">" + explanation + "<br>" + (low > 0 ? figure_text(factor * low, 2) : "0") + "<span class=\"key" + css + "\"></span>" +
                      figure_text(factor * high, 2) + unit + "</p>\n<div class=\"wides\">\n";
   for (const ModelReport& model : report.models) html += heat_map(model, value, low, high);
   return {std::move(id), std::move(title), html + "</div>\n"};
@@ -63,8 +63,8 @@ std::vector<Section> sections(const Report& report) {
           heat_section(report, MatrixValue::Bits, "bits", "Bits of each matrix", "Code bits per kept weight; layers from left to right.", "",
                        1, " bits"),
           heat_section(report, MatrixValue::Error, "error", "Error of each matrix",
-                       "Share of the energy of a matrix’ outputs that compression lost, on the calibration text, in percent; the colour is "
-                       "logarithmic.",
+                       "Share of the energy of a matrix’ outputs that compression lost, on the calibration text, in percent; the colour goes "
+                       "with its square root.",
                        " warm", 100, " %"),
           each_model_section(report, "zeros", "Zeros in each layer", "Share of exact zeros in the linears of each decoder layer.", sparsity_plot),
           each_model_section(report, "groups", "Groups and widths",
@@ -148,7 +148,7 @@ std::string layers_html(const ModelReport& model) {
   for (const MatrixCount& matrix : model.parameters ? model.parameters->matrices : std::vector<MatrixCount>{})
     layers[matrix.layer].zeros += static_cast<double>(matrix.zeros);
   const bool reshaped = !model.structure->layers.empty();
-  std::string html = "<details class=\"legend\"><summary>Layer by layer</summary><div class=\"scroll\"><table class=\"plain\"><thead><tr><th>layer</th>"
+  std::string html = "<details class=\"legend layers\"><summary>Layer by layer</summary><div class=\"scroll\"><table class=\"plain\"><thead><tr><th>layer</th>"
                      "<th>mean error</th><th>code bits</th><th>eff. bits</th><th>zeros</th>";
   if (reshaped) html += "<th>heads</th><th>MLP</th><th>width</th><th>removed</th>";
   html += "</tr></thead><tbody>\n";

@@ -12,7 +12,6 @@
 namespace miq {
 namespace {
 
-constexpr double kLogarithmicSpan = 300;
 constexpr double kLeft = 78;  // of the drawings: room for the names of matrices
 
 // Matrices of a model by layer and kind, with a value each.
@@ -117,13 +116,12 @@ Grid grid_of(const ModelReport& model, MatrixValue value) {
 std::optional<std::pair<double, double>> range_of(const Grid& grid, MatrixValue value) {
   double low = INFINITY, high = -INFINITY;
   for (const auto& [where, number] : grid.values) {
-    if (value != MatrixValue::Bits && number <= 0) continue;  // a logarithmic scale
+    if (value == MatrixValue::Information && number <= 0) continue;  // a logarithmic scale
     low = std::min(low, number);
     high = std::max(high, number);
   }
   const bool varies = value == MatrixValue::Bits ? high - low > 0.005 : high > low;
-  // A few matrices that are hardly touched would take up the whole scale.
-  if (varies && value != MatrixValue::Bits) low = std::max(low, high / kLogarithmicSpan);
+  if (value == MatrixValue::Error) low = 0;
   return varies ? std::optional(std::pair(low, high)) : std::nullopt;
 }
 
@@ -138,24 +136,26 @@ std::string value_text(MatrixValue value, double number, bool with_unit) {
   return {};
 }
 
+enum class Shade { Linear, Root, Logarithmic };  // how a value becomes a colour
 struct Look {
   const char* title;  // "Bits"
   const char* css;
-  bool logarithmic;
+  Shade shade;
 };
 Look look_of(MatrixValue value) {
   switch (value) {
-    case MatrixValue::Bits: return {"Bits", "cell", false};
-    case MatrixValue::Error: return {"Error", "cell warm", true};
+    case MatrixValue::Bits: return {"Bits", "cell", Shade::Linear};
+    case MatrixValue::Error: return {"Error", "cell warm", Shade::Root};
     case MatrixValue::Information: break;
   }
-  return {"Mutual information", "cell green", true};
+  return {"Mutual information", "cell green", Shade::Logarithmic};
 }
 
-double colour_share(double number, double low, double high, bool logarithmic) {
+double colour_share(double number, double low, double high, Shade shade) {
   if (!(high > low)) return 1;
-  if (!logarithmic) return std::clamp((number - low) / (high - low), 0.0, 1.0);
-  return number <= low ? 0 : std::clamp(std::log(number / low) / std::log(high / low), 0.0, 1.0);
+  if (shade == Shade::Logarithmic) return number <= low ? 0 : std::clamp(std::log(number / low) / std::log(high / low), 0.0, 1.0);
+  const double share = std::clamp((number - low) / (high - low), 0.0, 1.0);
+  return shade == Shade::Root ? std::sqrt(share) : share;
 }
 
 // Width of one layer's column in drawings that have all layers side by side.
@@ -240,7 +240,7 @@ std::string heat_map(const ModelReport& model, MatrixValue value, double low, do
     for (std::int64_t layer = 0; layer < grid.layers; ++layer) {
       const auto found = grid.values.find({layer, grid.kinds[row]});
       if (found == grid.values.end()) continue;
-      const double share = colour_share(found->second, low, high, look.logarithmic), left = kLeft + cell * static_cast<double>(layer);
+      const double share = colour_share(found->second, low, high, look.shade), left = kLeft + cell * static_cast<double>(layer);
       svg.rectangle(left + 0.5, top + 0.5, cell - 1, kCellHeight - 1, look.css,
                     "layer " + std::to_string(layer) + " " + titles[grid.kinds[row]] + ": " + value_text(value, found->second, true),
                     0.08 + 0.92 * share);

@@ -42,10 +42,16 @@ std::vector<double> differences(const std::vector<double>& from, const std::vect
 
 double nice_ceiling(double value) {
   const double power = std::pow(10, std::floor(std::log10(value)));
-  for (double factor : {1.0, 2.0, 5.0}) {
+  for (double factor : {1.0, 1.5, 2.0, 3.0, 5.0}) {
     if (factor * power >= value * (1 - 1e-9)) return factor * power;
   }
   return 10 * power;
+}
+
+// "0.15": no more digits than the level has.
+std::string level_text(double level) {
+  const std::string text = figure_text(level, 2);
+  return text.find('.') != std::string::npos && text.ends_with('0') ? figure_text(level, 1) : text;
 }
 
 }  // namespace
@@ -90,10 +96,10 @@ std::string window_losses(const Report& report, const std::string& text) {
     for (double value : strips[s].above) mean += value / count;
     svg.text(kLeft, top - 5, strips[s].model->name + ", mean " + (mean > 0 ? "+" : "") + figure_text(mean, 3), "start", "label");
     svg.line(kLeft, y(top_value), kWidth - kRight, y(top_value), "grid");
-    svg.text(kLeft - 6, y(top_value) + 8, figure_text(top_value, 1), "end");
+    svg.text(kLeft - 6, y(top_value) + 8, level_text(top_value), "end");
     if (bottom_value < 0) {
       svg.line(kLeft, y(bottom_value), kWidth - kRight, y(bottom_value), "grid");
-      svg.text(kLeft - 6, y(bottom_value), figure_text(bottom_value, 1), "end");
+      svg.text(kLeft - 6, y(bottom_value), level_text(bottom_value), "end");
     }
     for (std::size_t i = 0; i < strips[s].above.size(); ++i) {
       const double value = strips[s].above[i];

@@ -85,7 +85,7 @@ code { font: .92em ui-monospace, "DejaVu Sans Mono", monospace; }
 )css";
 
 // Colours: as the system has them, light, or dark. Sorts the table by the clicked column; again turns it round. Cells without a value stay last. All cards are
-// opened for printing.
+// opened for printing, without their tables of layers.
 inline constexpr const char* kReportScript = R"js(
 document.querySelectorAll(".theme button").forEach(function (button, index, all) {
   button.addEventListener("click", function () {
@@ -109,7 +109,7 @@ document.querySelectorAll("th button").forEach(function (button) {
   });
 });
 window.addEventListener("beforeprint", function () {
-  document.querySelectorAll("details").forEach(function (card) { card.open = true; });
+  document.querySelectorAll("details:not(.layers)").forEach(function (card) { card.open = true; });
 });
 )js";
 

@@ -142,21 +142,22 @@ std::string models_markdown(const Report& report) {
     const auto row = [&](const std::string& what, const std::string& value) {
       text += "- " + what + ": " + markdown_escaped(value) + "\n";
     };
-    row("method", inline_json(model.method));
+    if (!model.method.empty()) row("method", inline_json(model.method));
     if (!model.calibration.empty()) row("calibration", inline_json(model.calibration));
     if (!model.source.empty()) row("source", inline_json(model.source));
     row("weights digest", model.digest);
-    const std::vector<std::string> commands = reproduce_commands(report, model);
-    for (std::size_t i = 0; i < commands.size(); ++i) text += (i == 0 ? "\n```sh\n" : "") + code_text(commands[i]) + "\n";
-    if (!commands.empty()) text += "```\n\n";
     row("architecture", model.architecture + ", " + std::to_string(model.layers) + " layers, hidden size " + std::to_string(model.hidden) +
                             ", vocabulary " + std::to_string(model.vocabulary));
     if (model.size) row("bits a parameter over the whole model", figure_text(model.size->model_bits, 3));
-    if (!model.parameters) continue;
-    std::string parts;
-    for (const auto& [part, count] : model.parameters->by_part)
-      parts += (parts.empty() ? "" : ", ") + std::string(part_name(part)) + " " + std::to_string(count);
-    row("parameters by part", parts);
+    if (model.parameters) {
+      std::string parts;
+      for (const auto& [part, count] : model.parameters->by_part)
+        parts += (parts.empty() ? "" : ", ") + std::string(part_name(part)) + " " + std::to_string(count);
+      row("parameters by part", parts);
+    }
+    text += "\nTo make it again:\n\n```sh\n";
+    for (const std::string& command : reproduce_commands(report, model)) text += code_text(command) + "\n";
+    text += "```\n";
   }
   return text;
 }

@@ -157,6 +157,58 @@ TEST_F(Commands, EvaluationComparesWithAReferenceAndGoesOnFromItsCache) {
   EXPECT_NE(outcome.err.find("--reference"), std::string::npos);
 }
 
+// The command on a model's card, its placeholders filled in, gives the same container byte for byte.
+TEST_F(Commands, CardsSayHowToMakeAModelAgain) {
+  make_dense();
+  const std::pair<const char*, const char*> placeholders[] = {{"SOURCE", "dense.miq"}, {"TEXT_FILE", "text.txt"}, {"MODEL", "again.miq"}};
+  for (const std::string options :
+       {"--method rtn --wbits 4", "--method sparsegpt --sparsity 0.5 --wbits 4 --act-order --group-size 16 --damping 0.02", "--method wanda --prune-n 2 --prune-m 4",
+        "--method enhanced --target-avg-bits 4 --bit-method quantile --importance-weights 1,2,3,4,5",
+        "--method mi --target-avg-bits 4 --group-size 16 --seed 3 --clustering hierarchical --refine 0",
+        "--method mixed --target-bpw 4.5 --group-size 16 --levels 2,4,8 --layer-bits 0=4 --tune norms --channel-scaling",
+        "--method gptq --wbits 3 --static-groups --group-size 16 --clip search", "--method slicegpt --sparsity 0.25 --round-interval 4",
+        "--method structured --sparsity 0.2 --removal-score taylor --protect-layers 0,0"}) {
+    ASSERT_EQ(compress(options).code, 0) << options << slurp(work_ / "err.txt");
+    ASSERT_EQ(run("run-eval out.miq --metrics params --markdown report.md").code, 0);
+    const std::string report = slurp(work_ / "report.md");
+    const std::size_t begin = report.find("\nmiq-compress ");
+    ASSERT_NE(begin, std::string::npos) << report;
+    std::string command = report.substr(begin + 1, report.find('\n', begin + 1) - begin - 1);
+    EXPECT_EQ(report.find("# recorded, but"), std::string::npos) << report;
+    for (const auto& [name, value] : placeholders) {
+      const std::size_t place = command.find(name);
+      if (place != std::string::npos) command.replace(place, std::string_view(name).size(), value);
+    }
+    const Outcome again = run(command);
+    ASSERT_EQ(again.code, 0) << command << "\n" << again.err;
+    EXPECT_EQ(slurp(work_ / "again.miq"), slurp(work_ / "out.miq")) << command;
+  }
+}
+
+TEST_F(Commands, EarlierResultsSideBySide) {
+  make_dense();
+  ASSERT_EQ(compress("--method rtn --wbits 4").code, 0);
+  const std::string measure = "run-eval dense=dense.miq small=out.miq --dataset text=text.txt --seqlen 64 --dtype float32 --quiet --output ";
+  ASSERT_EQ(run(measure + "before.json --windows 4").code, 0);
+  ASSERT_EQ(run(measure + "after.json --windows 3 --latex table.tex --format json").code, 0);
+  EXPECT_EQ(Json::parse(slurp(work_ / "out.txt"))["schema"], "miq.eval/1");
+  EXPECT_NE(slurp(work_ / "table.tex").find("\\toprule"), std::string::npos);
+  fs::remove(work_ / "dense.miq");  // no model is opened
+  fs::remove(work_ / "out.miq");
+  Outcome outcome = run("run-eval --compare before.json --output table.md");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.out.find("Δ text"), std::string::npos) << outcome.out;
+  EXPECT_NE(slurp(work_ / "table.md").find("# Comparison"), std::string::npos);
+  outcome = run("run-eval --compare --model_paths before.json,after.json --html table.html --format markdown");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.out.find("windows 3 against 4"), std::string::npos) << outcome.out;
+  EXPECT_NE(slurp(work_ / "table.html").find("Comparison of 4 results"), std::string::npos);
+  outcome = run("run-eval --compare text.txt");
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_NE(outcome.err.find("text.txt: is no report of run-eval"), std::string::npos) << outcome.err;
+  EXPECT_EQ(run("run-eval --compare").code, 2);
+}
+
 TEST_F(Commands, ComparesMethodsWithOneCalibration) {
   make_dense();
   const std::string shared = "--documents whole --sampling in-order --nsamples 4 --seqlen 64 --dtype float32 --wbits 4 ";

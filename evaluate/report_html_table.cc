@@ -54,7 +54,7 @@ std::string group_row(const std::vector<Column>& columns) {
 }  // namespace
 
 std::string table_html(const Table& table, const std::string& id) {
-  std::string html = "<div class=\"scroll\" tabindex=\"0\"><table id=\"" + id + "\"" + (table.columns.size() > 10 ? " class=\"many\"" : "") + ">\n<thead>" + group_row(table.columns) + "<tr class=\"titles\">";
+  std::string html = "<div class=\"scroll\" tabindex=\"0\"><table id=\"" + id + "\"" + (table.columns.size() > 10 ? " class=\"many\" style=\"--columns:" + std::to_string(table.columns.size()) + "\"" : "") + ">\n<thead>" + group_row(table.columns) + "<tr class=\"titles\">";
   const auto begins = [&](std::size_t c) {
     return c > 0 && table.columns[c].group != ColumnGroup::Model && table.columns[c - 1].group != table.columns[c].group;
   };

@@ -14,7 +14,7 @@ inline constexpr const char* kReportStyle = R"css(
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 68rem; padding: 2rem 1.25rem 4rem; background: var(--page); color: var(--text);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "Noto Sans", "DejaVu Sans", sans-serif; }
-h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .25rem; }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .25rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.15rem; margin: 2.5rem 0 .5rem; }
 section { scroll-margin-top: .5rem; }
 nav { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; font-size: .9rem; margin: .2rem 0 1.2rem; }
@@ -79,7 +79,7 @@ code { font: .92em ui-monospace, "DejaVu Sans Mono", monospace; }
   nav, .theme { display: none; } pre { white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid var(--line); } h2 { break-after: avoid; }
   body { max-width: none; padding: 0; font-size: 10pt; } .scroll { overflow: visible; } svg { max-width: 100%; }
   table { font-size: 8pt; } th, td { padding: .25rem .35rem; white-space: normal; } .wides { display: block; } figure.wide { margin-bottom: .6rem; }
-  th:first-child, td:first-child { position: static; min-width: 0; } table.many { font-size: 5.5pt; } table.many th, table.many td { padding: .15rem; }
+  th:first-child, td:first-child { position: static; min-width: 0; } table.many { font-size: clamp(3pt, calc(96pt / var(--columns)), 8pt); } table.many th, table.many td { padding: .15em; }
   .scroll { background: none; } .card { border: 1px solid var(--line); } .screen { display: none; }
   * { -webkit-print-color-adjust: exact; print-color-adjust: exact; } }
 )css";

@@ -93,13 +93,13 @@ TEST(ReportRead, EveryValueMayBeOfAnyTypeWithoutHarm) {
   const Json flat = good.flatten();
   std::size_t refused = 0, number = 0;
   for (const auto& [path, value] : flat.items()) {
-    if (++number % 3 != 0) continue;  // enough of them
+    if (++number % 11 != 0) continue;  // enough of them
     for (const Json& other : {Json(nullptr), Json(-1), Json(1e300), Json("<script>"), Json::array({1}), Json::object({{"a", 1}})}) {
       Json json = good;
       json[Json::json_pointer(path)] = other;
       try {
         const Report report = report_from_json(json, "odd.json");
-        if (number % 30 != 0) continue;
+        if (number % 33 != 0) continue;
         const std::string html = report_html(report);
         EXPECT_EQ(html.find("<script>"), html.rfind("<script>")) << path;  // the page's own alone
       } catch (const FormatError&) {
@@ -107,7 +107,7 @@ TEST(ReportRead, EveryValueMayBeOfAnyTypeWithoutHarm) {
       }
     }
   }
-  EXPECT_GT(refused, 1000u);
+  EXPECT_GT(refused, 300u);
 }
 
 TEST(ReportRead, OtherFilesAreRefused) {

@@ -10,6 +10,7 @@
 
 #include "miq/evaluate/measure_texts.h"
 #include "miq/evaluate/report.h"
+#include "miq/evaluate/zeroshot.h"
 
 namespace miq {
 

@@ -285,7 +285,7 @@ Json report_json(const Report& report) {
   Json models = Json::array();
   for (const ModelReport& model : report.models) models.push_back(model_json(model));
   Json json = conditions_json(report);
-  json.update({{"schema", "miq.eval/1"}, {"texts", report.texts()}, {"protocol", report.protocol}, {"models", std::move(models)}});
+  json.update({{"schema", "miq.eval/1"}, {"texts", report.texts()}, {"tasks", report.tasks()}, {"protocol", report.protocol}, {"models", std::move(models)}});
   return json;
 }
 

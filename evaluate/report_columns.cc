@@ -81,19 +81,29 @@ Cell divergence_cell(const Report& report, const ModelReport& model, const std::
 
 std::string percent(double share) { return fixed(100 * share, 1) + " %"; }
 
-Cell accuracy_cell(const ModelReport& model, const std::string& task) {
+Basis accuracy_basis(const ZeroShotResult& result, const Conditions& conditions) {
+  return {{"questions of " + result.task, result.digest}, {"number of questions", std::to_string(result.items)}, {"dtype", conditions.dtype}};
+}
+
+Cell accuracy_cell(const Report& report, const ModelReport& model, const std::string& task) {
   const auto found = std::find_if(model.zeroshot.begin(), model.zeroshot.end(), [&](const ZeroShotResult& r) { return r.task == task; });
   if (found == model.zeroshot.end()) return {};
-  if (found->failed()) return {"failed", {}, 0, false, true, false};
+  if (found->failed()) return {"failed", {}, 0, false, true, false, {}};
   Cell cell = number(found->accuracy.value, percent(found->accuracy.value));
+  cell.basis = accuracy_basis(*found, report.conditions_of(model));
   if (std::isfinite(found->accuracy.standard_error)) cell.detail = "± " + fixed(100 * found->accuracy.standard_error, 1);
   return cell;
 }
 
-Cell mean_accuracy_cell(const ModelReport& model, bool normalised) {
+Cell mean_accuracy_cell(const Report& report, const ModelReport& model, bool normalised) {
   const auto mean = mean_accuracy(model.zeroshot, normalised);
-  if (mean) return number(*mean, percent(*mean));
-  return model.zeroshot.empty() ? Cell{} : Cell{"failed", {}, 0, false, true, false};
+  if (mean) {
+    Cell cell = number(*mean, percent(*mean));
+    cell.basis = {{"dtype", report.conditions_of(model).dtype}};
+    for (const ZeroShotResult& result : model.zeroshot) cell.basis.emplace_back("questions of " + result.task, result.digest);
+    return cell;
+  }
+  return model.zeroshot.empty() ? Cell{} : Cell{"failed", {}, 0, false, true, false, {}};
 }
 
 Cell generation_cell(const ModelReport& model, std::int64_t batch) {
@@ -155,14 +165,14 @@ void add_accuracy_columns(const Report& report, std::vector<Column>& columns) {
   const std::vector<std::string> tasks = report.tasks();
   for (const std::string& task : tasks) {
     columns.push_back(column(report, ColumnGroup::Accuracy, task, "Zero-shot accuracy on " + task + "; ± is the standard error",
-                             [&](const ModelReport& m) { return accuracy_cell(m, task); }));
+                             [&](const ModelReport& m) { return accuracy_cell(report, m, task); }));
     columns.back().wide_only = tasks.size() > 2;
   }
   if (tasks.size() < 2) return;
   columns.push_back(column(report, ColumnGroup::Accuracy, "accuracy", "Mean zero-shot accuracy of the " + std::to_string(tasks.size()) + " tasks, each counting the same",
-                           [](const ModelReport& m) { return mean_accuracy_cell(m, false); }));
+                           [&](const ModelReport& m) { return mean_accuracy_cell(report, m, false); }));
   columns.push_back(column(report, ColumnGroup::Accuracy, "acc. norm.", "The same with length-normalised likelihoods where the task is measured so",
-                           [](const ModelReport& m) { return mean_accuracy_cell(m, true); }));
+                           [&](const ModelReport& m) { return mean_accuracy_cell(report, m, true); }));
   columns.back().wide_only = true;
 }
 
@@ -283,7 +293,7 @@ std::vector<Column> report_columns(const Report& report) {
       }));
   for (Column& made : columns) {
     if (made.title == "code bits" || made.title == "eff. bits") made.change = Change::Difference;
-    if (made.title == "sparsity" || made.title.starts_with("same top ")) made.change = Change::Points;
+    if (made.title == "sparsity" || made.title.starts_with("same top ") || made.group == ColumnGroup::Accuracy) made.change = Change::Points;
   }
   std::erase_if(columns, [](const Column& c) { return !any_value(c); });
   // Whoever adds a metric need not know where its group stands.

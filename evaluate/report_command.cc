@@ -119,6 +119,7 @@ std::string evaluation_command(const Report& report, const ModelReport& model) {
     command += " --protocol " + shell_quoted(shown->protocol) + " --seqlen " + std::to_string(shown->seqlen) + " --windows " +
                std::to_string(windows);
   }
+  for (const ZeroShotResult& result : model.zeroshot) command += " --tasks " + shell_quoted(result.task) + "=" + placeholder(result.task);
   return command + " --dtype " + shell_quoted(conditions.dtype) + " --threads " + std::to_string(conditions.threads);
 }
 
@@ -169,6 +170,7 @@ std::vector<std::string> reproduce_commands(const Report& report, const ModelRep
     const std::string line = "# " + placeholder(result.text) + ": file digest " + one_line(result.source_digest);
     if (!result.failed() && std::find(lines.begin(), lines.end(), line) == lines.end()) lines.push_back(line);
   }
+  for (const ZeroShotResult& result : model.zeroshot) lines.push_back("# " + placeholder(result.task) + ": questions digest " + one_line(result.digest));
   return lines;
 }
 

@@ -42,9 +42,16 @@ std::string shortened(const std::string& value) { return value.empty() ? "not re
 // "protocol gptq and llama.cpp; dtype bfloat16 and float32"
 std::string basis_difference(const Basis& a, const Basis& b) {
   std::string text;
-  for (const auto& [what, value] : b) {
-    const auto other = std::find_if(a.begin(), a.end(), [&](const auto& entry) { return entry.first == what; });
-    const std::string against = other == a.end() ? "" : other->second;
+  const auto value_of = [](const Basis& basis, const std::string& what) {
+    const auto found = std::find_if(basis.begin(), basis.end(), [&](const auto& entry) { return entry.first == what; });
+    return found == basis.end() ? std::string() : found->second;
+  };
+  Basis all = b;
+  for (const auto& entry : a) {
+    if (std::none_of(b.begin(), b.end(), [&](const auto& other) { return other.first == entry.first; })) all.push_back(entry);
+  }
+  for (const auto& [what, ignored] : all) {
+    const std::string value = value_of(b, what), against = value_of(a, what);
     if (against != value) text += (text.empty() ? "" : "; ") + what + " " + shortened(value) + " against " + shortened(against);
   }
   return text;

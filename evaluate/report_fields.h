@@ -19,6 +19,7 @@ class JsonFields {
 
   bool given() const { return json_ != nullptr; }
   bool has(const std::string& key) const { return find(key) != nullptr; }
+  bool mentions(const std::string& key) const { return json_ != nullptr && json_->contains(key); }  // null counts
   std::vector<std::string> keys() const;
 
   std::string text(const std::string& key) const;

@@ -218,6 +218,13 @@ std::string card_html(const Report& report, const ModelReport& model) {
                 ", largest " + figure_text(result.maximum) + " nats over " + std::to_string(result.tokens) + " tokens; same most likely token " +
                 figure_text(100 * result.same_top) + " %; correlation of losses " + figure_text(result.loss_correlation));
   }
+  for (const ZeroShotResult& result : model.zeroshot) {
+    const auto share = [](const Share& value) { return figure_text(100 * value.value, 4) + " ± " + figure_text(100 * value.standard_error, 2) + " %"; };
+    add_row(html, "zero-shot, " + result.task,
+            result.failed() ? "no value: " + result.failure
+                            : share(result.accuracy) + (result.normalised ? ", length-normalised " + share(result.accuracy_norm) : "") + "; " +
+                                  std::to_string(result.items) + " questions, digest " + result.digest);
+  }
   if (model.throughput) {
     add_row(html, "speed",
             figure_text(model.throughput->tokens_per_second) + " tokens/s over " + figure_text(model.throughput->seconds, 3) + " s");

@@ -162,6 +162,43 @@ Divergence read_divergence(const JsonFields& fields, const std::string& text) {
   return made;
 }
 
+ZeroShotResult read_zeroshot(const JsonFields& fields, const std::string& task) {
+  ZeroShotResult made;
+  made.task = task;
+  made.path = fields.text("path");
+  made.digest = fields.text("digest");
+  made.items = fields.count("items");
+  made.choices = fields.count("choices");
+  made.failure = fields.text("failure");
+  made.normalised = fields.mentions("acc_norm");
+  made.accuracy = {fields.number("acc", NAN), fields.number("acc_stderr", NAN)};
+  made.accuracy_norm = {fields.number("acc_norm", NAN), fields.number("acc_norm_stderr", NAN)};
+  if (!made.failed() && !std::isfinite(made.accuracy.value)) throw fields.wrong("acc", "is missing, and no failure says why");
+  for (const Json& item : fields.array("log_likelihoods")) {
+    if (!item.is_array()) throw fields.wrong("log_likelihoods", "holds something that is no list");
+    std::vector<double>& scores = made.item_scores.emplace_back();
+    for (const Json& score : item) {
+      if (!score.is_number() && !score.is_null()) throw fields.wrong("log_likelihoods", "holds something that is no number");
+      scores.push_back(score.is_null() ? NAN : score.get<double>());
+    }
+  }
+  return made;
+}
+
+// The report's list of names, whose order an object's keys do not keep.
+std::vector<std::string> read_order(const JsonFields& fields, const std::string& key) {
+  std::vector<std::string> order;
+  for (const Json& name : fields.array(key)) {
+    if (!name.is_string()) throw fields.wrong(key, "holds something that is no text");
+    if (std::find(order.begin(), order.end(), name.get_ref<const std::string&>()) == order.end()) order.push_back(name.get<std::string>());
+  }
+  return order;
+}
+
+struct Order {
+  std::vector<std::string> texts, tasks;
+};
+
 // Keys of an object of texts, in the order of the report where it has one.
 std::vector<std::string> ordered_keys(const JsonFields& texts, const std::vector<std::string>& order) {
   std::vector<std::string> keys;
@@ -186,8 +223,7 @@ void read_cost(const JsonFields& model, ModelReport& made) {
   }
 }
 
-// `order`: of the texts; an object's keys have none.
-ModelReport read_model(const JsonFields& fields, const std::vector<std::string>& order) {
+ModelReport read_model(const JsonFields& fields, const Order& order) {
   ModelReport made;
   made.name = fields.text("name");
   made.path = fields.text("path");
@@ -207,9 +243,12 @@ ModelReport read_model(const JsonFields& fields, const std::vector<std::string>&
   if (const JsonFields bytes = fields.object("bytes"); bytes.given()) made.size = read_size(bytes, fields.object("bits_per_weight"));
   read_matrices(fields, made);
   const JsonFields texts = fields.object("perplexity");
-  for (const std::string& text : ordered_keys(texts, order)) made.perplexity.push_back(read_perplexity(texts.object(text), text));
+  for (const std::string& text : ordered_keys(texts, order.texts)) made.perplexity.push_back(read_perplexity(texts.object(text), text));
   const JsonFields divergences = fields.object("divergence");
-  for (const std::string& text : ordered_keys(divergences, order)) made.divergence.push_back(read_divergence(divergences.object(text), text));
+  for (const std::string& text : ordered_keys(divergences, order.texts))
+    made.divergence.push_back(read_divergence(divergences.object(text), text));
+  const JsonFields tasks = fields.object("zeroshot");
+  for (const std::string& task : ordered_keys(tasks, order.tasks)) made.zeroshot.push_back(read_zeroshot(tasks.object(task), task));
   read_cost(fields, made);
   if (const JsonFields conditions = fields.object("conditions"); conditions.given()) made.conditions = read_conditions(conditions);
   for (const Json& failure : fields.array("failures")) {
@@ -230,11 +269,7 @@ Report report_from_json(const Json& json, const std::string& name) {
   Report made;
   static_cast<Conditions&>(made) = read_conditions(fields);
   made.protocol = fields.text("protocol");
-  std::vector<std::string> order;
-  for (const Json& text : fields.array("texts")) {
-    if (!text.is_string()) throw fields.wrong("texts", "holds something that is no text");
-    if (std::find(order.begin(), order.end(), text.get_ref<const std::string&>()) == order.end()) order.push_back(text.get<std::string>());
-  }
+  const Order order{read_order(fields, "texts"), read_order(fields, "tasks")};
   const Json& models = fields.array("models");
   if (models.empty()) throw FormatError(name, "holds no model");
   for (std::size_t i = 0; i < models.size(); ++i) made.models.push_back(read_model(fields.element("models", i, models[i]), order));

@@ -266,25 +266,25 @@ std::vector<Column> report_columns(const Report& report) {
     return timed(number(m.throughput->tokens_per_second, figure_text(m.throughput->tokens_per_second, 3)), report.conditions_of(m), m.throughput->seqlen);
   }));
   for (const std::int64_t batch : GenerationSpeed::kBatches) {
-    columns.push_back(column(report, "gen. tok/s" + (batch == 1 ? std::string() : " ×" + std::to_string(batch)),
+    columns.push_back(column(report, ColumnGroup::Cost, "gen. tok/s" + (batch == 1 ? std::string() : " ×" + std::to_string(batch)),
                              "New tokens a second behind a prompt, " + std::to_string(batch) + (batch == 1 ? " sequence" : " sequences at once") +
                                  ", weights in memory",
-                             [&](const ModelReport& m) { return generation_cell(m, batch); }));
+                             [&](const ModelReport& m) { return timed(generation_cell(m, batch), report.conditions_of(m)); }));
     columns.back().wide_only = batch != 1;
   }
-  columns.push_back(column(report, "load", "Seconds from opening the file to the first token", [](const ModelReport& m) {
-    return m.generation ? number(m.generation->load_seconds, figure_text(m.generation->load_seconds, 2) + " s") : Cell{};
+  columns.push_back(column(report, ColumnGroup::Cost, "load", "Seconds from opening the file to the first token", [&](const ModelReport& m) {
+    return m.generation ? timed(number(m.generation->load_seconds, figure_text(m.generation->load_seconds, 2) + " s"), report.conditions_of(m)) : Cell{};
   }));
   columns.back().wide_only = true;
-  columns.push_back(column(report, "weights in mem.", "Bytes of all weights as generation holds them, mapped files included", [](const ModelReport& m) {
+  columns.push_back(column(report, ColumnGroup::Cost, "weights in mem.", "Bytes of all weights as generation holds them, mapped files included", [](const ModelReport& m) {
     return m.generation ? number(static_cast<double>(m.generation->weight_bytes), bytes_text(m.generation->weight_bytes)) : Cell{};
   }));
   columns.back().wide_only = true;
-  columns.push_back(column(report, "MACs/token", "Multiplications a token costs, attention over a window included; zeros count", [](const ModelReport& m) {
+  columns.push_back(column(report, ColumnGroup::Size, "MACs/token", "Multiplications a token costs, attention over a window included; zeros count", [](const ModelReport& m) {
     return m.macs ? number(m.macs->per_token(), figure_text(m.macs->per_token() / 1e6, 4) + " M") : Cell{};
   }));
   columns.back().wide_only = true;
-  columns.push_back(column(report, "rotations", "Share of a sliced model's parameters that carry its stream around the blocks", rotation_cell));
+  columns.push_back(column(report, ColumnGroup::Size, "rotations", "Share of a sliced model's parameters that carry its stream around the blocks", rotation_cell));
   columns.back().wide_only = true;
   columns.push_back(
       column(report, ColumnGroup::Cost, "peak mem.", "Highest resident memory while opening and evaluating, mapped files included", [&](const ModelReport& m) {

@@ -105,7 +105,7 @@ TEST_F(GenerateCommand, RunEvalMeasuresGenerationAndMultiplications) {
 }
 
 TEST_F(GenerateCommand, RunEvalKeepsToABudgetAndGivesTheSameFigures) {
-  const std::string command = "run-eval small.miq --metrics ppl --dataset t=text.txt --seqlen 50 --threads 2 -o report.json ";
+  const std::string command = "run-eval small.miq --metrics ppl --no-cache --dataset t=text.txt --seqlen 50 --threads 2 -o report.json ";
   const auto losses = [&](const std::string& options) {
     const Outcome outcome = run(command + options);
     EXPECT_EQ(outcome.code, 0) << outcome.err;

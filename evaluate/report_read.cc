@@ -211,7 +211,38 @@ std::vector<std::string> ordered_keys(const JsonFields& texts, const std::vector
   return keys;
 }
 
+GenerationSpeed read_generation(const JsonFields& fields) {
+  GenerationSpeed made;
+  made.prompt = fields.count("prompt");
+  made.new_tokens = fields.count("new_tokens");
+  made.shortened = fields.flag("shortened");
+  made.load_seconds = fields.number("load_seconds", 0);
+  made.weight_bytes = static_cast<std::uint64_t>(fields.count("weight_bytes"));
+  made.cache_bytes = static_cast<std::uint64_t>(fields.count("cache_bytes"));
+  const Json& runs = fields.array("runs");
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    const JsonFields run = fields.element("runs", i, runs[i]);
+    made.runs.push_back({run.count("batch"), run.number("prompt_tokens_per_second", 0), run.number("tokens_per_second", 0), run.number("ms_per_token", 0)});
+  }
+  return made;
+}
+
+MacCount read_macs(const JsonFields& fields) {
+  MacCount made;
+  made.products = fields.count("products");
+  made.length = fields.count("attention_length");
+  made.attention = fields.number("attention", 0);
+  const JsonFields parts = fields.object("by_part");
+  for (int i = 0; i <= static_cast<int>(Part::Head); ++i) {
+    const auto part = static_cast<Part>(i);
+    if (const std::string name(part_name(part)); parts.has(name)) made.by_part.emplace_back(part, parts.count(name));
+  }
+  return made;
+}
+
 void read_cost(const JsonFields& model, ModelReport& made) {
+  if (const JsonFields generation = model.object("generation"); generation.given()) made.generation = read_generation(generation);
+  if (const JsonFields macs = model.object("macs"); macs.given()) made.macs = read_macs(macs);
   if (const JsonFields speed = model.object("throughput"); speed.given()) {
     made.throughput = Throughput{speed.number("tokens_per_second", 0), speed.number("seconds", 0), speed.count("tokens"),
                                  speed.count("seqlen"), speed.flag("synthetic")};

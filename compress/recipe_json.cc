@@ -14,7 +14,7 @@ Json Recipe::to_json() const {
   }
   if (prune_m) json["prune_n"] = prune_n, json["prune_m"] = prune_m;
   if (method->solver == Solver::Hessian) json["damping"] = damping;
-  if (refine) json["refine"] = refine;
+  if (refine || method->refine) json["refine"] = refine;
   if (act_order) json["act_order"] = true;
   if (dead_columns == DeadColumns::Zero) json["dead_columns"] = "zero";
   if (tune != Tune::None) json["tune"] = std::string(tune_name(tune)), json["tune_epochs"] = tune_epochs, json["seed"] = seed;

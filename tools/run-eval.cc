@@ -344,6 +344,10 @@ void declare(CLI::App& app, Options& options) {
   app.add_option("--reference", options.reference,
                  "the model that the others are compared with: one of them by name or path, or another; by default the first; none: no comparison");
   app.add_option("--scratch", options.scratch, "folder for what is kept of the reference, in unnamed files; by default /var/tmp or $TMPDIR");
+  app.add_option("--cache", options.cache,
+                 "folder where results are kept and an interrupted run goes on from; by default $XDG_CACHE_HOME/miq or ~/.cache/miq");
+  app.add_flag("--no-cache", options.no_cache, "measure everything anew and keep nothing");
+  app.add_option("--losses", options.losses, "write the loss of every token here, as JSON lines: one a window");
   app.add_option("--memory", options.memory,
                  "cap on the program's anonymous memory, such as 2GB: fewer windows at once, one layer at a time where two do not fit; the figures stay the same")
       ->transform(CLI::AsSizeValue(true));

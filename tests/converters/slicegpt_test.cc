@@ -2,6 +2,7 @@
 #include "miq/converters/slicegpt.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -218,7 +219,7 @@ TEST(SliceGpt, RefusesModelsThatItDoesNotSlice) {
 class SliceGptFiles : public testing::Test {
  protected:
   void SetUp() override {
-    folder_ = fs::path(testing::TempDir()) / "miq_slicegpt";
+    folder_ = fs::path(testing::TempDir()) / ("miq_slicegpt_" + std::to_string(::getpid()));
     fs::remove_all(folder_);
     fs::create_directories(folder_ / "sliced");
     fs::create_directories(folder_ / "base");

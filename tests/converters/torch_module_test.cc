@@ -2,6 +2,7 @@
 #include "miq/converters/torch_checkpoint.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 
@@ -43,7 +44,7 @@ Ops config_ops(const Json& json) { return object_ops("transformers.models.llama.
 class TorchModule : public testing::Test {
  protected:
   TorchModule() : config_(test::odd_config()), model_(test::small_model(config_).model), json_(config_json(config_)) {
-    folder_ = fs::path(testing::TempDir()) / "miq_torch_module";
+    folder_ = fs::path(testing::TempDir()) / std::to_string(::getpid()) / "miq_torch_module";
     fs::remove_all(folder_);
     fs::create_directories(folder_);
     for (std::size_t i = 0; i < config_.layers.size(); ++i) {
@@ -54,7 +55,7 @@ class TorchModule : public testing::Test {
                           {"head_dim", layer.head_dim}});
     }
   }
-  ~TorchModule() override { fs::remove_all(folder_); }
+  ~TorchModule() override { fs::remove_all(folder_.parent_path()); }
 
   void state_attention(std::size_t layer, const std::vector<std::pair<std::string, std::int64_t>>& values) {
     auto& list = sketch_.attributes["model.layers." + std::to_string(layer) + ".self_attn"];

@@ -2,6 +2,7 @@
 #include "miq/evaluate/result_cache.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -18,7 +19,7 @@ namespace fs = std::filesystem;
 class ResultCache : public testing::Test {
  protected:
   void SetUp() override {
-    folder_ = testing::TempDir() + "miq_result_cache";
+    folder_ = testing::TempDir() + "miq_result_cache_" + std::to_string(::getpid());
     fs::remove_all(folder_);
     options_.folder = folder_;
     options_.message = [this](const std::string& text) { said_ += text + "\n"; };

@@ -1,5 +1,6 @@
 // convert-slicegpt as a user meets it, on the example that the original tool left.
 #include <gtest/gtest.h>
+#include <unistd.h>
 #include <sys/wait.h>
 
 #include <cstdlib>
@@ -22,7 +23,7 @@ class ConvertSliceGpt : public testing::Test {
  protected:
   void SetUp() override {
     if (!fs::exists(kData / "checkpoints/slicegpt-25")) GTEST_SKIP() << "no shared data at " << kData;
-    work_ = fs::path(testing::TempDir()) / "miq_convert_slicegpt";
+    work_ = fs::path(testing::TempDir()) / ("miq_convert_slicegpt_" + std::to_string(::getpid()));
     fs::remove_all(work_);
     fs::create_directories(work_);
     fs::copy_file(kData / "checkpoints/slicegpt-25/story_0.25.pt", work_ / "story_0.25.pt");

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "miq/base/error.h"
+#include "miq/evaluate/generation.h"
 #include "miq/evaluate/memory_budget.h"
 #include "miq/evaluate/speed.h"
 

@@ -7,7 +7,6 @@
 
 #include "miq/evaluate/count.h"
 #include "miq/evaluate/figures.h"
-#include "miq/evaluate/generation.h"
 #include "miq/evaluate/macs.h"
 #include "miq/evaluate/memory.h"
 #include "miq/evaluate/size.h"

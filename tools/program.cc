@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <exception>
 #include <new>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
@@ -25,9 +26,10 @@ volatile std::sig_atomic_t signal_received = 0;
 
 extern "C" void remember_signal(int number) { signal_received = number; }
 
-class Interrupted : public Error {
+// No Error: what catches those to go on, such as a metric that fails alone, must not catch this.
+class Interrupted : public std::runtime_error {
  public:
-  Interrupted() : Error("interrupted; no unfinished output was left behind") {}
+  Interrupted() : std::runtime_error("interrupted; no unfinished output was left behind") {}
 };
 
 void install_signal_handlers() {

@@ -10,8 +10,8 @@
 #include "miq/compress/plan_costs.h"
 #include "miq/compress/plan_walk.h"
 #include "miq/compress/predicted_loss.h"
-#include "miq/compress/report.h"
 #include "miq/compress/sparsity_plan.h"
+#include "miq/model/matrix_kind.h"
 
 namespace miq {
 namespace {
@@ -85,7 +85,7 @@ double plan_widths(const ForwardPass& dense, const Recipe& recipe, std::vector<L
     MatrixItems& item = items.emplace_back();
     item.layer = static_cast<std::int64_t>(l);
     item.rows = rule.shape[0];
-    item.kind = matrix_kind(rule.name);
+    item.kind = matrix_kind(short_linear_name(rule.name));
     item.starts = site.channels.starts;
     item.losses = group_losses(cost.column_errors, site.channels, site.energy, share, recipe.levels);
     item.information = site.information_within;

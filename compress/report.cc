@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "miq/compress/text.h"
+#include "miq/model/matrix_kind.h"
 
 namespace miq {
 namespace {
@@ -24,22 +25,7 @@ Json histogram_json(const std::map<int, std::uint64_t>& channels) {
   return json;
 }
 
-// "mlp.experts.12.gate_proj.weight" -> "experts.gate_proj"
-std::string kind_of(std::string_view rule) {
-  const std::string name = short_linear_name(rule);
-  std::string kind;
-  for (std::size_t i = 0; i < name.size();) {
-    const std::size_t end = std::min(name.find('.', i), name.size());
-    const std::string part = name.substr(i, end - i);
-    if (part.find_first_not_of("0123456789") != std::string::npos) kind += (kind.empty() ? "" : ".") + part;
-    i = end + 1;
-  }
-  return kind;
-}
-
 }  // namespace
-
-std::string matrix_kind(std::string_view rule) { return kind_of(rule); }
 
 Json CompressionReport::bits_json(const Bits& bits) {
   Json json{{"weights", bits.weights},
@@ -68,7 +54,7 @@ std::string CompressionReport::add(std::int64_t layer, std::string_view rule, co
     for (std::uint16_t group : result.packed->group_of_column) ++bits.channels[result.packed->bits_of_group[group]];
     quantized_channels_ += result.packed->cols;
   }
-  for (Bits* sum : {&layers_[layer], &kinds_[kind_of(rule)], &all_}) {
+  for (Bits* sum : {&layers_[layer], &kinds_[matrix_kind(short_linear_name(rule))], &all_}) {
     sum->weights += bits.weights;
     sum->kept += bits.kept;
     sum->codes += bits.codes;

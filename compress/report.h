@@ -16,9 +16,6 @@
 
 namespace miq {
 
-// "mlp.experts.12.gate_proj.weight" -> "experts.gate_proj"; "mlp.down_proj.weight" -> "down_proj".
-std::string matrix_kind(std::string_view rule);
-
 class CompressionReport {
  public:
   explicit CompressionReport(const Recipe& recipe) : recipe_(recipe) {}

@@ -5,8 +5,8 @@
 #include <set>
 
 #include "miq/base/error.h"
-#include "miq/compress/report.h"
 #include "miq/model/architecture.h"
+#include "miq/model/matrix_kind.h"
 
 namespace miq {
 namespace {
@@ -64,7 +64,7 @@ void resolve_overrides(const CompressOptions& options, const Config& config, Rec
   std::set<std::string> kinds, named;
   for (std::int64_t l = 0; l < layers; ++l) {
     for (const LayerTensor& tensor : layer_tensors(config, l)) {
-      if (tensor.linear()) kinds.insert(matrix_kind(tensor.name));
+      if (tensor.linear()) kinds.insert(matrix_kind(short_linear_name(tensor.name)));
     }
   }
   for (const std::string& text : options.bits_of) {

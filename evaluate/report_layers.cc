@@ -8,6 +8,7 @@
 
 #include "miq/evaluate/report_plots.h"
 #include "miq/evaluate/svg.h"
+#include "miq/model/matrix_kind.h"
 
 namespace miq {
 namespace {
@@ -27,18 +28,6 @@ struct Grid {
   }
 };
 
-// "experts.12.gate_proj" -> "experts.gate_proj": experts share a row.
-std::string kind_of(const std::string& name) {
-  std::string kind;
-  for (std::size_t i = 0; i < name.size();) {
-    const std::size_t end = std::min(name.find('.', i), name.size());
-    const std::string part = name.substr(i, end - i);
-    if (part.find_first_not_of("0123456789") != std::string::npos) kind += (kind.empty() ? "" : ".") + part;
-    i = end + 1;
-  }
-  return kind;
-}
-
 std::string shown_kind(std::string kind) {
   if (kind.ends_with("_proj")) kind.resize(kind.size() - 5);
   if (kind.starts_with("experts.")) kind = "ex. " + kind.substr(8);
@@ -52,7 +41,7 @@ struct Averages {
   std::vector<std::pair<std::int64_t, std::string>> order;
   void add(std::int64_t layer, const std::string& name, double value, double weight) {
     if (!std::isfinite(value) || weight <= 0) return;
-    const std::pair key(layer, kind_of(name));
+    const std::pair key(layer, matrix_kind(name));
     auto [place, fresh] = sums.try_emplace(key, 0.0, 0.0);
     if (fresh) order.push_back(key);
     place->second.first += value * weight;
@@ -193,7 +182,7 @@ std::map<std::string, Kind> grouped_kinds(const ModelReport& model, std::vector<
   std::map<std::string, Kind> kinds;
   for (const MatrixOutcome& matrix : model.structure->matrices) {
     if (matrix.groups == 0) continue;
-    const auto [place, fresh] = kinds.try_emplace(kind_of(matrix.name),
+    const auto [place, fresh] = kinds.try_emplace(matrix_kind(matrix.name),
                                                   Kind{matrix.groups, matrix.groups, matrix.smallest_group, matrix.largest_group, {}});
     if (fresh) order.push_back(place->first);
     Kind& kind = place->second;
@@ -203,7 +192,7 @@ std::map<std::string, Kind> grouped_kinds(const ModelReport& model, std::vector<
     kind.largest = std::max(kind.largest, matrix.largest_group);
   }
   for (const MatrixBits& matrix : model.size ? model.size->matrices : std::vector<MatrixBits>{}) {
-    if (const auto found = kinds.find(kind_of(matrix.name)); found != kinds.end()) {
+    if (const auto found = kinds.find(matrix_kind(matrix.name)); found != kinds.end()) {
       for (const auto& [bits, columns] : matrix.columns_by_bits) found->second.channels[bits] += columns;
     }
   }

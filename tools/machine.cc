@@ -1,6 +1,7 @@
 // Reads /proc/cpuinfo once per call: its first processor's "model name" and "flags".
 #include "miq/tools/machine.h"
 
+#include <malloc.h>
 #include <torch/version.h>
 
 #include <fstream>
@@ -27,6 +28,16 @@ bool processor_has_bfloat16() {
   return flags.find(" avx512_bf16 ") != std::string::npos || flags.find(" amx_bf16 ") != std::string::npos;
 }
 
+ComputeType compute_type(const std::string& name) {
+  return name == "bfloat16" || (name == "auto" && processor_has_bfloat16()) ? ComputeType::BFloat16 : ComputeType::Float32;
+}
+
 std::string torch_version() { return TORCH_VERSION; }
+
+void give_back_what_is_freed() {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_THRESHOLD, 1 << 20);
+#endif
+}
 
 }  // namespace miq

@@ -1,6 +1,4 @@
 // miq-compress MODEL CALIBRATION -o OUT.miq: options -> open_model -> sample_windows -> compress -> save_model.
-#include <malloc.h>
-
 #include <filesystem>
 #include <optional>
 #include <sstream>
@@ -102,13 +100,6 @@ std::string scratch_folder(const Options& options) {
   std::string output = options.output.empty() ? options.save : options.output;
   while (output.size() > 1 && output.back() == '/') output.pop_back();
   return output.empty() ? std::filesystem::temp_directory_path().string() : std::filesystem::path(output).parent_path().string();
-}
-
-// Left alone, the allocator keeps what large buffers leave behind: half as much again as the cap, on a small model.
-void give_back_what_is_freed() {
-  constexpr int kLarge = 1 << 20;
-  mallopt(M_MMAP_THRESHOLD, kLarge);
-  mallopt(M_TRIM_THRESHOLD, kLarge);
 }
 
 // What opening a source had to decode into memory: more bytes of tensors than its file has.

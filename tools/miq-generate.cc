@@ -66,8 +66,7 @@ ExitCode run(const Options& options, Session& session) {
   for (const std::string& warning : model.warnings) session.warn(warning);
   if (!model.tokenizer) throw Error(options.model + ": has no tokenizer, so its prompt cannot be read; package it with its tokenizer's files");
   const std::vector<std::int32_t> prompt = model.tokenizer->encode(options.prompt);
-  const ComputeType type =
-      options.dtype == "bfloat16" || (options.dtype == "auto" && processor_has_bfloat16()) ? ComputeType::BFloat16 : ComputeType::Float32;
+  const ComputeType type = compute_type(options.dtype);
   const Generator generator(model, type, session.pool());
   const ProgressFunction alive = session.progress_function();
   alive({"reading the prompt", 0, 1});

@@ -1,8 +1,6 @@
 // run-eval MODEL…: every model measured the same way, one after another, and a report side by side.
 #include <algorithm>
 #include <cstdlib>
-#include <malloc.h>
-
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -110,11 +108,6 @@ std::vector<ZeroShotTask> load_tasks(const Options& options) {
   return tasks;
 }
 
-ComputeType compute_type(const std::string& name) {
-  if (name == "bfloat16" || (name == "auto" && processor_has_bfloat16())) return ComputeType::BFloat16;
-  return ComputeType::Float32;
-}
-
 EvaluationOptions evaluation_options(const Options& options, Session& session) {
   EvaluationOptions evaluation;
   evaluation.metrics = choose_metrics(options.metrics);
@@ -219,11 +212,7 @@ std::shared_ptr<const Model> open(const Named& named, Session& session) {
 }
 
 ExitCode evaluate(const Options& options, Session& session) {
-#ifdef __GLIBC__
-  // Weights of a layer that is done with go back to the system. Else the allocator keeps what it thinks will be asked for again, a
-  // different place for each layer: 40 MB more for a model of 135 million parameters.
-  mallopt(M_MMAP_THRESHOLD, 1 << 20);
-#endif
+  give_back_what_is_freed();
   const std::vector<Named> models = named_models(options.models);
   EvaluationOptions evaluation = evaluation_options(options, session);
   const Reference reference = choose_reference(options, models, evaluation);

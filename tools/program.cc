@@ -16,6 +16,7 @@
 
 #include "miq/base/version.h"
 #include "miq/model/forward.h"
+#include "miq/tools/launch.h"
 
 namespace miq {
 namespace {
@@ -72,7 +73,12 @@ int report(const std::string& name, const std::string& message, ExitCode code) {
 
 std::string version_text() { return std::string("miq ") + miq::version() + "\ntorch " TORCH_VERSION "\n"; }
 
-int run_checked(int argc, const char* const* argv, const Command& command) {
+// What a wait for other processes, and every progress report, looks for.
+void check_interrupt() {
+  if (signal_received != 0) throw Interrupted();
+}
+
+int run_checked(int argc, const char* const* argv, const Command& command, Ranks& ranks) {
   CLI::App app(command.description, command.name);
   bool quiet = false;
   int threads = 0;
@@ -85,17 +91,17 @@ int run_checked(int argc, const char* const* argv, const Command& command) {
   try {
     app.parse(normalised_arguments(argc, argv, app));
   } catch (const CLI::CallForHelp&) {
-    std::fputs(app.help().c_str(), stdout);
+    if (ranks.first()) std::fputs(app.help().c_str(), stdout);
     return 0;
   } catch (const CLI::CallForVersion& version) {
-    std::fputs(version.what(), stdout);
+    if (ranks.first()) std::fputs(version.what(), stdout);
     return 0;
   } catch (const CLI::ParseError& error) {
-    return report(command.name, std::string(error.what()) + ". " + command.name + " --help lists the options", ExitCode::WrongUse);
+    throw UsageError(std::string(error.what()) + ". " + command.name + " --help lists the options");
   }
   install_signal_handlers();
   use_single_threaded_torch();
-  Session session(command.name, quiet, threads);
+  Session session(command.name, quiet, threads, ranks);
   return static_cast<int>(command.run(session));
 }
 
@@ -118,7 +124,10 @@ std::string printable_message(std::string_view text) {
   return result;
 }
 
-Session::Session(std::string name, bool quiet, int threads) : name_(std::move(name)), quiet_(quiet), threads_(threads), progress_(!quiet) {}
+Session::Session(std::string name, bool quiet, int threads, Ranks& ranks)
+    : name_(std::move(name)), quiet_(quiet || !ranks.first()), threads_(threads), ranks_(ranks), progress_(!quiet_) {
+  if (threads_ == 0 && !ranks.alone()) threads_ = threads_of_share(ranks.local_size());
+}
 
 ThreadPool& Session::pool() {
   if (!pool_) pool_ = std::make_unique<ThreadPool>(threads_);
@@ -127,7 +136,7 @@ ThreadPool& Session::pool() {
 
 ProgressFunction Session::progress_function() {
   return [this](const Progress& progress) {
-    if (signal_received != 0) throw Interrupted();
+    check_interrupt();
     progress_.show(progress);
   };
 }
@@ -137,27 +146,44 @@ MessageFunction Session::message_function() {
 }
 
 void Session::warn(const std::string& text) {
+  if (!ranks_.first()) return;
   progress_.clear();
   std::fprintf(stderr, "%s: warning: %s\n", name_.c_str(), printable_message(text).c_str());
 }
 
 void Session::print(const std::string& text) {
+  if (!ranks_.first()) return;
   progress_.clear();
   std::fwrite(text.data(), 1, text.size(), stdout);
   std::fflush(stdout);
 }
 
 int run_program(int argc, const char* const* argv, const Command& command) {
+  std::unique_ptr<LibraryRanks> ranks;
+  // Of several processes one speaks, and all end.
+  const auto fail = [&](const std::string& message, int code) {
+    if (ranks) ranks->fail(message, code);
+    return report(command.name, message, code);
+  };
   try {
-    return run_checked(argc, argv, command);
+    if (command.several) {
+      RanksOptions options;
+      options.lost = [&command](const std::string& message) { report(command.name, message, ExitCode::Failed); };
+      options.waiting = check_interrupt;
+      ranks = join_launched(std::move(options));
+    }
+    const int code = run_checked(argc, argv, command, ranks ? *ranks : no_other_ranks());
+    if (!ranks) return code;
+    ranks->leave();
+    return ranks->first() ? code : 0;  // rank 0 speaks for all
   } catch (const Error& error) {
-    return report(command.name, error.what(), error.exit_code());
+    return fail(error.what(), error.exit_code());
   } catch (const std::bad_alloc&) {
-    return report(command.name, "out of memory. Use fewer or shorter windows, or a machine with more memory", ExitCode::Failed);
+    return fail("out of memory. Use fewer or shorter windows, or a machine with more memory", static_cast<int>(ExitCode::Failed));
   } catch (const c10::Error& error) {
-    return report(command.name, std::string("a LibTorch operation failed: ") + error.what_without_backtrace(), ExitCode::Failed);
+    return fail(std::string("a LibTorch operation failed: ") + error.what_without_backtrace(), static_cast<int>(ExitCode::Failed));
   } catch (const std::exception& error) {
-    return report(command.name, error.what(), ExitCode::Failed);
+    return fail(error.what(), static_cast<int>(ExitCode::Failed));
   }
 }
 

@@ -12,6 +12,7 @@
 
 #include "miq/base/error.h"
 #include "miq/base/progress.h"
+#include "miq/base/ranks.h"
 #include "miq/base/thread_pool.h"
 #include "miq/tools/progress_line.h"
 
@@ -28,14 +29,16 @@ enum class ExitCode {
 // beyond 3000 bytes is left out. Line ends stay.
 std::string printable_message(std::string_view text);
 
-// A command while it runs.
+// A command while it runs. Where several processes run it together, rank 0 alone speaks: the others print nothing.
 class Session {
  public:
-  Session(std::string name, bool quiet, int threads);
+  Session(std::string name, bool quiet, int threads, Ranks& ranks = no_other_ranks());
 
   const std::string& name() const { return name_; }
   bool quiet() const { return quiet_; }
-  // Made at the first call, with --threads threads (all usable processors by default).
+  // The processes that run this command together; alone unless it is Command::several and mpirun or srun started it.
+  Ranks& ranks() { return ranks_; }
+  // Made at the first call, with --threads threads (all usable processors by default; several processes share those of their machine).
   ThreadPool& pool();
   ProgressLine& progress() { return progress_; }
 
@@ -53,6 +56,7 @@ class Session {
   std::string name_;
   bool quiet_;
   int threads_;
+  Ranks& ranks_;
   std::unique_ptr<ThreadPool> pool_;
   ProgressLine progress_;
 };
@@ -65,6 +69,7 @@ struct Command {
   std::function<void(CLI::App& app)> declare;
   std::function<ExitCode(Session& session)> run;
   std::string footer;  // the end of --help: examples
+  bool several = false;  // under mpirun or srun the processes do one run together; else each does its own
 };
 
 // The body of main(). Errors are printed as "NAME: error: MESSAGE" on stderr.

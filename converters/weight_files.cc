@@ -5,7 +5,7 @@
 #include <set>
 
 #include "miq/base/error.h"
-#include "miq/formats/json.h"
+#include "miq/converters/weight_index.h"
 #include "miq/formats/mapped_file.h"
 #include "miq/formats/pickle_objects.h"
 #include "miq/formats/safetensors.h"
@@ -48,32 +48,8 @@ struct Kind {
 };
 constexpr Kind kKinds[] = {{"model", ".safetensors", read_safetensors_file}, {"pytorch_model", ".bin", read_bin_file}};
 
-// A shard is a plain file name: nothing that leaves the folder, nothing of another kind.
-void check_shard_name(const std::string& shard, const Kind& kind, const std::string& index) {
-  const bool plain = !shard.empty() && shard.find_first_of("/\\:") == std::string::npos && shard.find('\0') == std::string::npos && shard[0] != '.' &&
-                     shard.ends_with(kind.ending);
-  if (!plain) {
-    throw FormatError(index, "shard name " + Json(shard).dump(-1, ' ', false, Json::error_handler_t::replace) + " is not the plain name of a " + std::string(kind.ending) + " file",
-                      "Refused: it could point outside the folder");
-  }
-}
-
-std::map<std::string, std::set<std::string>> read_index(const std::string& path, const Kind& kind) {
-  const Json index = parse_json(read_text_file(path), path);
-  const auto map = index.find("weight_map");
-  if (map == index.end() || !map->is_object()) throw FormatError(path, "key 'weight_map' is missing");
-  if (map->empty()) throw FormatError(path, "names no tensor");
-  std::map<std::string, std::set<std::string>> names_of_shard;
-  for (const auto& [name, shard] : map->items()) {
-    if (!shard.is_string()) throw FormatError(path, "shard of tensor '" + name + "' is not a string");
-    check_shard_name(shard.get<std::string>(), kind, path);
-    names_of_shard[shard.get<std::string>()].insert(name);
-  }
-  return names_of_shard;
-}
-
 Tensors read_shards(const fs::path& folder, const std::string& index_path, const Kind& kind) {
-  const auto names_of_shard = read_index(index_path, kind);
+  const auto names_of_shard = read_weight_index(read_text_file(index_path), index_path, kind.ending);
   // A shard that is left over makes the index stale. Other .bin files (training_args.bin) are common.
   for (const auto& entry : fs::directory_iterator(folder)) {
     const std::string name = entry.path().filename().string();

@@ -250,6 +250,15 @@ Json model_json(const ModelReport& model) {
 
 }  // namespace
 
+std::optional<double> mean_accuracy(const std::vector<ZeroShotResult>& results, bool normalised) {
+  double sum = 0;
+  for (const ZeroShotResult& result : results) {
+    if (result.failed()) return std::nullopt;
+    sum += (normalised && result.normalised ? result.accuracy_norm : result.accuracy).value;
+  }
+  return results.empty() ? std::nullopt : std::optional(sum / static_cast<double>(results.size()));
+}
+
 std::string ModelReport::method_name() const {
   const auto found = method.find("name");
   if (found != method.end() && found->is_string()) return found->get<std::string>();

@@ -1,11 +1,10 @@
-// A record holds the windows of a batch, one after another: digest (32 characters), number of values (8 bytes, little-endian), the
-// values (float32). The journal's own checksums tell whether it is whole.
+// A record holds the windows of a batch (result_record.h). The journal's own checksums tell whether it is whole.
 #include "miq/evaluate/result_cache.h"
 
-#include <cstring>
 #include <filesystem>
 
 #include "miq/base/error.h"
+#include "miq/evaluate/result_record.h"
 #include "miq/formats/digest.h"
 #include "miq/model/bf16_product.h"
 
@@ -14,7 +13,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::size_t kDigestDigits = 32, kEntryHead = kDigestDigits + 8;
 // Raised when the meaning of what is kept changes.
 constexpr int kResultsVersion = 1;
 
@@ -64,7 +62,7 @@ WindowResults::WindowResults(const CacheOptions& options, const Json& subject) :
     const fs::path folder = fs::path(options.folder) / (subject.at("results").get<std::string>() + "-" + digest_of(Blob(text).bytes()));
     fs::create_directories(folder);
     journal_ = std::make_unique<Journal>(open_journal(folder.string(), subject));
-    for (const Blob& record : journal_->records()) read(record);
+    for (const Blob& record : journal_->records()) read_result_record(record.bytes(), known_);
   } catch (const std::exception& error) {  // Error, and those of std::filesystem
     give_up(error.what());
   }
@@ -73,21 +71,6 @@ WindowResults::WindowResults(const CacheOptions& options, const Json& subject) :
 void WindowResults::give_up(const std::string& why) {
   journal_.reset();
   if (message_) message_("results are not kept: " + why);
-}
-
-void WindowResults::read(const Blob& record) {
-  Bytes rest = record.bytes();
-  while (rest.size() >= kEntryHead && rest[0] != 0) {  // zeros fill the record up
-    const std::string window(reinterpret_cast<const char*>(rest.data()), kDigestDigits);
-    std::uint64_t count = 0;
-    std::memcpy(&count, rest.data() + kDigestDigits, sizeof count);
-    rest = rest.subspan(kEntryHead);
-    if (count > rest.size() / sizeof(float)) return;
-    std::vector<float> values(count);
-    if (count > 0) std::memcpy(values.data(), rest.data(), count * sizeof(float));
-    known_[window] = std::move(values);
-    rest = rest.subspan(count * sizeof(float));
-  }
 }
 
 const std::vector<float>* WindowResults::find(const std::string& window, std::size_t count) const {

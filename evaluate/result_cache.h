@@ -47,7 +47,6 @@ class WindowResults {
   void store();
 
  private:
-  void read(const Blob& record);
   void give_up(const std::string& why);
 
   std::unique_ptr<Journal> journal_;

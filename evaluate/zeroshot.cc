@@ -228,15 +228,6 @@ std::vector<Sequence> encode_tasks(const Model& model, const std::vector<ZeroSho
 
 }  // namespace
 
-std::optional<double> mean_accuracy(const std::vector<ZeroShotResult>& results, bool normalised) {
-  double sum = 0;
-  for (const ZeroShotResult& result : results) {
-    if (result.failed()) return std::nullopt;
-    sum += (normalised && result.normalised ? result.accuracy_norm : result.accuracy).value;
-  }
-  return results.empty() ? std::nullopt : std::optional(sum / static_cast<double>(results.size()));
-}
-
 EncodedChoice encode_choice(const Model& model, const ScoredText& text) {
   if (!model.tokenizer) throw Error("the model has no tokenizer; give a model that has one");
   const std::size_t spaces = trailing_space(text.context);

@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -13,6 +14,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 
 #include "miq/base/error.h"
 
@@ -103,6 +105,7 @@ std::string temporary_stem(const std::string& path) {
 
 AtomicFile::AtomicFile(std::string path, std::uint64_t expected_bytes) : path_(std::move(path)) {
   check_target(path_);
+  remove_abandoned_temporaries(path_);
   check_space(path_, expected_bytes);
   const std::string stem = temporary_stem(path_);
   for (int attempt = 0; attempt < 1000; ++attempt) {
@@ -110,6 +113,7 @@ AtomicFile::AtomicFile(std::string path, std::uint64_t expected_bytes) : path_(s
     descriptor_ = ::open(candidate.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (descriptor_ >= 0) {
       temporary_ = std::move(candidate);
+      ::flock(descriptor_, LOCK_SH | LOCK_NB);  // until it has its name: it is not abandoned
       return;
     }
     if (errno != EEXIST && errno != EINTR) fail(path_, "cannot be written", errno);
@@ -120,8 +124,10 @@ AtomicFile::AtomicFile(std::string path, std::uint64_t expected_bytes) : path_(s
 AtomicFile::~AtomicFile() { discard(); }
 
 void AtomicFile::discard() noexcept {
-  if (descriptor_ >= 0) ::close(descriptor_);
-  descriptor_ = -1;
+  for (int* descriptor : {&descriptor_, &lock_}) {
+    if (*descriptor >= 0) ::close(*descriptor);
+    *descriptor = -1;
+  }
   if (!temporary_.empty()) ::unlink(temporary_.c_str());
   temporary_.clear();
 }
@@ -172,6 +178,7 @@ void AtomicFile::commit(const std::function<void(const std::string& temporary)>&
   if (descriptor_ < 0) throw Error(path_ + ": finished twice, or after it failed");
   try {
     if (sync_descriptor(descriptor_) != 0) fail(path_, "cannot be brought to the disk", errno);
+    lock_ = ::fcntl(descriptor_, F_DUPFD_CLOEXEC, 0);
     const int closed = ::close(descriptor_);
     descriptor_ = -1;
     if (closed != 0 && errno != EINTR) fail(path_, "cannot be closed", errno);
@@ -182,6 +189,7 @@ void AtomicFile::commit(const std::function<void(const std::string& temporary)>&
     throw;
   }
   temporary_.clear();
+  discard();
   sync_folder(path_);
 }
 
@@ -196,7 +204,13 @@ void remove_abandoned_temporaries(const std::string& path) noexcept {
     int length = 0;
     const char* rest = entry->d_name + base.size();
     if (std::sscanf(rest, "%9ld-%9ld.tmp%n", &process, &number, &length) != 2 || length == 0 || rest[length] != '\0' || process <= 0) continue;
-    if (::kill(static_cast<pid_t>(process), 0) != 0 && errno == ESRCH) ::unlinkat(::dirfd(folder), entry->d_name, 0);
+    if (::kill(static_cast<pid_t>(process), 0) == 0 || errno != ESRCH) continue;
+    // A process of another container or machine is none of ours to see, but its lock is.
+    const int descriptor = ::openat(::dirfd(folder), entry->d_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (descriptor < 0) continue;
+    std::error_code ignored;
+    if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0) std::filesystem::remove_all(folder_of(path) + "/" + entry->d_name, ignored);
+    ::close(descriptor);
   }
   ::closedir(folder);
 }

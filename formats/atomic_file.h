@@ -1,6 +1,6 @@
 // Writes a file so that its final name only ever shows a whole, verified file: temporary name in the
 // same folder (exclusive), write, sync, the caller's check, rename, sync of the folder. Whatever fails
-// on the way leaves the old file as it was and removes the temporary one.
+// on the way leaves the old file as it was and removes the temporary one; what a killed process left is removed by the next writer.
 #pragma once
 
 #include <functional>
@@ -29,12 +29,13 @@ class AtomicFile {
   void discard() noexcept;
   void write_some(Bytes bytes);
   std::string path_, temporary_;
-  int descriptor_ = -1;
+  int descriptor_ = -1, lock_ = -1;  // lock_ outlives descriptor_ until the file has its name
   std::vector<std::uint8_t> stage_;
   std::uint64_t position_ = 0, started_ = 0;  // bytes written; bytes whose way to the disk has begun
 };
 
-// Removes the temporary files of `path` whose processes were killed. Nobody else may be writing `path`.
+// Removes the temporary files and folders of `path` whose processes were killed; those that another process still writes stay.
+// AtomicFile and AtomicFolder do it before they begin, so that kills leave at most one.
 void remove_abandoned_temporaries(const std::string& path) noexcept;
 
 // For texts: report files and the like.

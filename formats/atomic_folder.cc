@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -12,6 +13,7 @@
 #include <filesystem>
 
 #include "miq/base/error.h"
+#include "miq/formats/atomic_file.h"
 
 namespace miq {
 namespace {
@@ -48,10 +50,13 @@ AtomicFolder::AtomicFolder(std::string path, const std::function<bool(const std:
   const std::string base = fs::path(path_).filename().string();
   if (base.empty() || base == "." || base == ".." || base == "/") throw Error("'" + path_ + "': no name for a folder. Name the folder to write");
   check_target();
+  remove_abandoned_temporaries(path_);
   for (int attempt = 0; attempt < 1000; ++attempt) {
     const fs::path candidate = fs::path(path_).parent_path() / ("." + base.substr(0, 200) + "." + std::to_string(::getpid()) + "-" + std::to_string(attempt) + ".tmp");
     if (::mkdir(candidate.c_str(), 0777) == 0) {
       temporary_ = candidate.string();
+      lock_ = ::open(temporary_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+      if (lock_ >= 0) ::flock(lock_, LOCK_SH | LOCK_NB);  // as long as we live: it is not abandoned
       return;
     }
     if (errno != EEXIST) fail(path_, "cannot be made", errno);
@@ -62,6 +67,7 @@ AtomicFolder::AtomicFolder(std::string path, const std::function<bool(const std:
 AtomicFolder::~AtomicFolder() {
   std::error_code ignored;
   if (!temporary_.empty()) fs::remove_all(temporary_, ignored);
+  if (lock_ >= 0) ::close(lock_);
 }
 
 void AtomicFolder::check_target() const {

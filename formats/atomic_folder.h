@@ -25,6 +25,7 @@ class AtomicFolder {
  private:
   void check_target() const;
   std::string path_, temporary_;
+  int lock_ = -1;
   std::function<bool(const std::string&)> may_replace_;
 };
 

@@ -66,7 +66,7 @@ Bpe::Bpe(Vocabulary vocabulary, const std::vector<std::pair<std::string, std::st
 
   merges_.reserve(merges.size());
   for (std::size_t i = 0; i < merges.size(); ++i) {
-    const auto& [left, right] = merges[i];
+    const std::string &left = merges[i].first, &right = merges[i].second;  // clang 14 cannot capture bindings
     const auto require = [&](const std::string& token) {
       const auto id = find(token);
       if (id) return *id;

@@ -28,7 +28,7 @@ void refuse_unknown_mathematics(const Architecture& row, const ConfigFields& fie
   for (const auto& [key, value] : fields.json().items()) {
     if (std::ranges::find(kCommonKeys, key) != std::end(kCommonKeys) || std::ranges::find(row.config_keys, key) != row.config_keys.end()) continue;
     if (value.is_null() || value == false || value == 0) continue;
-    if (std::ranges::any_of(kSuspicious, [&](std::string_view word) { return key.find(word) != std::string::npos; })) {
+    if (std::ranges::any_of(kSuspicious, [&name = key](std::string_view word) { return name.find(word) != std::string::npos; })) {
       throw FormatError(fields.name(), "key '" + key + "' is set to " + value.dump() + " and may change what the model computes, but is not understood",
                         "If it has no effect on this model, remove it from a copy of the file");
     }

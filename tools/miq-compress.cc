@@ -57,7 +57,6 @@ class KeptRun {
     while (output.size() > 1 && output.back() == '/') output.pop_back();
     if (output.empty() || options.no_journal || reshapes(*recipe.method)) return;
     journal_.emplace(output + ".journal", options.resume, model, calibration, recipe, session.pool());
-    if (!options.output.empty()) remove_abandoned_temporaries(options.output);  // the journal is ours alone, so the output is
     if (!journal_->found().empty()) {
       session.message_function()(journal_->folder() + ": " + journal_->found());
     } else if (options.resume) {

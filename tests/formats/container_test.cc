@@ -18,9 +18,12 @@
 #include "miq/formats/mapped_file.h"
 #include "miq/formats/packed_matrix.h"
 #include "miq/formats/safetensors.h"
+#include "tests/formats/container_samples.h"
 
 namespace miq {
 namespace {
+
+using test::rewritten, test::rich_container, test::small_container;
 
 class ContainerTest : public testing::Test {
  protected:
@@ -40,62 +43,6 @@ class ContainerTest : public testing::Test {
 
   std::filesystem::path folder_;
 };
-
-PackedMatrix small_matrix() {
-  PackedMatrix matrix;
-  matrix.rows = 2;
-  matrix.cols = 4;
-  matrix.group_of_column = {0, 1, 0, 1};
-  matrix.bits_of_group = {3, 4};
-  matrix.scales = {0.5f, 0.25f, 1.0f, 2.0f};
-  matrix.zeros = {4, 3, 8, 7};
-  matrix.codes = {1, 15, 7, 2, 0, 9, 5, 0};
-  matrix.kept = {1, 1, 1, 1, 0, 1, 1, 0};
-  return matrix;
-}
-
-// The example of the spec.
-Container small_container() {
-  Container content;
-  content.manifest = R"({"name":"example"})";
-  content.files["config.json"] = Blob(std::string_view("{}"));
-  const std::uint16_t words[] = {0x3F80, 0xC000, 0x0000};  // 1, -2, 0
-  std::vector<std::uint8_t> bytes(6);
-  std::memcpy(bytes.data(), words, 6);
-  content.tensors["bias"] = dense_tensor(DType::BF16, {3}, Blob(bytes));
-  content.tensors["q"] = pack(small_matrix());
-  return content;
-}
-
-std::vector<std::uint8_t> floats(const std::vector<float>& values) {
-  std::vector<std::uint8_t> bytes(values.size() * 4);
-  std::memcpy(bytes.data(), values.data(), bytes.size());
-  return bytes;
-}
-
-// Every encoding, lengths that are and are not multiples of 64, an empty tensor and a scalar.
-Container rich_container() {
-  Container content = small_container();
-  std::mt19937 random(3);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(96);
-  for (float& value : values) value = random() % 2 ? normal(random) : 0.0f;
-  const Tensor dense = dense_tensor(DType::F32, {8, 12}, Blob(floats(values)));
-  content.tensors["dense.weight"] = dense;
-  content.tensors["mask.weight"] = encode_bitmask(dense);
-  content.tensors["zstd.weight"] = encode_zstd(dense);
-  content.tensors["odd"] = dense_tensor(DType::U8, {5}, Blob(std::string_view("abcde")));
-  content.tensors["wide"] = dense_tensor(DType::F64, {1}, Blob(std::vector<std::uint8_t>(8, 1)));
-  content.tensors["empty"] = dense_tensor(DType::F32, {0, 7}, Blob());
-  content.tensors["scalar"] = dense_tensor(DType::F32, {}, Blob(floats({7.0f})));
-  PackedMatrix whole = small_matrix();
-  whole.kept.clear();
-  whole.scale_dtype = DType::F32;
-  content.tensors["packed.plain"] = pack(whole, DType::BF16);
-  content.files["tokenizer.json"] = Blob(std::string(200, 't'));
-  content.files["empty.txt"] = Blob();
-  return content;
-}
 
 bool same_bytes(const Blob& a, const Blob& b) { return std::equal(a.bytes().begin(), a.bytes().end(), b.bytes().begin(), b.bytes().end()); }
 
@@ -237,43 +184,6 @@ TEST_F(ContainerTest, LargePayloadsAreCheckedByChunk) {
                    swapped.begin() + static_cast<std::ptrdiff_t>(begin + container::kChunk),
                    swapped.begin() + static_cast<std::ptrdiff_t>(begin + container::kChunk));
   EXPECT_NE(refusal(swapped).find("tensor big"), std::string::npos);
-}
-
-// Changes the table or the metadata and makes every digest right again: a file that some writer wrote.
-std::string rewritten(const std::string& good, const std::function<void(Json& table)>& change_table,
-                      const std::function<void(std::map<std::string, std::string>&)>& change_metadata = {}) {
-  const SafetensorsFile file = read_safetensors(Blob(std::string_view(good)), "x.miq");
-  std::vector<std::pair<std::uint64_t, std::string>> order;
-  for (const auto& [name, entry] : file.entries) order.emplace_back(entry.begin * 2 + (entry.end > entry.begin), name);
-  std::sort(order.begin(), order.end());
-  std::string table(file.data(file.entries.at("miq/tensors.json")).text());
-  Json json = Json::parse(table);
-  change_table(json);
-  table = json.dump();
-  table.resize(container::padded(table.size()), ' ');
-  std::string sums, data;
-  const auto hash = [&](std::string_view part) {
-    const std::uint64_t sum = xxh3_64({reinterpret_cast<const std::uint8_t*>(part.data()), part.size()});
-    if (!part.empty()) sums.append(reinterpret_cast<const char*>(&sum), 8);
-  };
-  for (const auto& [begin, name] : order) {
-    if (name != "miq/checksums") hash(name == "miq/tensors.json" ? std::string_view(table) : file.data(file.entries.at(name)).text());
-  }
-  sums.resize(container::padded(sums.size()), '\0');
-  std::vector<SafetensorsLayout> layout;
-  for (const auto& [begin, name] : order) {
-    const SafetensorsEntry& entry = file.entries.at(name);
-    const std::string_view bytes = name == "miq/checksums" ? sums : name == "miq/tensors.json" ? table : file.data(entry).text();
-    layout.push_back({name, entry.dtype, name == "miq/tensors.json" ? Shape{static_cast<std::int64_t>(table.size())} : entry.shape});
-    data += bytes;
-  }
-  auto metadata = file.metadata;
-  metadata["checksums_digest"] = digest_of({reinterpret_cast<const std::uint8_t*>(sums.data()), sums.size()});
-  if (change_metadata) change_metadata(metadata);
-  std::string header = safetensors_header(layout, metadata, 64);
-  const std::size_t at = container::header_digest_at(header);
-  if (at != header.npos) header.replace(at, 32, container::header_digest(header));
-  return header + data;
 }
 
 TEST_F(ContainerTest, UnknownAndContradictoryContentIsRefusedByName) {

@@ -2,17 +2,20 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <set>
 #include <string>
 
 #include "miq/base/error.h"
 #include "miq/formats/atomic_file.h"
+#include "miq/formats/atomic_folder.h"
 #include "miq/formats/digest.h"
 #include "miq/formats/mapped_file.h"
 
@@ -224,6 +227,55 @@ TEST(Digest, TextsCarryTheirLength) {
   EXPECT_NE(of("ab", "c"), of("a", "bc"));
   EXPECT_NE(of("", "abc"), of("abc", ""));
   EXPECT_EQ(of("ab", "c"), of("ab", "c"));
+}
+
+// A process that writes `path`, or a folder of that name, and stops before it is finished.
+pid_t half_written(const std::string& path, bool folder) {
+  int ready[2];
+  if (::pipe(ready) != 0) return -1;
+  const pid_t child = ::fork();
+  if (child == 0) {
+    std::optional<AtomicFile> file;
+    std::optional<AtomicFolder> whole;
+    if (folder) {
+      write_file_atomically(whole.emplace(path).temporary() + "/a", "half");
+    } else {
+      file.emplace(path).write(bytes_of("half"));
+    }
+    [[maybe_unused]] const ssize_t ignored = ::write(ready[1], "x", 1);
+    for (;;) ::pause();
+  }
+  char byte;
+  [[maybe_unused]] const ssize_t ignored = ::read(ready[0], &byte, 1);
+  ::close(ready[0]);
+  ::close(ready[1]);
+  return child;
+}
+
+TEST_F(Files, TheNextWriterRemovesWhatAKilledOneLeft) {
+  for (const bool folder : {false, true}) {
+    const auto write = [&] {
+      if (!folder) return write_file_atomically(at("x"), "whole");
+      AtomicFolder whole(at("x"), [](const std::string&) { return true; });
+      write_file_atomically(whole.temporary() + "/a", "whole");
+      whole.commit();
+    };
+    const pid_t child = half_written(at("x"), folder);
+    ASSERT_GT(child, 0);
+    write();
+    EXPECT_EQ(listing().size(), 2u) << "another process still writes it";
+    ::kill(child, SIGKILL);
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    EXPECT_EQ(listing().size(), 2u);
+    put(at(".x.1-0.tmp"), "a process that lives");
+    put(at(".x.999999999-0.txt"), "a file of another kind");
+    write();
+    EXPECT_EQ(listing(), (std::set<std::string>{"x", ".x.1-0.tmp", ".x.999999999-0.txt"}));
+    fs::remove_all(at("x"));
+    fs::remove(at(".x.1-0.tmp"));
+    fs::remove(at(".x.999999999-0.txt"));
+  }
 }
 
 }  // namespace

@@ -1,11 +1,14 @@
 // The driver: a plan where the method needs one, then layer by layer behind what is already compressed.
 //
 // A layer is visited twice: once with its dense weights, to see what its linears read, and once as it
-// will be stored, to make the inputs of the next one. Methods that need no calibration skip both.
+// will be stored, to make the inputs of the next one. With --true-sequential it is visited once, in stages: the linears of a stage are compressed
+// before the next stage is computed. Methods that need no calibration skip all of it.
 #include "miq/compress/compress.h"
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <utility>
@@ -137,39 +140,84 @@ class Driver {
   }
 
   void compress_layer(const ForwardPass& forward, Walk* walk, std::int64_t layer) {
+    const bool more = walk && layer + 1 < forward.layers();
+    if (walk && recipe_.true_sequential) {
+      compress_in_stages(forward, *walk, layer, more);
+    } else {
+      compress_at_once(forward, walk, layer, more);
+    }
+    if (journal_) journal_->keep_layer(layer, std::exchange(finished_, {}), more ? walk->hidden() : std::vector<at::Tensor>{});
+    if (walk) advance(layer_stage("", layer, forward.layers()), visit(walk));
+  }
+
+  // Of the three that a walked layer is worth.
+  double visit(const Walk* walk) const { return visits_ / static_cast<double>(result_.model.config.layers.size()) / (walk ? 3 : 1); }
+
+  // Every place sees the layer as it was. Places in batches too: the weights stay until the last batch has passed.
+  void compress_at_once(const ForwardPass& forward, Walk* walk, std::int64_t layer, bool more) {
     const std::string stage = layer_stage("", layer, forward.layers());
-    const double visit = visits_ / static_cast<double>(forward.layers()) / (walk ? 3 : 1);
-    // Places in batches see the layer as it was: its weights stay until the last batch has passed.
     std::optional<LayerWeights> before;
     if (walk) before = forward.load_layer(layer);
     const auto batches = place_batches(result_.model.config, layer, walk && needs_hessian(recipe_) ? memory_.hessians : 0);
     for (std::size_t b = 0; b < batches.size(); ++b) {
       std::map<InputPlace, InputStatistics> inputs;
       if (walk) {
-        observe(*before, *walk, batches[b], inputs);
+        inputs = observe(batches[b], [&](const Walk::BatchObserver& observer) { walk->observe(*before, observer, false); });
         if (b + 1 == batches.size()) before.reset();
-        advance(stage, visit / static_cast<double>(batches.size()));
+        advance(stage, visit(walk) / static_cast<double>(batches.size()));
       }
       for (InputPlace place : batches[b]) {
         compress_place(layer, place, inputs[place]);
         inputs[place] = {};
       }
     }
-    advance(stage, walk && batches.empty() ? 2 * visit : visit);
-    if (walk) {
-      if (layer + 1 < forward.layers()) walk->advance(forward.load_layer(layer));
-    }
-    if (journal_) {
-      const bool more = walk && layer + 1 < forward.layers();
-      journal_->keep_layer(layer, std::exchange(finished_, {}), more ? walk->hidden() : std::vector<at::Tensor>{});
-    }
-    if (walk) advance(stage, visit);
+    advance(stage, walk && batches.empty() ? 2 * visit(walk) : visit(walk));
+    if (more) walk->advance(forward.load_layer(layer));
   }
 
-  // `places`: in rising order.
-  void observe(const LayerWeights& layer, Walk& walk, std::span<const InputPlace> places, std::map<InputPlace, InputStatistics>& inputs) {
+  // Every stage sees what the compressed ones before it make.
+  void compress_in_stages(const ForwardPass& forward, Walk& walk, std::int64_t layer, bool more) {
+    LayerWeights weights = forward.load_layer(layer);
+    const auto batches = place_batches(result_.model.config, layer, needs_hessian(recipe_) ? memory_.hessians : 0);
+    if (batches.empty()) {
+      if (more) walk.advance(weights);
+      return advance(layer_stage("", layer, forward.layers()), 2 * visit(&walk));
+    }
+    for (InputSite site : kInputSites) {
+      walk.reach(weights, site);
+      for (const auto& batch : batches) {
+        std::vector<InputPlace> places;
+        std::copy_if(batch.begin(), batch.end(), std::back_inserter(places), [&](InputPlace place) { return place.site == site; });
+        if (places.empty()) continue;
+        std::map<InputPlace, InputStatistics> inputs = observe(places, [&](const Walk::BatchObserver& observer) { walk.show(weights, site, observer); });
+        for (InputPlace place : places) {
+          compress_place(layer, place, inputs[place]);
+          inputs[place] = {};
+        }
+      }
+      take_compressed(forward, site, weights);
+      advance(layer_stage("", layer, forward.layers()), visit(&walk) / 2);
+    }
+    if (more) walk.finish(weights);
+  }
+
+  // The linears that read at a site, as they are stored now.
+  void take_compressed(const ForwardPass& forward, InputSite site, LayerWeights& weights) const {
+    const Architecture& table = architecture(result_.model.config.architecture);
+    const at::ScalarType type = recipe_.compute == ComputeType::Float32 ? at::kFloat : at::kBFloat16;
+    for (const LayerTensor& rule : layer_tensors(result_.model.config, weights.index)) {
+      if (!rule.linear() || rule.place().site != site) continue;
+      const std::string name = layer_tensor_name(table, weights.index, rule.name);
+      weights.tensors.insert_or_assign(std::string(rule.name), to_torch(result_.model.tensors.at(name), name, type));
+    }
+    forward.prepare(weights);
+  }
+
+  // What `places` (in rising order) read, from a visit that shows it.
+  std::map<InputPlace, InputStatistics> observe(std::span<const InputPlace> places, const std::function<void(const Walk::BatchObserver&)>& visit) {
+    std::map<InputPlace, InputStatistics> inputs;
     std::map<InputPlace, HessianSum> sums;
-    walk.observe(layer, [&](InputPlace place, std::span<const at::Tensor> batch) {
+    visit([&](InputPlace place, std::span<const at::Tensor> batch) {
       if (!std::binary_search(places.begin(), places.end(), place)) return;
       if (needs_hessian(recipe_)) sums.try_emplace(place, batch.front().size(1)).first->second.add(batch, pool_);
       InputStatistics& input = inputs[place];
@@ -177,11 +225,12 @@ class Driver {
         input.tokens += window.size(0);
         if (needs_channel_statistics(recipe_)) accumulate(input.channels, window, pool_);
       }
-    }, false);
+    });
     for (auto& [place, sum] : sums) {
       inputs[place].hessian = sum.mean();
       sum = HessianSum(0);
     }
+    return inputs;
   }
 
   void compress_place(std::int64_t layer, InputPlace place, const InputStatistics& input) {

@@ -197,7 +197,8 @@ void count_memory(const Model& model, const Calibration& calibration, const Reci
     memory.largest_hessian = bytes(4 * largest * largest);
     memory.factor = bytes((4 + 3 * 8) * largest * largest);
   }
-  memory.activations = bytes(windows * state * 4);
+  // Between the stages of a layer also what its linears read.
+  memory.activations = bytes(windows * (state * 4 + (recipe.true_sequential ? seqlen * largest * element : 0)));
   memory.inputs = bytes(inputs);
   if (planned) memory.plan = bytes(std::min<double>(windows, kSensitivityWindows) * state * (element * static_cast<double>(forecast.layers) + 4));
 }
@@ -206,7 +207,8 @@ void count_time(const Model& model, const Calibration& calibration, const Recipe
   const std::int64_t windows = static_cast<std::int64_t>(calibration.windows.size());
   const std::int64_t seqlen = windows ? static_cast<std::int64_t>(calibration.windows.front().size()) : 0;
   const double tokens = static_cast<double>(windows * seqlen);
-  const double back = static_cast<double>(std::min(windows, kSensitivityWindows)) / static_cast<double>(std::max<std::int64_t>(1, windows));
+  const auto share_of = [&](std::int64_t some) { return static_cast<double>(some) / static_cast<double>(std::max<std::int64_t>(1, windows)); };
+  const double back = share_of(std::min(windows, kSensitivityWindows)), planned = share_of(plan_windows(model.config, windows, seqlen));
   double forward = 0, hessian = 0, factor = 0, sweep = 0, rounding = 0;
   for (std::int64_t l = 0; l < forecast.layers; ++l) {
     const LayerCounts counts = count_layer(model.config, l, seqlen);
@@ -225,7 +227,7 @@ void count_time(const Model& model, const Calibration& calibration, const Recipe
   if (recipe.method->layout == Layout::Groups) {
     const bool information = recipe.needs_information(), products = information || recipe.sparsity > 0;
     // Backwards: the layer again, and two products for each of its own.
-    const double walks = forward * (1 + 3 * back), sums = products ? hessian : 0;
+    const double walks = forward * (planned + 3 * back), sums = products ? hessian * planned : 0;
     const double factors = (recipe.sparsity > 0 ? factor : 0) + (information ? 6 * factor : 0);  // eigenvectors cost about as much
     add("plan", walks + sums + factors + rounding,
         seconds(walks, rates.forward) + seconds(sums, rates.hessian) + seconds(factors, rates.factor) + seconds(rounding, rates.rounding));
@@ -244,7 +246,7 @@ void count_time(const Model& model, const Calibration& calibration, const Recipe
     const double operations = 10 * static_cast<double>(forecast.compressed_weights);
     add("rounding", operations, seconds(operations, rates.rounding));
   }
-  if (calibrated) add("inputs of the next layers", forward, seconds(forward, rates.forward));
+  if (calibrated && !recipe.true_sequential) add("inputs of the next layers", forward, seconds(forward, rates.forward));
   if (recipe.tune != Tune::None) {
     // Forward, and backward as the plan's; the gradients of weights are one product more. The head: both models' logits, and back.
     const double head = 6 * tokens * static_cast<double>(model.config.vocabulary) * static_cast<double>(model.config.hidden);
@@ -354,7 +356,9 @@ Forecast forecast(const Model& model, const Calibration& calibration, const Reci
   // Two slots of hidden states, and for a plan two of gradients.
   const double back = calibration.windows.empty() ? 0 : static_cast<double>(std::min<std::size_t>(calibration.windows.size(), kSensitivityWindows)) / static_cast<double>(calibration.windows.size());
   const double slots = 2 + (recipe.method->layout == Layout::Groups ? 2 * back : 0);
-  result.journal_bytes = result.memory.result + (result.layers > 1 ? bytes(slots * static_cast<double>(result.memory.activations)) : 0);
+  const std::size_t tokens = calibration.windows.empty() ? 0 : calibration.windows.size() * calibration.windows.front().size();
+  const double states = 4 * static_cast<double>(tokens) * static_cast<double>(model.config.hidden);
+  result.journal_bytes = result.memory.result + (result.layers > 1 ? bytes(slots * states) : 0);
   count_time(model, calibration, recipe, rates, result);
   return result;
 }

@@ -85,6 +85,7 @@ struct CompressOptions {
   std::optional<bool> compensate;                            // structured
   std::optional<bool> clip;                // search for each grid's clip ratio (solving_clips()); or the whole range always
   bool act_order = false;                  // sweep the channels by falling energy
+  std::optional<bool> true_sequential;     // a layer's linears see what those in front of them became, not the dense ones' outputs
   bool static_groups = false;              // groups are runs of stored channels, their grids found before the sweep
   std::optional<DeadColumns> dead_columns;
   std::optional<Tune> tune;
@@ -126,6 +127,7 @@ struct Method {
   Allocator allocator = Allocator::Global;
   std::int64_t n_groups = 0;  // 0: a group size (resolve_groups)
   int refine = 0;             // passes
+  bool true_sequential = false;  // not for the methods that are there as others made them
 };
 std::span<const Method> methods();
 // Whether it changes the model's sizes, not its matrices: such methods have a driver of their own (reshape.h) and no journal.
@@ -170,7 +172,7 @@ struct Recipe {
   RemovalScore removal_score = RemovalScore::Fisher;      // structured
   bool compensate = false;                               // structured
   bool clip = false;
-  bool act_order = false, static_groups = false;
+  bool act_order = false, static_groups = false, true_sequential = false;
   DeadColumns dead_columns = DeadColumns::Keep;
   Tune tune = Tune::None;
   int tune_epochs = 0;

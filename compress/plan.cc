@@ -134,8 +134,27 @@ std::vector<Recipe> candidates(const Recipe& recipe) {
 
 }  // namespace
 
-std::vector<LayerPlan> make_plan(const ForwardPass& dense, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool,
+std::int64_t plan_windows(const Config& config, std::int64_t windows, std::int64_t seqlen) {
+  constexpr double kTokensPerChannel = 4;
+  double tokens = 0;
+  for (std::int64_t l = 0; l < static_cast<std::int64_t>(config.layers.size()); ++l) {
+    const auto experts = static_cast<double>(config.layers[static_cast<std::size_t>(l)].experts);
+    for (const LayerTensor& tensor : layer_tensors(config, l)) {
+      if (!tensor.linear()) continue;
+      const double share = tensor.expert >= 0 && experts > 0 ? static_cast<double>(config.experts_per_token) / experts : 1;
+      tokens = std::max(tokens, kTokensPerChannel * static_cast<double>(tensor.shape[1]) / share);
+    }
+  }
+  const auto wanted = static_cast<std::int64_t>(std::ceil(tokens / static_cast<double>(std::max<std::int64_t>(1, seqlen))));
+  return std::min(windows, std::max(kSensitivityWindows, wanted));
+}
+
+std::vector<LayerPlan> make_plan(const ForwardPass& dense, const Calibration& all, const Recipe& recipe, ThreadPool& pool,
                                  const PlanProgress& advance, RunJournal* journal, const WorkingMemory& memory) {
+  Calibration calibration;
+  const auto seqlen = static_cast<std::int64_t>(all.windows.front().size());
+  const std::int64_t few = plan_windows(dense.model().config, static_cast<std::int64_t>(all.windows.size()), seqlen);
+  calibration.windows.assign(all.windows.begin(), all.windows.begin() + few);
   const std::vector<Recipe> recipes = candidates(recipe);
   if (recipes.size() > 1) journal = nullptr;  // its steps hold one way to group the channels; the finished plan is kept all the same
   std::vector<std::vector<LayerPlan>> plans(recipes.size(), std::vector<LayerPlan>(static_cast<std::size_t>(dense.layers())));

@@ -53,6 +53,9 @@ struct LayerPlan {
 
 // Windows that are walked back (mi.md step 2).
 inline constexpr std::int64_t kSensitivityWindows = 16;
+// The first so many of `windows` are measured by the walk forward: at least kSensitivityWindows, and enough for 4 tokens a channel of every input, an
+// expert's by its mean share of them. Energies and groups need fewer tokens than a Hessian that rounding errors are compensated by.
+std::int64_t plan_windows(const Config& config, std::int64_t windows, std::int64_t seqlen);
 
 // Shares of the plan's work that its two walks take.
 inline constexpr double kPlanForwardShare = 0.45, kPlanBackwardShare = 0.45;

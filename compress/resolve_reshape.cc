@@ -30,6 +30,7 @@ void refuse_other_options(const CompressOptions& given, std::string_view method)
       {!given.layer_bits.empty() || !given.bits_of.empty(), "--layer-bits and --bits-of"},
       {given.clip.has_value(), "--clip"},
       {given.act_order || given.static_groups, "--act-order and --static-groups"},
+      {given.true_sequential.has_value(), "--true-sequential"},
       {given.dead_columns.has_value(), "--dead-columns"},
       {given.refine.has_value(), "--refine"},
       {given.channel_scaling, "--channel-scaling"},

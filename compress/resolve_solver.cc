@@ -4,6 +4,7 @@
 #include <string>
 
 #include "miq/base/error.h"
+#include "miq/compress/solve.h"
 
 namespace miq {
 namespace {
@@ -53,6 +54,10 @@ void resolve_solver(const CompressOptions& options, const Config& config, Recipe
   if (options.clip && !recipe.quantize) throw UsageError("--clip is about quantization, but nothing says to how many bits");
   recipe.clip = recipe.quantize && options.clip.value_or(method.clip);
   recipe.act_order = options.act_order;
+  if (options.true_sequential.value_or(false) && !needs_calibration(recipe)) {
+    throw UsageError("--true-sequential is about what is calibrated with; method " + name + " needs no calibration");
+  }
+  recipe.true_sequential = options.true_sequential.value_or(method.true_sequential);
   recipe.static_groups = options.static_groups;
   recipe.dead_columns = options.dead_columns.value_or(DeadColumns::Keep);
   if (!(options.damping > 0 && options.damping <= 10)) throw UsageError("--damping must be in (0, 10]; 0.01 is usual");

@@ -230,6 +230,7 @@ bool RunJournal::load_states(const Head& head, const Calibration& calibration) {
   const bool back = head.step == Step::Costs;
   auto windows = static_cast<std::int64_t>(calibration.windows.size());
   if (back) windows = std::min(windows, kSensitivityWindows);
+  if (head.step == Step::Measured) windows = plan_windows(model_.config, windows, static_cast<std::int64_t>(calibration.windows.front().size()));
   if (!head.has_states || head.windows != windows || head.tokens != static_cast<std::int64_t>(calibration.windows.front().size()) ||
       head.width != (back ? input_width(model_.config, layer) : output_width(model_.config, layer))) {
     throw FormatError(folder() + ": layer " + std::to_string(head.layer + 1), "has hidden states of another size than the run", kRemedy);

@@ -13,6 +13,7 @@
 #include "miq/compress/calibration.h"
 #include "miq/compress/working_memory.h"
 #include "miq/model/forward.h"
+#include "miq/model/staged_pass.h"
 
 namespace miq {
 
@@ -35,6 +36,12 @@ class Walk {
   void observe(const LayerWeights& layer, const BatchObserver& observer, bool advance);
   void advance(const LayerWeights& layer);
 
+  // A layer in stages (staged_pass.h), its linears replaced between them: to the inputs of a site, what is seen there, and to the layer's outputs.
+  // All sites in rising order; hidden() has no meaning in between.
+  void reach(const LayerWeights& layer, InputSite stage);
+  void show(const LayerWeights& layer, InputSite stage, const BatchObserver& observer);
+  void finish(const LayerWeights& layer);
+
   std::int64_t windows() const { return static_cast<std::int64_t>(hidden_.size()); }
   std::int64_t tokens() const { return windows() * seqlen_; }
   const std::vector<at::Tensor>& hidden() const { return hidden_; }
@@ -43,11 +50,17 @@ class Walk {
   const at::Tensor& hidden(std::int64_t window) const { return hidden_[static_cast<std::size_t>(window)]; }
 
  private:
+  // Calls `window(unit, keep)` for each window of each batch, then `observer` with what the units kept.
+  using WindowObserver = std::function<void(std::size_t window, const InputObserver& keep)>;
+  void observe_batches(std::int64_t layer, const WindowObserver& window, const BatchObserver& observer);
+
   const ForwardPass& forward_;
+  const StagedPass staged_;
   ThreadPool& pool_;
   const WorkingMemory memory_;
   std::int64_t seqlen_;
   std::vector<at::Tensor> hidden_;  // [seqlen, hidden] float32 each
+  std::vector<at::Tensor> inputs_;  // of a stage, [seqlen, in] compute type each; empty between layers
 };
 
 }  // namespace miq

@@ -197,6 +197,25 @@ void Bf16Layer::attend(const LayerContext& context, const float* projected, std:
   }
 }
 
+void Bf16Layer::attend_inputs(const LayerContext& context, const at::Tensor& x, const at::Tensor& mixed) const {
+  const std::int64_t tokens = x.size(0);
+  const at::Tensor qkv = scratch(1, tokens, qkv_.padded_columns(), at::kFloat);
+  float* projected = qkv.data_ptr<float>();
+  project(bits(x), tokens, x.size(1), projected);
+  prepare_heads(context, tokens, projected);
+  attend(context, projected, tokens, bits(mixed));
+}
+
+void Bf16Layer::gate(const at::Tensor& x, const at::Tensor& gated) const {
+  const std::int64_t width = gated.size(1);
+  product(bits(x), x.size(1), x.size(0), gate_up_, [&](std::int64_t row, std::int64_t rows, std::int64_t column, const float* tile) {
+    const std::int64_t first = column / 2, count = std::min(kPanel, width - first);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      silu_times_bf16(tile + r * kTileColumns, tile + r * kTileColumns + kPanel, count, bits(gated) + (row + r) * width + first);
+    }
+  });
+}
+
 at::Tensor Bf16Layer::run(const LayerContext& context, const at::Tensor& hidden, const InputObserver& observer, bool inputs_only) const {
   const LayerConfig& sizes = context.sizes;
   const std::int64_t tokens = hidden.size(0), n = context.config.hidden, width = sizes.mlp_width;
@@ -207,32 +226,58 @@ at::Tensor Bf16Layer::run(const LayerContext& context, const at::Tensor& hidden,
   at::Tensor output = at::empty({tokens, n}, at::kFloat);
   float* out = output.data_ptr<float>();
 
-  at::Tensor x = scratch(0, tokens, n, at::kBFloat16);
+  const at::Tensor x = scratch(0, tokens, n, at::kBFloat16);
   normalise(context, Role::InputNorm, from, tokens, bits(x));
   observe(InputSite::Attention, x);
-  const std::int64_t stride = qkv_.padded_columns();
-  const at::Tensor qkv = scratch(1, tokens, stride, at::kFloat);
-  float* projected = qkv.data_ptr<float>();
-  project(bits(x), tokens, n, projected);
-  prepare_heads(context, tokens, projected);
   const at::Tensor mixed = scratch(2, tokens, sizes.heads * sizes.head_dim, at::kBFloat16);
-  attend(context, projected, tokens, bits(mixed));
+  attend_inputs(context, x, mixed);
   observe(InputSite::AttentionOutput, mixed);
   add_product(bits(mixed), mixed.size(1), tokens, o_, n, from, out);
 
-  at::Tensor y = scratch(3, tokens, n, at::kBFloat16);
+  const at::Tensor y = scratch(3, tokens, n, at::kBFloat16);
   normalise(context, Role::MlpNorm, out, tokens, bits(y));
   observe(InputSite::Mlp, y);
   const at::Tensor gated = scratch(4, tokens, width, at::kBFloat16);
-  product(bits(y), n, tokens, gate_up_, [&](std::int64_t row, std::int64_t rows, std::int64_t column, const float* tile) {
-    const std::int64_t first = column / 2, count = std::min(kPanel, width - first);
-    for (std::int64_t r = 0; r < rows; ++r) {
-      silu_times_bf16(tile + r * kTileColumns, tile + r * kTileColumns + kPanel, count, bits(gated) + (row + r) * width + first);
-    }
-  });
+  gate(y, gated);
   observe(InputSite::MlpOutput, gated);
   if (!inputs_only) add_product(bits(gated), width, tokens, down_, n, out, out);
   return output;
+}
+
+at::Tensor Bf16Layer::attention_input(const LayerContext& context, const at::Tensor& hidden) const {
+  const at::Tensor x = at::empty(hidden.sizes(), at::kBFloat16);
+  normalise(context, Role::InputNorm, hidden.const_data_ptr<float>(), hidden.size(0), bits(x));
+  return x;
+}
+
+at::Tensor Bf16Layer::attention_inside(const LayerContext& context, const at::Tensor& input) const {
+  const at::Tensor mixed = at::empty({input.size(0), context.sizes.heads * context.sizes.head_dim}, at::kBFloat16);
+  attend_inputs(context, input, mixed);
+  return mixed;
+}
+
+at::Tensor Bf16Layer::behind_attention(const LayerContext& context, const at::Tensor& hidden, const at::Tensor& inside) const {
+  const at::Tensor stream = at::empty(hidden.sizes(), at::kFloat);
+  add_product(bits(inside), inside.size(1), inside.size(0), o_, context.config.hidden, hidden.const_data_ptr<float>(), stream.data_ptr<float>());
+  return stream;
+}
+
+at::Tensor Bf16Layer::mlp_input(const LayerContext& context, const at::Tensor& middle) const {
+  const at::Tensor y = at::empty(middle.sizes(), at::kBFloat16);
+  normalise(context, Role::MlpNorm, middle.const_data_ptr<float>(), middle.size(0), bits(y));
+  return y;
+}
+
+at::Tensor Bf16Layer::mlp_inside(const LayerContext& context, const at::Tensor& input) const {
+  const at::Tensor gated = at::empty({input.size(0), context.sizes.mlp_width}, at::kBFloat16);
+  gate(input, gated);
+  return gated;
+}
+
+at::Tensor Bf16Layer::behind_mlp(const LayerContext& context, const at::Tensor& middle, const at::Tensor& inside) const {
+  const at::Tensor stream = at::empty(middle.sizes(), at::kFloat);
+  add_product(bits(inside), inside.size(1), inside.size(0), down_, context.config.hidden, middle.const_data_ptr<float>(), stream.data_ptr<float>());
+  return stream;
 }
 
 PackedBf16 pack_head(const at::Tensor& head) { return pack(head); }

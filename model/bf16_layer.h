@@ -30,6 +30,14 @@ class Bf16Layer {
   // `inputs_only` leaves the last product out; the result then has no meaning.
   at::Tensor run(const LayerContext& context, const at::Tensor& hidden, const InputObserver& observer, bool inputs_only = false) const;
 
+  // run() in steps, as LayerSequence (decoder.h) has them; inputs are contiguous, each step returns a tensor of its own.
+  at::Tensor attention_input(const LayerContext& context, const at::Tensor& hidden) const;
+  at::Tensor attention_inside(const LayerContext& context, const at::Tensor& input) const;
+  at::Tensor behind_attention(const LayerContext& context, const at::Tensor& hidden, const at::Tensor& inside) const;
+  at::Tensor mlp_input(const LayerContext& context, const at::Tensor& middle) const;
+  at::Tensor mlp_inside(const LayerContext& context, const at::Tensor& input) const;
+  at::Tensor behind_mlp(const LayerContext& context, const at::Tensor& middle, const at::Tensor& inside) const;
+
   // Whether backward() knows the layer: no norms of heads, no factors of late queries.
   bool differentiable(const LayerContext& context) const { return !context.config.query_key_norm && !context.rope.query_factors.defined(); }
   // d loss / d hidden, [tokens, hidden] float32, given `gradient` = d loss / d output; shows d loss / d (each linear's output), [tokens,
@@ -51,6 +59,10 @@ class Bf16Layer {
   bool has(Role role, bool bias = false) const { return sources_.contains(rule_name(*rules_, role, bias)); }
   // Attention of each window, or of each sequence where rows are shared, from rows as project() leaves them.
   void attend(const LayerContext& context, const float* projected, std::int64_t tokens, Bf16* mixed) const;
+  // q, k, v of x [tokens, hidden], ready for attend(); then attend().
+  void attend_inputs(const LayerContext& context, const at::Tensor& x, const at::Tensor& mixed) const;
+  // gated [tokens, width] = silu(gate x) * up x.
+  void gate(const at::Tensor& x, const at::Tensor& gated) const;
   void pack_attention(const LayerConfig& sizes);
   void pack_mlp();
   // Norms of heads and the scaling of late queries, in place; rows of qkv_.padded_columns() floats.

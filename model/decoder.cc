@@ -55,26 +55,45 @@ class LayerRun {
   LayerRun(const LayerContext& context, const LayerWeights& layer, const InputObserver& on_input, const OutputObserver& on_output)
       : context_(context), layer_(layer), rules_(architecture(context.config.architecture)), on_input_(on_input), on_output_(on_output) {}
 
-  at::Tensor run(const at::Tensor& hidden, bool inputs_only) const { return feed(attend(hidden), inputs_only); }
-
-  // hidden -> the stream behind attention.
-  at::Tensor attend(const at::Tensor& hidden) const {
-    const bool first = context_.config.norm_first;
-    const at::Tensor x = input(InputSite::Attention, first ? norm(Role::InputNorm, hidden) : hidden);
-    const at::Tensor inside = input(InputSite::AttentionOutput, attention(x));
-    const at::Tensor middle = carried(Role::AttentionRotation, hidden) + linear(Role::AttentionOutput, inside);
-    return first ? middle : norm(Role::InputNorm, middle);
+  at::Tensor run(const at::Tensor& hidden, bool inputs_only) const {
+    return feed(attend(hidden), inputs_only ? std::optional(InputSite::MlpOutput) : std::nullopt);
   }
 
-  // The stream behind attention -> the layer's output.
-  at::Tensor feed(const at::Tensor& middle, bool inputs_only) const {
-    const bool first = context_.config.norm_first;
-    at::Tensor x = input(InputSite::Mlp, first ? norm(Role::MlpNorm, middle) : middle);
-    if (context_.sizes.experts > 0) return carried(Role::MlpRotation, middle) + experts(x);
-    x = input(InputSite::MlpOutput, mlp(Role::Gate, Role::Up, x));
-    if (inputs_only) return middle;
-    const at::Tensor output = carried(Role::MlpRotation, middle) + linear(Role::Down, x);
-    return first ? output : norm(Role::MlpNorm, output);
+  // hidden -> the stream behind attention.
+  at::Tensor attend(const at::Tensor& hidden) const { return behind_attention(hidden, attention_inside(attention_input(hidden))); }
+
+  at::Tensor attention_input(const at::Tensor& hidden) const {
+    return input(InputSite::Attention, context_.config.norm_first ? norm(Role::InputNorm, hidden) : hidden);
+  }
+
+  at::Tensor attention_inside(const at::Tensor& x) const { return input(InputSite::AttentionOutput, attention(x)); }
+
+  at::Tensor behind_attention(const at::Tensor& hidden, const at::Tensor& inside) const {
+    const at::Tensor middle = carried(Role::AttentionRotation, hidden) + linear(Role::AttentionOutput, inside);
+    return context_.config.norm_first ? middle : norm(Role::InputNorm, middle);
+  }
+
+  // The stream behind attention -> the layer's output, or up to the inputs of a site.
+  at::Tensor feed(const at::Tensor& middle, std::optional<InputSite> last) const {
+    const at::Tensor x = mlp_input(middle);
+    if (context_.sizes.experts > 0) {
+      const at::Tensor sum = experts(x, last);
+      return last ? middle : carried(Role::MlpRotation, middle) + sum;
+    }
+    if (last == InputSite::Mlp) return middle;
+    const at::Tensor inside = mlp_inside(x);
+    return last ? middle : behind_mlp(middle, inside);
+  }
+
+  at::Tensor mlp_input(const at::Tensor& middle) const {
+    return input(InputSite::Mlp, context_.config.norm_first ? norm(Role::MlpNorm, middle) : middle);
+  }
+
+  at::Tensor mlp_inside(const at::Tensor& x) const { return input(InputSite::MlpOutput, mlp(Role::Gate, Role::Up, x)); }
+
+  at::Tensor behind_mlp(const at::Tensor& middle, const at::Tensor& inside) const {
+    const at::Tensor output = carried(Role::MlpRotation, middle) + linear(Role::Down, inside);
+    return context_.config.norm_first ? output : norm(Role::MlpNorm, output);
   }
 
  private:
@@ -202,7 +221,7 @@ class LayerRun {
   }
 
   // Every token goes through the experts with its largest router probabilities, and through the shared one.
-  at::Tensor experts(const at::Tensor& x) const {
+  at::Tensor experts(const at::Tensor& x, std::optional<InputSite> last) const {
     const at::Tensor probabilities = at::softmax(linear(Role::Router, x).to(at::kFloat), 1);
     auto [weights, chosen] = probabilities.topk(context_.config.experts_per_token, 1);
     if (context_.config.normalise_experts) weights = weights / weights.sum(1, true);
@@ -212,12 +231,15 @@ class LayerRun {
       if (routed.size(0) == 0) continue;
       const at::Tensor tokens = routed.select(1, 0);
       const at::Tensor mine = input(InputSite::Mlp, x.index_select(0, tokens), expert);
+      if (last == InputSite::Mlp) continue;
       const at::Tensor middle = input(InputSite::MlpOutput, mlp(Role::ExpertGate, Role::ExpertUp, mine, expert), expert);
+      if (last) continue;
       const at::Tensor weight = weights.index({tokens, routed.select(1, 1)}).unsqueeze(1);
       output = output.index_add(0, tokens, linear(Role::ExpertDown, middle, expert).to(at::kFloat) * weight);
     }
-    if (context_.sizes.shared_width > 0) {
+    if (context_.sizes.shared_width > 0 && last != InputSite::Mlp) {
       const at::Tensor middle = input(InputSite::MlpOutput, mlp(Role::SharedGate, Role::SharedUp, x));
+      if (last) return output;
       const at::Tensor shared = linear(Role::SharedDown, middle).to(at::kFloat);
       output = output + each(linear(Role::SharedRouter, x), [](const at::Tensor& z) { return at::sigmoid(z); }) * shared;
     }
@@ -249,12 +271,26 @@ at::Tensor decode_layer(const LayerContext& context, const LayerWeights& layer, 
   return LayerRun(context, layer, on_input, on_output).run(hidden, inputs_only);
 }
 
+at::Tensor LayerSequence::attention_input(const at::Tensor& hidden) const { return LayerRun(context, layer, {}, {}).attention_input(hidden); }
+at::Tensor LayerSequence::attention_inside(const at::Tensor& input) const { return LayerRun(context, layer, {}, {}).attention_inside(input); }
+at::Tensor LayerSequence::behind_attention(const at::Tensor& hidden, const at::Tensor& inside) const {
+  return LayerRun(context, layer, {}, {}).behind_attention(hidden, inside);
+}
+at::Tensor LayerSequence::mlp_input(const at::Tensor& middle) const { return LayerRun(context, layer, {}, {}).mlp_input(middle); }
+at::Tensor LayerSequence::mlp_inside(const at::Tensor& input) const { return LayerRun(context, layer, {}, {}).mlp_inside(input); }
+at::Tensor LayerSequence::behind_mlp(const at::Tensor& middle, const at::Tensor& inside) const {
+  return LayerRun(context, layer, {}, {}).behind_mlp(middle, inside);
+}
+at::Tensor LayerSequence::feed(const at::Tensor& middle, const InputObserver& on_input, std::optional<InputSite> last) const {
+  return LayerRun(context, layer, on_input, {}).feed(middle, last);
+}
+
 at::Tensor decode_attention(const LayerContext& context, const LayerWeights& layer, const at::Tensor& hidden) {
   return LayerRun(context, layer, {}, {}).attend(hidden);
 }
 
 at::Tensor decode_mlp(const LayerContext& context, const LayerWeights& layer, const at::Tensor& middle) {
-  return LayerRun(context, layer, {}, {}).feed(middle, false);
+  return LayerRun(context, layer, {}, {}).feed(middle, std::nullopt);
 }
 
 }  // namespace miq

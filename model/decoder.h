@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -46,6 +47,24 @@ using OutputObserver = std::function<void(std::string_view name, const at::Tenso
 // the last product out; the result then has no meaning.
 at::Tensor decode_layer(const LayerContext& context, const LayerWeights& layer, const at::Tensor& hidden, const InputObserver& on_input,
                         const OutputObserver& on_output, bool inputs_only = false);
+
+// The same layer in steps, for those who replace linears between them (staged_pass.h). "Inputs" are what linears read, [tokens, in] in the compute
+// type; "the stream" is the residual one, float32.
+struct LayerSequence {
+  const LayerContext& context;
+  const LayerWeights& layer;
+
+  at::Tensor attention_input(const at::Tensor& hidden) const;                                // of q, k and v
+  at::Tensor attention_inside(const at::Tensor& input) const;                                // of the output matrix
+  at::Tensor behind_attention(const at::Tensor& hidden, const at::Tensor& inside) const;     // the stream
+  // REQUIRES: no experts.
+  at::Tensor mlp_input(const at::Tensor& middle) const;                                      // of gate and up
+  at::Tensor mlp_inside(const at::Tensor& input) const;                                      // of down
+  at::Tensor behind_mlp(const at::Tensor& middle, const at::Tensor& inside) const;           // the layer's output
+  // From the stream behind attention; shows the inputs of the MLP or the experts on the way. `last`: stops behind this site's inputs, the
+  // result then has no meaning.
+  at::Tensor feed(const at::Tensor& middle, const InputObserver& on_input, std::optional<InputSite> last = {}) const;
+};
 
 // The halves of a layer: to the residual stream behind attention, and from there to the layer's output.
 at::Tensor decode_attention(const LayerContext& context, const LayerWeights& layer, const at::Tensor& hidden);

@@ -175,7 +175,7 @@ TEST(SolverOptions, OneLevelSharesScalesOnly) {
 TEST(SolverOptions, TheFirstSchemeIsOneName) {
   CompressOptions spelled = options_of("mi", 4);
   spelled.grouping = Grouping::MutualInformation, spelled.allocator = Allocator::Redundancy, spelled.n_groups = 20, spelled.clip = false;
-  spelled.scale_bits = 16, spelled.refine = 0;
+  spelled.scale_bits = 16, spelled.refine = 0, spelled.true_sequential = false;
   EXPECT_EQ(digest_of(run(options_of("mi-first", 4))), digest_of(run(spelled)));
 }
 

@@ -16,7 +16,7 @@ Json Recipe::to_json() const {
   if (method->solver == Solver::Hessian) json["damping"] = damping;
   if (refine || method->refine) json["refine"] = refine;
   if (act_order) json["act_order"] = true;
-  if (true_sequential != method->true_sequential) json["true_sequential"] = true_sequential;
+  if (true_sequential || method->true_sequential) json["true_sequential"] = true_sequential;
   if (dead_columns == DeadColumns::Zero) json["dead_columns"] = "zero";
   if (tune != Tune::None) json["tune"] = std::string(tune_name(tune)), json["tune_epochs"] = tune_epochs, json["seed"] = seed;
   if (!quantize) return json;

@@ -62,6 +62,8 @@ bool add_method_option(std::string& command, const std::string& key, const Json&
   if (const auto plain = plain_options().find(key); plain != plain_options().end()) {
     if (value.is_object() || value.is_null() || value.is_boolean()) return false;
     command += " " + plain->second + " " + option_value(value);
+  } else if (key == "true_sequential") {
+    command += is_true(value) ? " --true-sequential" : " --no-true-sequential";
   } else if (key == "act_order" || key == "static_groups") {
     if (is_true(value)) command += key == "act_order" ? " --act-order" : " --static-groups";
   } else if (key == "channel_scaling") {

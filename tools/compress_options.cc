@@ -110,9 +110,11 @@ void declare_solver(CLI::App& app, MethodFlags& flags) {
   add_choice<bool>(app, "--clip", method.clip, {{"search", true}, {"none", false}},
                    "how a scale is found: search tries 1, 0.95, ... 0.35 of the range (default for mi and mixed), none takes all of it");
   app.add_flag("--act-order", method.act_order, "sparsegpt, gptq, enhanced: solve the channels by falling energy; groups are runs of that order");
-  app.add_flag("--true-sequential,!--no-true-sequential", method.true_sequential,
-               "compress a layer's linears one after another, each calibrated on what those in front of it became; one visit to a layer instead of two. "
-               "Default for enhanced, mi and mixed");
+  CLI::Option* staged = app.add_flag_callback("--true-sequential", [&method] { method.true_sequential = true; },
+                                              "compress a layer's linears one after another, each calibrated on what those in front of it became; "
+                                              "one visit to a layer instead of two. Default for enhanced, mi and mixed");
+  app.add_flag_callback("--no-true-sequential", [&method] { method.true_sequential = false; }, "calibrate all linears of a layer on its dense self")
+      ->excludes(staged);
   app.add_flag("--static-groups", method.static_groups,
                "sparsegpt, gptq: groups are runs of the stored channels, their scales found before solving");
   add_choice<DeadColumns>(app, "--dead-columns", method.dead_columns, {{"keep", DeadColumns::Keep}, {"zero", DeadColumns::Zero}},

@@ -185,6 +185,24 @@ std::vector<double> kept_of_columns(const KeptMask& kept, std::int64_t rows, std
   return counts;
 }
 
+// Where the sweep's assumptions break (channels twelve decades apart, rows of one value) it can lose to plain rounding. Then the nearest
+// values of the same groups and zeros are kept instead, and counted as every fallback is.
+void keep_nearest_where_better(const Recipe& recipe, const MatrixJob& job, const at::Tensor& hessian, MatrixResult& result, ThreadPool& pool) {
+  constexpr double kMargin = 1.001;  // of sums in float32
+  RoundingOptions options;
+  options.automatic_scale_dtype = !has_exact_scales(recipe, columns(job));
+  if (recipe.codes_scales()) options.scale_bits = recipe.scale_bits;
+  PackedMatrix packed = round_to_nearest(job.weights, {result.packed->group_of_column, result.packed->bits_of_group}, result.packed->kept, options, pool);
+  at::Tensor values = decode_matrix(packed, pool);
+  const double loss = output_error(job.weights, values, hessian, pool);
+  if (*result.output_loss <= kMargin * loss || output_error(job.weights, result.values, hessian, pool) <= kMargin * loss) return;
+  result.values = std::move(values);
+  result.packed = std::move(packed);
+  result.output_loss = loss;
+  result.refined = 0;
+  result.fallback = true;
+}
+
 std::vector<MatrixResult> solve_by_sweep(const Recipe& recipe, std::span<const MatrixJob> jobs, const InputStatistics& input,
                                          const InverseFactor& factor, const SitePlan* plan, ThreadPool& pool) {
   SweepOptions options;
@@ -229,6 +247,7 @@ std::vector<MatrixResult> solve_by_sweep(const Recipe& recipe, std::span<const M
   const std::vector<double> gains = refine_solutions(recipe, jobs, swept, input.hessian, factor, pool);
   std::vector<MatrixResult> results = collect(jobs, std::move(swept), gains, factor, recipe.quantize, pool);
   for (std::size_t i = 0; i < results.size(); ++i) {
+    if (recipe.quantize) keep_nearest_where_better(recipe, jobs[i], input.hessian, results[i], pool);
     results[i].importance = importance[i];
     results[i].damping = factor.damping;
     results[i].dead_channels = factor.dead_count();

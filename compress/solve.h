@@ -41,7 +41,7 @@ struct MatrixResult {
   at::Tensor values;                       // [rows, n] float32, the new weights
   std::optional<PackedMatrix> packed;      // quantizing only
   std::optional<double> output_loss;       // tr(D H D^T), where the sweep already knows it
-  bool fallback = false;                   // the factorisation failed, or nothing was seen of the input: nearest values instead
+  bool fallback = false;                   // no factor, nothing seen of the input, or a sweep that was worse: nearest values instead
   std::optional<std::int64_t> expert_tokens;  // experts only: how many tokens they saw
   double refined = 0;                      // share of the error that refining took away, damping counted as input
   double damping = 0;                      // the share that the factorisation needed; 0 without one

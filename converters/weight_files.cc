@@ -61,7 +61,8 @@ Tensors read_shards(const fs::path& folder, const std::string& index_path, const
   Tensors tensors;
   for (const auto& [shard, names] : names_of_shard) {
     const std::string path = (folder / shard).string();
-    if (!fs::is_regular_file(path)) throw FormatError(index_path, "shard '" + shard + "' is missing", "Download the checkpoint again, whole");
+    std::error_code unreadable;  // a link to itself, say
+    if (!fs::is_regular_file(path, unreadable)) throw FormatError(index_path, "shard '" + shard + "' is missing", "Download the checkpoint again, whole");
     Tensors found = kind.read(path);
     for (const std::string& name : names) {
       if (!found.contains(name)) throw FormatError(path, "tensor '" + name + "' is missing, though the index places it here", "The index is stale");

@@ -7,6 +7,8 @@
 namespace miq {
 namespace {
 
+constexpr std::string_view kFetch = "Download the checkpoint again, whole";
+
 void check_shard_name(const std::string& shard, std::string_view ending, const std::string& path) {
   const bool plain = !shard.empty() && shard.find_first_of("/\\:") == std::string::npos && shard.find('\0') == std::string::npos && shard[0] != '.' &&
                      shard.ends_with(ending);
@@ -21,11 +23,11 @@ void check_shard_name(const std::string& shard, std::string_view ending, const s
 std::map<std::string, std::set<std::string>> read_weight_index(std::string_view text, const std::string& path, std::string_view ending) {
   const Json index = parse_json(text, path);
   const auto map = index.find("weight_map");
-  if (map == index.end() || !map->is_object()) throw FormatError(path, "key 'weight_map' is missing");
-  if (map->empty()) throw FormatError(path, "names no tensor");
+  if (map == index.end() || !map->is_object()) throw FormatError(path, "key 'weight_map' is missing", kFetch);
+  if (map->empty()) throw FormatError(path, "names no tensor", kFetch);
   std::map<std::string, std::set<std::string>> names_of_shard;
   for (const auto& [name, shard] : map->items()) {
-    if (!shard.is_string()) throw FormatError(path, "shard of tensor '" + name + "' is not a string");
+    if (!shard.is_string()) throw FormatError(path, "shard of tensor '" + name + "' is not a string", kFetch);
     check_shard_name(shard.get<std::string>(), ending, path);
     names_of_shard[shard.get<std::string>()].insert(name);
   }

@@ -101,7 +101,7 @@ std::string printable(std::string_view text, std::size_t limit) {
 }
 
 void JsonEvents::fail(std::string_view problem, std::string_view remedy) const {
-  throw FormatError(name_, base_ + position_, problem, remedy);
+  throw FormatError(name_, base_ + position_, problem, remedy.empty() ? "No tool writes this: save or fetch the file again" : remedy);
 }
 
 void JsonEvents::count() {

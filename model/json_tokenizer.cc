@@ -17,7 +17,7 @@ class Fields {
   Fields(const Json& json, std::string file, std::string where) : json_(json), file_(std::move(file)), where_(std::move(where)) {
     if (!json_.is_object()) fail("is not an object");
   }
-  [[noreturn]] void fail(const std::string& problem, std::string_view remedy = {}) const {
+  [[noreturn]] void fail(const std::string& problem, std::string_view remedy = "Save the tokenizer again with transformers") const {
     throw FormatError(file_, where_ + " " + problem, remedy);
   }
   [[noreturn]] void refuse_type(std::string_view supported) const {

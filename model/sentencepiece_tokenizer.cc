@@ -95,7 +95,7 @@ void SentencePieceTokenizer::index_pieces(const std::string& name) {
     const Piece& piece = model_.pieces[i];
     const auto id = static_cast<std::int32_t>(i);
     const auto fail = [&](const std::string& problem) {
-      throw FormatError(name, "piece " + std::to_string(i) + " (" + shown(piece.text) + ") " + problem);
+      throw FormatError(name, "piece " + std::to_string(i) + " (" + shown(piece.text) + ") " + problem, "The file may be damaged: fetch it again");
     };
     if (piece.text.empty()) fail("is empty");
     if (std::isnan(piece.score)) fail("has a score that is not a number");

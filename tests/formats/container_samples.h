@@ -107,13 +107,15 @@ inline std::string rewritten(const std::string& good, const std::function<void(J
     sums.append(reinterpret_cast<const char*>(&sum), 8);
   }
   sums.resize(container::padded(sums.size()), '\0');
+  if (change_payload) change_payload("the checksums", sums);  // of any length
   payloads["miq/checksums"] = sums;
   std::vector<SafetensorsLayout> layout;
   std::string data;
   for (const auto& [begin, name] : order) {
     const SafetensorsEntry& entry = file.entries.at(name);
     const std::string& bytes = payloads.at(name);
-    layout.push_back({name, entry.dtype, name == "miq/tensors.json" ? Shape{static_cast<std::int64_t>(bytes.size())} : entry.shape});
+    const bool text = name == "miq/tensors.json" || name == "miq/checksums";
+    layout.push_back({name, entry.dtype, text ? Shape{static_cast<std::int64_t>(bytes.size())} : entry.shape});
     data += bytes;
   }
   metadata["checksums_digest"] = digest_of(bytes_of(sums));

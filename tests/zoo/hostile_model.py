@@ -131,28 +131,28 @@ def piece(content, score=0.0, kind=1):
 
 def sentencepieces():
     good = piece(b"<unk>", kind=2) + piece(b"<s>", kind=3) + piece(b"</s>", kind=3)
-    good += b"".join(piece(b"<0x%02X>" % byte, kind=6) for byte in range(253))
-    trainer = chunk(2, b"\x18\x02")
+    good += b"".join(piece(b"<0x%02X>" % byte, kind=6) for byte in range(256))
+    trainer = chunk(2, b"\x18\x02\x98\x02\x01")  # BPE that falls back to bytes
     yield "empty", b"", "", "an interrupted download"
     yield "text", b"<unk>\t0\n", "", "a .vocab file"
     yield "cut", good[:-3], "", "an interrupted download"
     yield "length_beyond", b"\x0a" + varint(1 << 40) + b"abc", "", "memory for what is not there"
     yield "length_2_64", b"\x0a" + varint(2**64 - 1) + b"abc", "", "position + length wraps"
-    yield "varint_endless", b"\x0a" + b"\xff" * 40, "", "more than 10 bytes"
+    yield "varint_endless", b"\x0a" + b"\xff" * 40, "64 bits", "more than 10 bytes"
     yield "varint_beyond", b"\x0a" + b"\xff" * 9 + b"\x7f", "", "more than 64 bits"
-    yield "group", b"\x0b" * 100_000, "", "groups: recursion"
-    yield "field_0", b"\x00\x00" + good, "", "no such field"
-    yield "wire_type_7", b"\x0f" + good, "", "no such type"
-    yield "score_nan", good + trainer + piece(b"x", float("nan")), "", "order without order"
+    yield "group", b"\x0b" * 100_000, "wire type 3", "groups: recursion"
+    yield "field_0", b"\x00\x00" + good, "number 0", "no such field"
+    yield "wire_type_7", b"\x0f" + good, "wire type 7", "no such type"
+    yield "score_nan", good + trainer + piece(b"x", float("nan")), "not a number", "order without order"
     yield "piece_not_utf8", piece(b"\xff\xfe") + good + trainer, "", ""
-    yield "piece_twice", good + piece(b"a") + piece(b"a") + trainer, "", "which id is it?"
-    yield "piece_empty", good + piece(b"") + trainer, "", "matches everywhere"
-    yield "kind_9", good + piece(b"x", kind=9) + trainer, "", "no such kind"
-    yield "byte_negative", good + piece(b"<0x-1>", kind=6) + trainer, "", "llama.cpp#25969: a write before the table"
-    yield "byte_long", good + piece(b"<0x100>", kind=6) + trainer, "", "a write behind the table"
-    yield "byte_twice", good + piece(b"<0x00>", kind=6) + trainer, "", "which id is it?"
-    yield "charsmap", good + trainer + chunk(3, chunk(2, struct.pack("<I", 1 << 30) + b"trie")), "", "sentencepiece#1265: a size that lies"
-    yield "model_type_9", good + chunk(2, b"\x18\x09"), "", "no such algorithm"
+    yield "piece_twice", good + piece(b"a") + piece(b"a") + trainer, "there twice", "which id is it?"
+    yield "piece_empty", good + piece(b"") + trainer, "is empty", "matches everywhere"
+    yield "kind_9", good + piece(b"x", kind=9) + trainer, "unknown type 9", "no such kind"
+    yield "byte_negative", good + piece(b"<0x-1>", kind=6) + trainer, "not <0x00> to <0xFF>", "llama.cpp#25969: a write before the table"
+    yield "byte_long", good + piece(b"<0x100>", kind=6) + trainer, "not <0x00> to <0xFF>", "a write behind the table"
+    yield "byte_twice", good + piece(b"<0x00>", kind=6) + trainer, "there twice", "which id is it?"
+    yield "charsmap", good + trainer + chunk(3, chunk(2, struct.pack("<I", 1 << 30) + b"trie")), "precompiled_charsmap", "sentencepiece#1265: a size that lies"
+    yield "model_type_9", good + chunk(2, b"\x18\x09"), "type", "no such algorithm"
 
 
 def state(**changed):

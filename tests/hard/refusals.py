@@ -1,0 +1,250 @@
+"""Does every refusal matter? Each check of the readers is switched off in turn, and a test must fail for it.
+
+    refusals.py --work FOLDER [--room formats] [--jobs 2] [--only WORD] [--list]
+
+The sources are copied to FOLDER/tree; there every `if (CONDITION) throw …Error(…)`, or a call of a function that throws (refuse, fail,
+fault, reject), becomes `if ((CONDITION) && !off(N)) …`. One build then holds all mutants: the variable MIQ_MUTANT chooses which check is off.
+Each test of the room runs once alone to learn which checks it reaches with a true condition; a mutant needs only those. Results are kept
+in FOLDER/results.json under the check's file and text, so that a run that was stopped goes on. Exit code 1 where one survives.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+HEADER = """#pragma once
+#include <cstdio>
+#include <cstdlib>
+namespace miq_mutants {
+inline bool off(int id) {
+  static const char* chosen = std::getenv("MIQ_MUTANT");
+  static const char* log = std::getenv("MIQ_MUTANT_LOG");
+  if (log) {
+    static bool seen[10000];
+    if (!seen[id]) {
+      seen[id] = true;
+      if (std::FILE* file = std::fopen(log, "a")) {
+        std::fprintf(file, "%d\\n", id);
+        std::fclose(file);
+      }
+    }
+  }
+  return chosen && std::atoi(chosen) == id;
+}
+}  // namespace miq_mutants
+"""
+# Checks that no file of a size that tests can make comes to, and those behind another that already refuses.
+UNREACHABLE = {
+    "more than four thousand million": "needs 2^32 values",
+    "(!Json::sax_parse(first, last, this))": "the parser throws through parse_error()",
+    "zstd could not compress": "a fault of the library, in the writer",
+    "the buffer for a packed tensor has the wrong size": "a fault of ours, checked by decode() before",
+    "begins within an element of its storage": "views of legacy files begin at whole elements",
+    "a tensor's offset is too large": "an offset inside a storage never is, added to the view's",
+}
+
+# Files that read bytes of strangers, by room; the others refuse what a program of ours gave them.
+READERS = {
+    "formats": "container_layout container_read gguf gguf_blocks json pickle pickle_build pickle_json pickle_objects pickle_read safetensors "
+               "torch_file torch_tensor wrong_file zip tensor tensor_zstd tensor_bitmask packed_layout packed_unpack packed_decode compressed_file".split(),
+    "model": "bpe added_tokens config config_decoder config_fields config_hugging_face gguf_tokenizer json_tokenizer sentencepiece_proto "
+             "sentencepiece_tokenizer model_container model architecture architecture_opt architecture_qwen".split(),
+}  # fmt: skip
+REFUSAL = re.compile(r"throw (?:Format|Usage)?Error\(|(?:[\w]+(?:\.|->))?(?:refuse|fail|fault|reject|refuse_type)\(")
+
+
+def closing(text, opened):
+    """The place of the bracket that closes the one at `opened`; strings and characters are stepped over."""
+    depth, at = 0, opened
+    while at < len(text):
+        if text.startswith('R"(', at):
+            at = text.index(')"', at) + 1
+        elif text[at] in "\"'" and not (text[at] == "'" and text[at - 1].isdigit()):
+            quote, at = text[at], at + 1
+            while text[at] != quote:
+                at += 2 if text[at] == "\\" else 1
+        elif text[at] in "({[":
+            depth += 1
+        elif text[at] in ")}]":
+            depth -= 1
+            if depth == 0:
+                return at
+        at += 1
+    return -1
+
+
+def after_initialiser(condition):
+    """Where the condition itself begins: behind the semicolon of `if (INITIALISER; CONDITION)`."""
+    at = 0
+    while at < len(condition):
+        if condition[at] in "({[\"'":
+            if condition[at] in "({[":
+                at = closing(condition, at)
+            else:
+                quote, at = condition[at], at + 1
+                while condition[at] != quote:
+                    at += 2 if condition[at] == "\\" else 1
+        elif condition[at] == ";":
+            return at + 1
+        at += 1
+    return 0
+
+
+def mutate(text, path, checks):
+    """`text` with every conditional refusal behind a switch; each is appended to `checks`."""
+    edits = []
+    for found in re.finditer(r"\bif \(", text):
+        opened = found.end() - 1
+        closed = closing(text, opened)
+        rest = text[closed + 1 : closed + 400]
+        body = re.match(r"\s*\{?\s*(?://[^\n]*\n\s*)*", rest)
+        if closed < 0 or not REFUSAL.match(rest, body.end()):
+            continue
+        condition = text[opened + 1 : closed]
+        start = after_initialiser(condition)
+        last = condition[start:].strip()
+        if re.match(r"(?:const )?(?:auto|int|std::\w+|char)\b[^=!<>()]*=[^=]", last):
+            continue  # a declaration is its own condition
+        line = text.count("\n", 0, opened) + 1
+        checks.append({"file": path, "line": line, "text": " ".join((text[opened:closed + 1] + rest[: rest.find("\n", body.end())]).split())[:200]})  # fmt: skip
+        number = len(checks) - 1
+        edits.append((opened + 1 + start, closed, f" ({last}) && !miq_mutants::off({number})" if start else f"({last}) && !miq_mutants::off({number})"))
+    for begin, end, new in reversed(edits):
+        text = text[:begin] + new + text[end:]
+    return text
+
+
+def make_tree(arguments):
+    tree = arguments.work / "tree"
+    tree.mkdir(parents=True, exist_ok=True)
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\n")
+    checks = []
+    for name in sorted(filter(None, listed)):
+        source, target = ROOT / name, tree / name
+        if not source.is_file():
+            continue
+        content = source.read_bytes()
+        if name in {f"{arguments.room}/{reader}.cc" for reader in READERS[arguments.room]}:
+            content = mutate(content.decode(), name, checks).encode()
+        if not target.exists() or target.read_bytes() != content:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+            target.chmod(source.stat().st_mode)
+    for link in (".deps",):
+        if (ROOT / link).exists() and not (tree / link).exists():
+            (tree / link).symlink_to((ROOT / link).resolve())
+    (arguments.work / "mutants.h").write_text(HEADER)
+    return tree, checks
+
+
+def build(arguments, tree):
+    folder = arguments.work / "build"
+    flags = f"-include {arguments.work / 'mutants.h'} -O1"
+    subprocess.run(["cmake", "-S", tree, "-B", folder, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=None", f"-DCMAKE_CXX_FLAGS={flags}", "-DMIQ_BENCH=OFF"],
+                   check=True, stdout=subprocess.DEVNULL)  # fmt: skip
+    subprocess.run(["cmake", "--build", folder, "--target", f"{arguments.room}_tests", "-j", str(arguments.jobs)], check=True, stdout=subprocess.DEVNULL)
+    return folder / "tests" / f"{arguments.room}_tests"
+
+
+def run(program, test, environment):
+    try:
+        return subprocess.run([program, f"--gtest_filter={test}"], env=os.environ | environment, capture_output=True, timeout=120, check=False).returncode
+    except subprocess.TimeoutExpired:
+        return -1
+
+
+def tests_of(program):
+    names, suite = [], ""
+    for line in subprocess.run([program, "--gtest_list_tests"], check=True, capture_output=True, text=True).stdout.splitlines():
+        if line.startswith("  "):
+            names.append(suite + line.split("#")[0].strip())
+        else:
+            suite = line.split("#")[0].strip()
+    return names
+
+
+def reach(program, names, work, jobs):
+    """For each check the tests that come to it with a true condition."""
+    reached = {}
+
+    def learn(item):
+        number, name = item
+        log = work / f"reached{number}"
+        log.unlink(missing_ok=True)
+        code = run(program, name, {"MIQ_MUTANT_LOG": str(log)})
+        ids = [int(line) for line in log.read_text().split()] if log.exists() else []
+        log.unlink(missing_ok=True)
+        return name, code, ids
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for name, code, ids in pool.map(learn, enumerate(names)):
+            if code != 0:
+                print(f"{name} fails without any mutant: left out", flush=True)
+                continue
+            for check in ids:
+                reached.setdefault(check, []).append(name)
+    return reached
+
+
+def judge(arguments, program, checks, reached):
+    kept = arguments.work / f"results-{arguments.room}.json"
+    results = json.loads(kept.read_text()) if kept.exists() else {}
+
+    def outcome(number):
+        check = checks[number]
+        key = f"{check['file']}: {check['text']}"
+        # A verdict stays while the same tests reach the check.
+        known = results.get(key)
+        if known and known["tests"] == reached.get(number, []):
+            return key, known
+        verdict = "never reached" if number not in reached else "survives"
+        for name in reached.get(number, []):
+            if run(program, name, {"MIQ_MUTANT": str(number)}) != 0:
+                verdict = f"killed by {name}"
+                break
+        return key, {"verdict": verdict, "line": check["line"], "tests": reached.get(number, [])}
+
+    wanted = [number for number, check in enumerate(checks) if arguments.only in check["file"] + check["text"]]
+    alive = []
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for number, (key, result) in zip(wanted, pool.map(outcome, wanted)):
+            results[key] = result
+            if not result["verdict"].startswith("killed") and not any(text in checks[number]["text"] for text in UNREACHABLE):
+                alive.append((checks[number], result["verdict"]))
+            if number % 20 == 0:
+                kept.write_text(json.dumps(results, indent=1))
+    kept.write_text(json.dumps(results, indent=1))
+    for check, verdict in alive:
+        print(f"{check['file']}:{check['line']}: {verdict}: {check['text']}")
+    killed = sum(result["verdict"].startswith("killed") for result in (results[f"{checks[n]['file']}: {checks[n]['text']}"] for n in wanted))
+    print(f"{len(wanted)} refusals, {killed} killed, {len(wanted) - killed - len(alive)} that no test's file can reach, {len(alive)} not killed")
+    return len(alive)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--work", required=True, type=lambda text: Path(text).resolve())
+    parser.add_argument("--room", default="formats", choices=list(READERS))
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--list", action="store_true")
+    arguments = parser.parse_args()
+    tree, checks = make_tree(arguments)
+    if arguments.list:
+        for check in checks:
+            print(f"{check['file']}:{check['line']}: {check['text']}")
+        print(len(checks), "refusals")
+        return 0
+    program = build(arguments, tree)
+    reached = reach(program, tests_of(program), arguments.work, arguments.jobs)
+    return 1 if judge(arguments, program, checks, reached) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -54,6 +54,34 @@ Ranks& no_other_ranks() {
   return alone;
 }
 
+std::vector<std::vector<std::uint8_t>> exchange(Ranks& ranks, std::vector<std::uint8_t> own) {
+  std::vector<std::vector<std::uint8_t>> all(static_cast<std::size_t>(ranks.size()));
+  std::vector<double> sizes(all.size());
+  sizes[static_cast<std::size_t>(ranks.rank())] = static_cast<double>(own.size());
+  ranks.sum(sizes);
+  std::vector<std::uint8_t> together;
+  for (double size : sizes) together.resize(together.size() + static_cast<std::size_t>(size));
+  std::size_t at = 0;
+  if (!ranks.first()) ranks.send(own, Ranks::kFirst);
+  for (int r = 0; ranks.first() && r < ranks.size(); ++r) {
+    const std::span<std::uint8_t> piece = std::span(together).subspan(at, static_cast<std::size_t>(sizes[static_cast<std::size_t>(r)]));
+    at += piece.size();
+    if (r == 0) {
+      std::copy(own.begin(), own.end(), piece.begin());
+    } else {
+      ranks.receive(piece, r);
+    }
+  }
+  ranks.broadcast(std::span(together));
+  at = 0;
+  for (std::size_t r = 0; r < all.size(); ++r) {
+    const auto first = together.begin() + static_cast<std::ptrdiff_t>(at);
+    at += static_cast<std::size_t>(sizes[r]);
+    all[r].assign(first, together.begin() + static_cast<std::ptrdiff_t>(at));
+  }
+  return all;
+}
+
 std::vector<int> spread_jobs(std::span<const double> costs, int ranks) {
   std::vector<std::size_t> order(costs.size());
   std::iota(order.begin(), order.end(), std::size_t{0});

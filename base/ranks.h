@@ -60,6 +60,9 @@ class Ranks {
 // A run of its own.
 Ranks& no_other_ranks();
 
+// What every rank gives, [rank], known to all.
+std::vector<std::vector<std::uint8_t>> exchange(Ranks& ranks, std::vector<std::uint8_t> own);
+
 // The numbers 0 … count-1 that a rank has: every size-th, so that any first few of them are spread evenly.
 inline std::int64_t share_of(const Ranks& ranks, std::int64_t count) { return (count - ranks.rank() + ranks.size() - 1) / ranks.size(); }
 inline int owner_of(const Ranks& ranks, std::int64_t number) { return static_cast<int>(number % ranks.size()); }

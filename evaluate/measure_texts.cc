@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "miq/base/error.h"
+#include "miq/evaluate/rank_lists.h"
 
 namespace miq {
 namespace {
@@ -29,6 +30,33 @@ std::size_t scored(const Window& window) {
   return length - 1 > window.first ? static_cast<std::size_t>(length - 1 - window.first) : 0;
 }
 
+// What rank 0's cache knows, known to all: [text][window], empty where nothing is.
+Losses share_known(Ranks& ranks, Losses known) {
+  std::vector<std::vector<float>*> lists;
+  for (auto& text : known) {
+    for (auto& window : text) lists.push_back(&window);
+  }
+  share_lists(ranks, lists, std::vector<int>(lists.size(), Ranks::kFirst));
+  return known;
+}
+
+// What the process that has a window says of it, for all: whether it is needed.
+std::vector<std::vector<bool>> share_needs(Ranks& ranks, const std::vector<WindowPlan>& plans, const std::function<bool(std::size_t, std::size_t)>& needed) {
+  std::vector<std::vector<bool>> all(plans.size());
+  std::vector<double> flags;
+  for (std::size_t t = 0; t < plans.size(); ++t) {
+    for (std::size_t w = 0; w < plans[t].windows.size(); ++w) {
+      flags.push_back(owner_of(ranks, static_cast<std::int64_t>(w)) == ranks.rank() && needed && needed(t, w) ? 1 : 0);
+    }
+  }
+  ranks.sum(flags);
+  std::size_t next = 0;
+  for (std::size_t t = 0; t < plans.size(); ++t) {
+    for (std::size_t w = 0; w < plans[t].windows.size(); ++w) all[t].push_back(flags[next++] > 0);
+  }
+  return all;
+}
+
 // The walk of the windows that need it.
 struct Walk {
   const ForwardPass& forward;
@@ -39,6 +67,9 @@ struct Walk {
   std::function<bool(std::size_t text, std::size_t window)> needed;  // even where its losses are known
   std::function<void(std::size_t text)> starting;                    // before any window is walked
   std::function<void(std::size_t text, std::size_t window, const at::Tensor& hidden)> observer;
+  // Of what the observer found: given, and taken from other processes.
+  std::function<std::vector<float>(std::size_t text, std::size_t window)> observed;
+  std::function<void(std::size_t text, std::size_t window, const std::vector<float>& values)> take_observed;
   std::function<void(std::size_t text, std::size_t window)> finished;  // in the calling thread, behind the observer
   std::function<void()> batch_ended;
 };
@@ -47,15 +78,25 @@ struct Walk {
 Losses walk_unknown(const Walk& walk, WindowResults& results, ThreadPool& pool, const ProgressFunction& progress, WalkStatistics& statistics) {
   const auto digests = window_digests(walk.plans);
   Losses losses(walk.plans.size());
+  Ranks& ranks = walk.options.walk.group();
+  Losses cached(walk.plans.size());
+  for (std::size_t t = 0; t < walk.plans.size(); ++t) {
+    cached[t].resize(walk.plans[t].windows.size());
+    for (std::size_t w = 0; !walk.known && w < cached[t].size(); ++w) {
+      if (const std::vector<float>* found = results.find(digests[t][w], scored(walk.plans[t].windows[w]))) cached[t][w] = *found;
+    }
+  }
+  if (!walk.known) cached = share_known(ranks, std::move(cached));
+  const auto needed = share_needs(ranks, walk.plans, walk.needed);
   std::vector<WindowPlan> rest(walk.plans.size());
   std::vector<std::vector<std::size_t>> numbers(walk.plans.size());  // of rest's windows in the plan
   for (std::size_t t = 0; t < walk.plans.size(); ++t) {
     const WindowPlan& plan = walk.plans[t];
     losses[t].resize(plan.windows.size());
     for (std::size_t w = 0; w < plan.windows.size(); ++w) {
-      const std::vector<float>* known = walk.known ? &(*walk.known)[t][w] : results.find(digests[t][w], scored(plan.windows[w]));
-      if (known) losses[t][w] = *known;
-      if (known && !(walk.needed && walk.needed(t, w))) continue;
+      losses[t][w] = walk.known ? (*walk.known)[t][w] : cached[t][w];
+      const bool known = walk.known || !losses[t][w].empty();
+      if (known && !needed[t][w]) continue;
       rest[t].windows.push_back(plan.windows[w]);
       numbers[t].push_back(w);
     }
@@ -73,6 +114,11 @@ Losses walk_unknown(const Walk& walk, WindowResults& results, ThreadPool& pool, 
   WalkOptions options = walk.options.walk;
   if (walk.observer) {
     options.observer = [&](std::size_t t, std::size_t i, const at::Tensor& hidden) { walk.observer(t, numbers[t][i], hidden); };
+  }
+  options.number = [&](std::size_t t, std::size_t i) { return numbers[t][i]; };
+  if (walk.observed) {
+    options.observed = [&](std::size_t t, std::size_t i) { return walk.observed(t, numbers[t][i]); };
+    options.take_observed = [&](std::size_t t, std::size_t i, const std::vector<float>& values) { walk.take_observed(t, numbers[t][i], values); };
   }
   if (walk.cache.on()) {
     options.finished = [&](std::size_t t, std::size_t i, const std::vector<float>& found) {
@@ -119,6 +165,8 @@ void walk_reference(DivergenceReference& reference, const PlannedTexts& planned,
                   .needed = [&](std::size_t t, std::size_t w) { return needed && needed(t, w) && !reference.kept(t, w); },
                   .starting = [&](std::size_t t) { reference.make_room(t); },
                   .observer = [&](std::size_t t, std::size_t w, const at::Tensor& hidden) { reference.keep(t, w, hidden); },
+                  .observed = {},
+                  .take_observed = {},
                   .finished = {},
                   .batch_ended = {}};
   reference.losses = walk_unknown(walk, results, pool, progress, statistics);
@@ -127,7 +175,7 @@ void walk_reference(DivergenceReference& reference, const PlannedTexts& planned,
 // One model compared with the reference, on the texts where that is possible.
 class Comparison {
  public:
-  Comparison(const ForwardPass& forward, DivergenceReference& reference, const PlannedTexts& mine, const TextRun& run, const CacheOptions& cache)
+  Comparison(const ForwardPass& forward, DivergenceReference& reference, const PlannedTexts& mine, const TextRun& run, const CacheOptions& cache, Ranks& ranks)
       : forward_(forward), reference_(reference), mine_(mine), digests_(window_digests(mine.plans)), tokens_(mine.plans.size()) {
     for (std::size_t t = 0; t < mine.plans.size(); ++t) {
       Divergence& figures = figures_.emplace_back();
@@ -139,9 +187,17 @@ class Comparison {
     if (!any_) return;
     const Json subject = divergence_subject(loss_subject(forward, run.weights_digest, cache), loss_subject(reference.forward(), reference.digest, cache));
     results_ = WindowResults(cache, subject);
+    Losses known(tokens_.size());
+    for (std::size_t t = 0; t < tokens_.size(); ++t) {
+      known[t].resize(tokens_[t].size());
+      for (std::size_t w = 0; w < tokens_[t].size(); ++w) {
+        if (const std::vector<float>* found = results_.find(digests_[t][w], 2 * scored(mine.plans[t].windows[w]))) known[t][w] = *found;
+      }
+    }
+    known = share_known(ranks, std::move(known));
     for (std::size_t t = 0; t < tokens_.size(); ++t) {
       for (std::size_t w = 0; w < tokens_[t].size(); ++w) {
-        if (const std::vector<float>* known = results_.find(digests_[t][w], 2 * scored(mine.plans[t].windows[w]))) tokens_[t][w] = tokens_of(*known);
+        if (!known[t][w].empty()) tokens_[t][w] = tokens_of(known[t][w]);
       }
     }
   }
@@ -153,6 +209,8 @@ class Comparison {
   void measure(std::size_t t, std::size_t w, const at::Tensor& hidden) {
     if (missing(t, w)) tokens_[t][w] = reference_.compare(t, w, forward_, hidden);
   }
+  std::vector<float> values(std::size_t t, std::size_t w) const { return values_of(tokens_[t][w]); }
+  void take(std::size_t t, std::size_t w, const std::vector<float>& values) { tokens_[t][w] = tokens_of(values); }
   void keep(std::size_t t, std::size_t w) {
     if (figures_[t].comparable) results_.add(digests_[t][w], values_of(tokens_[t][w]));
   }
@@ -200,7 +258,7 @@ TextMeasures measure_texts(const ForwardPass& forward, const std::vector<Text>& 
     std::optional<Comparison> comparison;
     if (reference) {
       const PlannedTexts& theirs = reference->planned(texts, options, pool);
-      comparison.emplace(forward, *reference, mine, run, cache);
+      comparison.emplace(forward, *reference, mine, run, cache, options.walk.group());
       if (comparison->any()) {
         const ProgressFunction named = [&](const Progress& now) {
           if (progress) progress({"reference, " + std::string(now.stage), now.done, now.total});
@@ -212,10 +270,12 @@ TextMeasures measure_texts(const ForwardPass& forward, const std::vector<Text>& 
     WindowResults results;
     if (cache.on()) results = WindowResults(cache, loss_subject(forward, run.weights_digest, cache));
     Walk walk{.forward = forward, .plans = mine.plans, .options = options, .cache = cache, .known = nullptr,
-              .needed = {}, .starting = {}, .observer = {}, .finished = {}, .batch_ended = {}};
+              .needed = {}, .starting = {}, .observer = {}, .observed = {}, .take_observed = {}, .finished = {}, .batch_ended = {}};
     if (comparison && comparison->any()) {
       walk.needed = [&](std::size_t t, std::size_t w) { return comparison->missing(t, w); };
       walk.observer = [&](std::size_t t, std::size_t w, const at::Tensor& hidden) { comparison->measure(t, w, hidden); };
+      walk.observed = [&](std::size_t t, std::size_t w) { return comparison->values(t, w); };
+      walk.take_observed = [&](std::size_t t, std::size_t w, const std::vector<float>& values) { comparison->take(t, w, values); };
       walk.finished = [&](std::size_t t, std::size_t w) { comparison->keep(t, w); };
       walk.batch_ended = [&] { comparison->store(); };
     }

@@ -51,8 +51,10 @@ void measure_throughput(MetricContext& context) {
     context.report.throughput = Throughput{static_cast<double>(context.walk.tokens) / context.walk.seconds, context.walk.seconds,
                                            context.walk.tokens, seqlen, false};
   } else {
+    WalkOptions walk = options.walk;
+    walk.ranks = nullptr;
     context.report.throughput = measure_speed(context.forward(), seqlen, 2 * context.pool.threads(), context.pool, context.progress,
-                                              options.walk);
+                                              walk);
   }
 }
 
@@ -60,8 +62,12 @@ void measure_questions(MetricContext& context) {
   if (context.options.zeroshot.tasks.empty()) return;
   WalkStatistics apart;  // short sequences: not what the speed metric is about
   try {
-    context.report.zeroshot = measure_zeroshot(context.forward(), context.options.zeroshot, context.pool, context.progress, apart);
+    ZeroShotOptions zeroshot = context.options.zeroshot;
+    zeroshot.walk.ranks = context.options.perplexity.walk.ranks;
+    context.report.zeroshot = measure_zeroshot(context.forward(), zeroshot, context.pool, context.progress, apart);
   } catch (const Error& error) {
+    // What fails in one of several processes alone is no result that the others could go on with.
+    if (!context.options.perplexity.walk.group().alone() && context.model.tokenizer) throw;
     context.report.failures.push_back(std::string("zeroshot: ") + error.what());
   }
   for (const ZeroShotResult& result : context.report.zeroshot) {
@@ -91,10 +97,10 @@ std::int64_t evaluated_length(const MetricContext& context) {
 }
 
 constexpr Metric kMetrics[] = {
-    {"ppl", "perplexity on the given texts", measure_on_texts},
-    {"divergence", "Kullback-Leibler divergence from the reference's predictions on the same texts", measure_divergence},
-    {"zeroshot", "accuracy on questions with choices", measure_questions},
-    {"speed", "tokens per second of the evaluation pass and of generation, load time", measure_throughput, measure_generation_speed},
+    {"ppl", "perplexity on the given texts", measure_on_texts, true},
+    {"divergence", "Kullback-Leibler divergence from the reference's predictions on the same texts", measure_divergence, true},
+    {"zeroshot", "accuracy on questions with choices", measure_questions, true},
+    {"speed", "tokens per second of the evaluation pass and of generation, load time", measure_throughput, false, measure_generation_speed},
     {"memory", "peak memory of opening and evaluating", [](MetricContext& context) { context.report.memory = context.memory.figures(); }},
     {"params", "parameters: total, nonzero, by part; sparsity; multiplications per token",
      [](MetricContext& context) {
@@ -164,13 +170,14 @@ ModelReport evaluate_model(const Model& model, const std::string& path, const Ev
   MetricContext context{
       .model = model, .path = path, .options = options, .pool = pool, .progress = sampling, .memory = memory, .report = report,
       .open_seconds = open_seconds};
-  report.digest = weights_digest(model, pool);
+  Ranks& ranks = options.perplexity.walk.group();
+  report.digest = ranks.broadcast(ranks.first() ? weights_digest(model, pool) : std::string());
   if (is_reference(context)) options.reference->digest = report.digest;
   for (const Metric& metric : kMetrics) {
-    if (wanted(options, metric.name)) metric.measure(context);
+    if (wanted(options, metric.name) && (metric.shared || ranks.first())) metric.measure(context);
   }
   for (const Metric& metric : kMetrics) {
-    if (wanted(options, metric.name) && metric.afterwards) metric.afterwards(context);
+    if (wanted(options, metric.name) && metric.afterwards && ranks.first()) metric.afterwards(context);
   }
   return report;
 }

@@ -46,6 +46,7 @@ struct MetricContext {
 struct Metric {
   std::string_view name, summary;
   void (*measure)(MetricContext& context);
+  bool shared = false;  // several processes measure it together; the others are rank 0's alone
   void (*afterwards)(MetricContext& context) = nullptr;  // when all others are done: what needs the memory for itself
 };
 
@@ -55,7 +56,8 @@ std::span<const Metric> metrics();
 // "all", or names separated by commas. Throws UsageError that lists the known names.
 std::vector<std::string> choose_metrics(std::string_view list);
 
-// `memory` was made before the model was opened. Progress covers this model.
+// `memory` was made before the model was opened. Progress covers this model. Of several processes (options.perplexity.walk.ranks) rank 0 gets the
+// whole report; the texts, tasks and metrics are the same in all, a cache is rank 0's.
 ModelReport evaluate_model(const Model& model, const std::string& path, const EvaluationOptions& options, MemoryWatch& memory,
                            ThreadPool& pool, const ProgressFunction& progress);
 

@@ -12,6 +12,7 @@
 
 #include "miq/base/error.h"
 #include "miq/evaluate/memory_budget.h"
+#include "miq/evaluate/rank_lists.h"
 
 namespace miq {
 namespace {
@@ -21,6 +22,7 @@ struct Item {  // one window on its way through the model
   const Window* window;
   std::vector<float>* losses;
   std::size_t plan_number = 0, window_number = 0;
+  int owner = 0;  // the process that walks it
 };
 
 // Counts work in tokens times layers; the head counts as `kHeadLayers` layers, about what it costs a small model.
@@ -99,19 +101,52 @@ double walk_batch(const ForwardPass& forward, std::span<const Item> items, Threa
   return seconds_since(started);
 }
 
+// The same for several processes: each walks its own windows, as many at once as its memory allows, then all know all.
+double walk_round(const ForwardPass& forward, std::span<const Item> items, ThreadPool& pool, const WalkOptions& options, WalkProgress& progress) {
+  Ranks& ranks = options.group();
+  if (ranks.alone()) return walk_batch(forward, items, pool, options, progress);
+  std::vector<Item> own;
+  for (const Item& item : items) {
+    if (item.owner == ranks.rank()) own.push_back(item);
+  }
+  double observing = 0;
+  const std::size_t most = options.most_windows > 0 ? static_cast<std::size_t>(options.most_windows) : own.size();
+  for (std::size_t begin = 0; begin < own.size(); begin += most) {
+    observing += walk_batch(forward, std::span(own).subspan(begin, std::min(most, own.size() - begin)), pool, options, progress);
+  }
+  std::vector<std::vector<float>> observed(options.observed ? items.size() : 0);
+  std::vector<std::vector<float>*> lists;
+  std::vector<int> owners;
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    lists.push_back(items[i].losses);
+    owners.push_back(items[i].owner);
+    if (!options.observed) continue;
+    if (items[i].owner == ranks.rank()) observed[i] = options.observed(items[i].plan_number, items[i].window_number);
+    lists.push_back(&observed[i]);
+    owners.push_back(items[i].owner);
+  }
+  share_lists(ranks, lists, owners);
+  for (std::size_t i = 0; i < observed.size(); ++i) {
+    if (items[i].owner != ranks.rank()) options.take_observed(items[i].plan_number, items[i].window_number, observed[i]);
+  }
+  return observing;
+}
+
 // How many windows go into the next walk: as the activation budget allows, and where results are to be kept on the way, as many as
-// the walks so far would take kStoreSeconds for; one a thread before that is known. Whole rounds of the threads.
+// the walks so far would take kStoreSeconds for; one a thread before that is known. Whole rounds of the threads, of all processes.
 std::size_t batch_end(const std::vector<Item>& items, std::size_t begin, std::uint64_t token_bytes, std::size_t threads, const WalkOptions& options,
                       double seconds, std::int64_t tokens_done) {
   std::size_t end = begin;
   std::uint64_t bytes = 0;
   double tokens = 0;
+  const auto processes = static_cast<std::size_t>(options.group().size());
+  threads *= processes;
   const double rate = seconds > 0 ? static_cast<double>(tokens_done) / seconds : 0;
   while (end < items.size()) {
     const std::size_t count = end - begin;
     bytes += token_bytes * items[end].window->length;
-    if (options.most_windows > 0 && count >= static_cast<std::size_t>(options.most_windows)) break;
-    if (bytes > options.activation_bytes && count >= threads) break;
+    if (options.most_windows > 0 && count >= static_cast<std::size_t>(options.most_windows) * processes) break;
+    if (bytes > options.activation_bytes * processes && count >= threads) break;
     if (options.finished && count >= threads && count % threads == 0 && tokens >= rate * kStoreSeconds) break;
     tokens += static_cast<double>(items[end].window->length);
     ++end;
@@ -126,24 +161,28 @@ std::vector<std::vector<std::vector<float>>> walk_windows(const ForwardPass& for
                                                           WalkStatistics& statistics) {
   std::vector<std::vector<std::vector<float>>> losses(plans.size());
   std::vector<Item> items;
-  std::int64_t tokens = 0, longest = 0;
+  std::int64_t tokens = 0, own_tokens = 0, longest = 0;
+  Ranks& ranks = asked.group();
   for (std::size_t p = 0; p < plans.size(); ++p) {
     losses[p].resize(plans[p]->windows.size());
     for (std::size_t w = 0; w < losses[p].size(); ++w) {
-      items.push_back({plans[p], &plans[p]->windows[w], &losses[p][w], p, w});
+      const int owner = owner_of(ranks, static_cast<std::int64_t>(asked.number ? asked.number(p, w) : w));
+      items.push_back({plans[p], &plans[p]->windows[w], &losses[p][w], p, w, owner});
+      if (owner == ranks.rank()) own_tokens += static_cast<std::int64_t>(plans[p]->windows[w].length);
       tokens += static_cast<std::int64_t>(plans[p]->windows[w].length);
       longest = std::max(longest, static_cast<std::int64_t>(plans[p]->windows[w].length));
     }
   }
   const WalkOptions options = items.empty() ? asked : fit_memory(forward, asked, longest, pool.threads());
-  WalkProgress reporter(progress, static_cast<double>(tokens) * (static_cast<double>(forward.layers()) + (options.observer ? 2 : 1) * kHeadLayers));
+  WalkProgress reporter(progress, static_cast<double>(own_tokens) * (static_cast<double>(forward.layers()) + (options.observer ? 2 : 1) * kHeadLayers));
   double observing = 0;
   std::int64_t walked = 0;
   const auto started = std::chrono::steady_clock::now();
   const std::uint64_t token_bytes = static_cast<std::uint64_t>(forward.model().config.hidden) * sizeof(float);
   for (std::size_t begin = 0; begin < items.size();) {
-    const std::size_t end = batch_end(items, begin, token_bytes, static_cast<std::size_t>(pool.threads()), options, seconds_since(started), walked);
-    observing += walk_batch(forward, std::span(items).subspan(begin, end - begin), pool, options, reporter);
+    const std::size_t end = ranks.broadcast(static_cast<std::uint64_t>(
+        batch_end(items, begin, token_bytes, static_cast<std::size_t>(pool.threads()), options, seconds_since(started), walked)));
+    observing += walk_round(forward, std::span(items).subspan(begin, end - begin), pool, options, reporter);
     for (; begin < end; ++begin) {
       const Item& item = items[begin];
       walked += static_cast<std::int64_t>(item.window->length);

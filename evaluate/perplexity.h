@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "miq/base/progress.h"
+#include "miq/base/ranks.h"
 #include "miq/base/thread_pool.h"
 #include "miq/evaluate/figures.h"
 #include "miq/model/forward.h"
@@ -31,6 +32,15 @@ struct WalkOptions {
   // once is cut into several of about kStoreSeconds, so that whoever keeps the losses misses no more than that after a kill.
   std::function<void(std::size_t plan, std::size_t window, const std::vector<float>& losses)> finished;
   std::function<void()> batch_ended;  // after the last finished() of a walk
+  // Processes that share the windows: each walks its own, and all get all losses, the same bits as alone. A window's number decides whose it
+  // is: `number`'s, or its place in the plan. What the observer makes of a window goes the same way: `observed` gives it in the process
+  // that has it, and `take_observed` gets it in the others, before finished() is called in all.
+  Ranks* ranks = nullptr;
+  std::function<std::size_t(std::size_t plan, std::size_t window)> number;
+  std::function<std::vector<float>(std::size_t plan, std::size_t window)> observed;
+  std::function<void(std::size_t plan, std::size_t window, const std::vector<float>& values)> take_observed;
+
+  Ranks& group() const { return ranks ? *ranks : no_other_ranks(); }
 };
 inline constexpr double kStoreSeconds = 120;
 

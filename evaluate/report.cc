@@ -183,9 +183,11 @@ Json zeroshot_json(const ZeroShotResult& result) {
 }
 
 Json conditions_json(const Conditions& conditions) {
-  return {{"version", conditions.version},         {"torch_version", conditions.torch_version},
+  Json json{{"version", conditions.version},         {"torch_version", conditions.torch_version},
           {"device", conditions.device},           {"device_name", conditions.device_name},
           {"dtype", conditions.dtype},             {"threads", conditions.threads}};
+  if (conditions.processes > 1) json["processes"] = conditions.processes;
+  return json;
 }
 
 Json model_json(const ModelReport& model) {

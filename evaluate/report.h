@@ -21,6 +21,7 @@ struct Conditions {
   std::string device_name;  // the processor
   std::string dtype;        // "bfloat16"
   int threads = 0;
+  int processes = 1;  // each with that many threads
 };
 
 struct ModelReport {

@@ -22,6 +22,7 @@ Conditions read_conditions(const JsonFields& fields) {
   made.device_name = fields.text("device_name");
   made.dtype = fields.text("dtype");
   made.threads = static_cast<int>(fields.count("threads", 0, 1 << 20));
+  made.processes = static_cast<int>(fields.count("processes", 1, 1 << 24));
   return made;
 }
 

@@ -273,7 +273,10 @@ std::vector<ZeroShotResult> measure_zeroshot(const ForwardPass& forward, const Z
     for (const ZeroShotItem& item : task.items) result.choices += static_cast<std::int64_t>(item.choices.size());
   }
   std::vector<Sequence> sequences = encode_tasks(model, options.tasks, pool, results);
-  const std::vector<Unit> units = make_units(sequences, SharedPass::can_share(model.config));
+  std::vector<Unit> units = make_units(sequences, SharedPass::can_share(model.config));
+  Ranks& ranks = options.walk.group();
+  std::size_t number = 0;  // of several processes each takes its own units
+  std::erase_if(units, [&](const Unit&) { return owner_of(ranks, static_cast<std::int64_t>(number++)) != ranks.rank(); });
   const SharedPass shared(forward);
   std::int64_t tokens = 0;
   for (const Unit& unit : units) tokens += unit.rows.rows();
@@ -298,13 +301,16 @@ std::vector<ZeroShotResult> measure_zeroshot(const ForwardPass& forward, const Z
   }
   statistics.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
   statistics.tokens += tokens;
+  std::vector<double> likelihoods;  // 0 where another process has it
+  for (const Sequence& sequence : sequences) likelihoods.push_back(sequence.log_likelihood);
+  ranks.sum(likelihoods);
 
   std::vector<std::vector<std::vector<double>>> scores(options.tasks.size());
   for (std::size_t t = 0; t < scores.size(); ++t) {
     for (const ZeroShotItem& item : options.tasks[t].items) scores[t].emplace_back(item.choices.size());
   }
-  for (const Sequence& sequence : sequences) {
-    for (const std::size_t choice : sequence.choices) scores[sequence.task][sequence.item][choice] = sequence.log_likelihood;
+  for (std::size_t s = 0; s < sequences.size(); ++s) {
+    for (const std::size_t choice : sequences[s].choices) scores[sequences[s].task][sequences[s].item][choice] = likelihoods[s];
   }
   for (std::size_t t = 0; t < results.size(); ++t) {
     if (results[t].failed()) continue;

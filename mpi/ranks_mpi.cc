@@ -15,7 +15,7 @@
 
 namespace {
 
-constexpr std::uint64_t kPieceBytes = std::uint64_t{64} << 20;
+constexpr std::uint64_t kPieceBytes = std::uint64_t{16} << 20;
 constexpr std::size_t kNotesUnderWay = 256;  // a lost machine takes none: they must not pile up
 constexpr int kNoteTag = 1, kDataTag = 2;
 

@@ -115,6 +115,7 @@ EvaluationOptions evaluation_options(const Options& options, Session& session) {
   evaluation.perplexity.seqlen = options.seqlen;
   evaluation.perplexity.windows = options.windows;
   evaluation.perplexity.walk.memory_bytes = options.memory;
+  evaluation.perplexity.walk.ranks = &session.ranks();
   evaluation.type = compute_type(options.dtype);
   const RowJoin join = protocol(options.protocol).join;
   if (std::find(evaluation.metrics.begin(), evaluation.metrics.end(), "zeroshot") != evaluation.metrics.end()) {
@@ -176,6 +177,7 @@ std::string scratch_folder(const Options& options) {
 
 // Earlier results: no model is opened.
 ExitCode compare(const Options& options, Session& session) {
+  if (!session.ranks().first()) return ExitCode::Done;
   ReportOutputs outputs(options.outputs);
   std::vector<NamedReport> reports;
   for (const std::string& path : options.models) reports.push_back({fs::path(path).stem().string(), read_report(path)});
@@ -222,11 +224,12 @@ ExitCode evaluate(const Options& options, Session& session) {
     evaluation.reference = compared_with.get();
     evaluation.reference_named = reference.named;
   };
-  ReportOutputs outputs(options.outputs);
+  const bool first = session.ranks().first();  // of several processes it alone writes
+  ReportOutputs outputs(first ? options.outputs : OutputFlags{});
   // Written to while models are measured; opened now, as the other files are.
   std::unique_ptr<AtomicFile> losses;
-  if (!options.losses.empty()) losses = std::make_unique<AtomicFile>(options.losses);
-  if (!evaluation.texts.empty()) evaluation.cache = cache_options(options, session);
+  if (!options.losses.empty() && first) losses = std::make_unique<AtomicFile>(options.losses);
+  if (!evaluation.texts.empty() && first) evaluation.cache = cache_options(options, session);
   Report report;
   report.version = version();
   report.torch_version = torch_version();
@@ -234,6 +237,7 @@ ExitCode evaluate(const Options& options, Session& session) {
   report.device_name = processor_name();
   report.dtype = compute_type_name(evaluation.type);
   report.threads = session.pool().threads();
+  report.processes = session.ranks().size();
   report.protocol = options.protocol;
   std::string said;  // the last message about conditions: once is enough while they stay the same
   // The reference first: what the others are compared with is kept while its own losses are measured.
@@ -276,7 +280,7 @@ ExitCode evaluate(const Options& options, Session& session) {
     report.models[i].name = models[i].name;
   }
   if (losses) losses->commit();
-  outputs.finish(report, session);
+  if (first) outputs.finish(report, session);
   for (const ModelReport& model : report.models) {
     for (const std::string& failure : model.failures) session.warn(model.name + ": " + failure);
   }
@@ -354,5 +358,5 @@ int main(int argc, char** argv) {
       {"run-eval", "Evaluates models side by side: perplexity, zero-shot accuracy, size, bits per weight, sparsity, speed, memory.",
        [&](CLI::App& app) { declare(app, options); }, [&](Session& session) { return run(options, session); },
        "Example:\n  run-eval dense.miq small=mixed.miq --dataset wikitext2=wiki.test.raw --output report.json --html report.html\n"
-       "Exit status: 0 done, 1 failed, 2 wrong use, 3 done but a metric gave no value"});
+       "Exit status: 0 done, 1 failed, 2 wrong use, 3 done but a metric gave no value", true});
 }

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "miq/base/ranks.h"
 #include "miq/base/thread_pool.h"
 
 namespace at {
@@ -28,5 +29,8 @@ struct ChannelStatistics {
 // Adds the rows of `inputs` ([…, channels], F32 or BF16, contiguous, on the CPU). The first call sets the number of
 // channels. Throws Error when a later call has another number of channels or the dtype is another.
 void accumulate(ChannelStatistics& statistics, const at::Tensor& inputs, ThreadPool& pool);
+
+// Adds those of the other processes, in the rank `to` or in all; elsewhere they are unusable afterwards. `channels`: a rank may have seen no token.
+void sum_over(Ranks& ranks, ChannelStatistics& statistics, std::int64_t channels, int to = Ranks::kAll);
 
 }  // namespace miq

@@ -15,6 +15,7 @@
 #include <span>
 #include <vector>
 
+#include "miq/base/ranks.h"
 #include "miq/base/thread_pool.h"
 
 namespace miq {
@@ -31,6 +32,9 @@ class HessianSum {
   // processor has AVX-512 BF16 instructions). Throws Error naming
   // the index of an input that holds NaN or infinity, or has the wrong shape; the sum is then unusable.
   void add(std::span<const at::Tensor> inputs, ThreadPool& pool);
+
+  // Adds what the other processes added to theirs, in the rank `to` or in all; elsewhere it is unusable afterwards. Summed in float64.
+  void sum_over(Ranks& ranks, int to = Ranks::kAll);
 
   // [n, n] float32, symmetric, its diagonal E[x_j^2]: sum / tokens. Throws Error when nothing was added.
   at::Tensor mean() const;

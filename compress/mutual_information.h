@@ -43,6 +43,8 @@ class TokenSample {
   explicit TokenSample(std::int64_t expected, std::int64_t most = 8192);
   // [tokens, n] F32 or BF16 on the CPU.
   void add(const at::Tensor& inputs);
+  // The next token that is added is this one of those to come.
+  void skip_to(std::int64_t token) { seen_ = token; }
   at::Tensor rows() const;  // [kept, n] F32; undefined when nothing was added
 
  private:

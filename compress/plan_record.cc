@@ -8,7 +8,6 @@
 #include "miq/model/architecture.h"
 
 namespace miq {
-namespace {
 
 void write_site(RecordWriter& writer, const SitePlan& site) {
   const auto& [channels, energy, inverse_diagonal, information, information_within] = site;
@@ -23,6 +22,7 @@ void write_site(RecordWriter& writer, const SitePlan& site) {
   for (double value : {mean, largest, within, between}) writer.f64(value);
 }
 
+namespace {
 void check_channels(const RecordReader& reader, const ChannelGroups& channels, std::size_t width) {
   const auto& [order, group_of, starts] = channels;
   if (order.size() != width || group_of.size() != width) reader.refuse("a plan has another number of channels than the model");
@@ -39,6 +39,8 @@ void check_channels(const RecordReader& reader, const ChannelGroups& channels, s
   }
   if (!good) reader.refuse("a plan's groups contradict each other");
 }
+
+}  // namespace
 
 SitePlan read_site(RecordReader& reader, std::size_t width, const Recipe& recipe) {
   SitePlan site;
@@ -57,6 +59,8 @@ SitePlan read_site(RecordReader& reader, std::size_t width, const Recipe& recipe
   if ((!information_within.empty() || recipe.allocator == Allocator::Redundancy) && information_within.size() != static_cast<std::size_t>(channels.groups())) reader.refuse("a plan has another number of groups");
   return site;
 }
+
+namespace {
 
 void write_matrix(RecordWriter& writer, const MatrixPlan& matrix) {
   const auto& [bits_of_group, row_weights, pruned_of_group, least_importance, most_importance] = matrix;
@@ -111,6 +115,8 @@ std::map<std::string, Entry, std::less<>> read_matrices(RecordReader& reader, co
   return matrices;
 }
 
+}  // namespace
+
 MatrixCosts read_matrix_costs(RecordReader& reader, const LayerTensor& tensor, const Recipe& recipe) {
   MatrixCosts matrix;
   auto& [sensitivity, column_errors, scores, wide_scales] = matrix;
@@ -134,7 +140,18 @@ MatrixCosts read_matrix_costs(RecordReader& reader, const LayerTensor& tensor, c
   return matrix;
 }
 
-}  // namespace
+void write_matrix_costs(RecordWriter& writer, const MatrixCosts& matrix) {
+  const auto& [sensitivity, column_errors, scores, wide_scales] = matrix;
+  writer.list(sensitivity);
+  writer.list(column_errors);
+  writer.u64(scores.size());
+  for (const auto& [weights, first_bin, counts] : scores) {
+    writer.put(weights);
+    writer.put(first_bin);
+    writer.list(counts);
+  }
+  writer.u8(wide_scales);
+}
 
 void write_places(RecordWriter& writer, const LayerPlan& layer) {
   writer.u64(layer.places.size());
@@ -162,17 +179,8 @@ LayerPlan read_places(RecordReader& reader, const Config& config, const Recipe& 
 void write_costs(RecordWriter& writer, const LayerCosts& costs) {
   writer.u64(costs.size());
   for (const auto& [name, matrix] : costs) {
-    const auto& [sensitivity, column_errors, scores, wide_scales] = matrix;
     writer.text(name);
-    writer.list(sensitivity);
-    writer.list(column_errors);
-    writer.u64(scores.size());
-    for (const auto& [weights, first_bin, counts] : scores) {
-      writer.put(weights);
-      writer.put(first_bin);
-      writer.list(counts);
-    }
-    writer.u8(wide_scales);
+    write_matrix_costs(writer, matrix);
   }
 }
 

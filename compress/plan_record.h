@@ -17,6 +17,10 @@ std::vector<LayerPlan> read_plan(RecordReader& reader, const Config& config, con
 // What the two walks of a plan leave of one layer.
 void write_places(RecordWriter& writer, const LayerPlan& layer);
 LayerPlan read_places(RecordReader& reader, const Config& config, const Recipe& recipe, std::int64_t layer);
+void write_site(RecordWriter& writer, const SitePlan& site);
+SitePlan read_site(RecordReader& reader, std::size_t width, const Recipe& recipe);
+void write_matrix_costs(RecordWriter& writer, const MatrixCosts& matrix);
+MatrixCosts read_matrix_costs(RecordReader& reader, const LayerTensor& tensor, const Recipe& recipe);
 void write_costs(RecordWriter& writer, const LayerCosts& costs);
 LayerCosts read_costs(RecordReader& reader, const Config& config, const Recipe& recipe, std::int64_t layer);
 

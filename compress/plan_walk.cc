@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <optional>
 #include <set>
 
@@ -11,7 +12,9 @@
 #include "miq/compress/hessian.h"
 #include "miq/compress/predicted_loss.h"
 #include "miq/compress/quantizer.h"
-#include "miq/compress/run_journal.h"
+#include "miq/compress/plan_record.h"
+#include "miq/compress/rank_journal.h"
+#include "miq/compress/rank_sums.h"
 #include "miq/compress/walk.h"
 
 namespace miq {
@@ -22,14 +25,21 @@ struct SiteSums {
   std::optional<HessianSum> hessian;
   ChannelStatistics channels;
   std::optional<TokenSample> sample;
+  at::Tensor rows;                    // sampled by all ranks
+  std::int64_t tokens = 0, seen = 0;  // and windows
 
-  // `tokens`: how many may come.
-  void add(std::span<const at::Tensor> inputs, const Recipe& recipe, std::int64_t tokens, ThreadPool& pool) {
+  // `all`: how many tokens may come, in all ranks. A place that every token reaches is sampled as one rank would; an expert by its own order.
+  void add(InputPlace place, std::span<const at::Tensor> inputs, const Recipe& recipe, std::int64_t all, const Ranks& ranks, ThreadPool& pool) {
     const bool information = recipe.needs_information();
     if (information && recipe.mi_estimator == MiEstimator::Binned) {
-      if (!sample) sample.emplace(tokens);
-      for (const at::Tensor& window : inputs) sample->add(window);
+      if (!sample) sample.emplace(all);
+      for (const at::Tensor& window : inputs) {
+        if (!ranks.alone() && place.expert < 0) sample->skip_to((ranks.rank() + seen * ranks.size()) * window.size(0));
+        sample->add(window);
+        ++seen;
+      }
     }
+    for (const at::Tensor& window : inputs) tokens += window.size(0);
     if (information || recipe.sparsity > 0) {
       if (!hessian) hessian.emplace(inputs.front().size(1));
       hessian->add(inputs, pool);
@@ -39,6 +49,42 @@ struct SiteSums {
     }
   }
 };
+
+// The rank that measures each place: what its Hessian costs there.
+std::map<InputPlace, int> owners_of(const Ranks& ranks, std::span<const InputPlace> places, const std::map<InputPlace, std::int64_t>& widths) {
+  std::vector<double> costs;
+  for (InputPlace place : places) costs.push_back(std::pow(static_cast<double>(widths.at(place)), 3));
+  const std::vector<int> owners = spread_jobs(costs, ranks.size());
+  std::map<InputPlace, int> result;
+  for (std::size_t p = 0; p < places.size(); ++p) result[places[p]] = owners[p];
+  return result;
+}
+
+// Sums of all ranks, in the rank that measures the place. What is left in `sums` are places that any token reached.
+void sum_places(Ranks& ranks, std::span<const InputPlace> places, const std::map<InputPlace, int>& owners, const std::map<InputPlace, std::int64_t>& widths,
+                const Recipe& recipe, std::map<InputPlace, SiteSums>& sums) {
+  if (ranks.alone()) return;
+  std::vector<double> tokens;
+  for (InputPlace place : places) tokens.push_back(static_cast<double>(sums[place].tokens));
+  ranks.sum(tokens);
+  const bool information = recipe.needs_information(), binned = information && recipe.mi_estimator == MiEstimator::Binned;
+  for (std::size_t p = 0; p < places.size(); ++p) {
+    if (tokens[p] == 0) {
+      sums.erase(places[p]);
+      continue;
+    }
+    SiteSums& site = sums.at(places[p]);
+    const std::int64_t width = widths.at(places[p]);
+    const int owner = owners.at(places[p]);
+    if (information || recipe.sparsity > 0) {
+      if (!site.hessian) site.hessian.emplace(width);
+      site.hessian->sum_over(ranks, owner);
+    }
+    if (information || recipe.sparsity == 0) sum_over(ranks, site.channels, width, owner);
+    if (binned) site.rows = gather_rows(ranks, site.sample ? site.sample->rows() : at::Tensor(), width, owner);
+    if (ranks.rank() != owner) site = {};
+  }
+}
 
 // What is known of a site whatever its groups; its information too, which a plan does not keep.
 struct SiteFacts {
@@ -58,7 +104,7 @@ SiteFacts measure_site(const SiteSums& sums, const Recipe& recipe, ThreadPool& p
   }
   const auto channels = static_cast<std::int64_t>(site.energy.size());
   if (recipe.needs_information()) {
-    facts.information = recipe.mi_estimator == MiEstimator::Binned ? binned_mutual_information(sums.sample->rows(), pool)
+    facts.information = recipe.mi_estimator == MiEstimator::Binned ? binned_mutual_information(sums.rows.defined() ? sums.rows : sums.sample->rows(), pool)
                                                              : gaussian_mutual_information(hessian, sums.channels.mean(), pool);
   }
   if (recipe.sparsity > 0) {
@@ -152,7 +198,7 @@ std::vector<double> column_squares(const at::Tensor& x) {
 }
 
 LayerCosts walk_layer_back(const ForwardPass& dense, const LayerWeights& weights, std::span<const at::Tensor> inputs,
-                           std::vector<at::Tensor>& gradients, ThreadPool& pool) {
+                           std::vector<at::Tensor>& gradients, double all_tokens, ThreadPool& pool) {
   std::vector<std::map<std::string, std::vector<double>, std::less<>>> squares(inputs.size());
   pool.for_each(static_cast<std::int64_t>(inputs.size()), [&](std::int64_t unit) {
     const auto w = static_cast<std::size_t>(unit);
@@ -162,15 +208,34 @@ LayerCosts walk_layer_back(const ForwardPass& dense, const LayerWeights& weights
     gradients[w] = dense.backward_layer(weights, inputs[w].to(at::kFloat), gradients[w], observe);
   });
   LayerCosts costs;
-  const double tokens = static_cast<double>(inputs.front().size(0)) * static_cast<double>(inputs.size());
   for (const auto& window : squares) {
     for (const auto& [rule, sum] : window) {
       std::vector<double>& f = costs[rule].sensitivity;
       f.resize(sum.size());
-      for (std::size_t r = 0; r < f.size(); ++r) f[r] += sum[r] / tokens;
+      for (std::size_t r = 0; r < f.size(); ++r) f[r] += sum[r] / all_tokens;
     }
   }
   return costs;
+}
+
+// Sums of all ranks, in all.
+void sum_sensitivities(Ranks& ranks, const std::vector<LayerTensor>& tensors, LayerCosts& costs) {
+  if (ranks.alone()) return;
+  std::vector<double> all;
+  for (const LayerTensor& tensor : tensors) {
+    if (!tensor.linear()) continue;
+    std::vector<double>& f = costs[std::string(tensor.name)].sensitivity;
+    f.resize(static_cast<std::size_t>(tensor.shape[0]));
+    all.insert(all.end(), f.begin(), f.end());
+  }
+  ranks.sum(all);
+  auto next = all.begin();
+  for (const LayerTensor& tensor : tensors) {
+    if (!tensor.linear()) continue;
+    std::vector<double>& f = costs[std::string(tensor.name)].sensitivity;
+    std::copy_n(next, f.size(), f.begin());
+    next += static_cast<std::ptrdiff_t>(f.size());
+  }
 }
 
 // Whether the scales of the finest width are too small for F16; those of the others are larger.
@@ -218,10 +283,12 @@ at::Tensor matrix_values(const Model& model, std::int64_t layer, std::string_vie
 
 std::vector<std::vector<at::Tensor>> walk_forward(const ForwardPass& dense, const Calibration& calibration,
                                                   std::span<const Recipe> recipes, std::vector<std::vector<LayerPlan>>& plans,
-                                                  ThreadPool& pool, const PlanProgress& advance, RunJournal* journal, const WorkingMemory& memory) {
+                                                  ThreadPool& pool, const PlanProgress& advance, RankJournal* journal, const WorkingMemory& memory,
+                                                  Ranks& ranks, std::int64_t windows) {
   const Recipe& recipe = recipes.front();  // they differ in the groups alone
   Walk walk(dense, calibration, pool, memory);
-  const std::int64_t back = std::min(walk.windows(), kSensitivityWindows);
+  const std::int64_t back = share_of(ranks, std::min(windows, kSensitivityWindows));  // of this rank
+  const std::int64_t tokens = windows * walk.tokens() / walk.windows();
   const at::ScalarType kept_type = dense.type() == ComputeType::BFloat16 ? at::kBFloat16 : at::kFloat;
   std::vector<std::vector<at::Tensor>> states;
   auto keep = [&](const std::vector<at::Tensor>& hidden, at::ScalarType type) {
@@ -252,17 +319,36 @@ std::vector<std::vector<at::Tensor>> walk_forward(const ForwardPass& dense, cons
     const bool hessians = recipe.needs_information() || recipe.sparsity > 0;
     const auto batches = place_batches(dense.model().config, l, hessians ? memory.hessians : 0);
     std::set<InputPlace> seen;
+    std::map<InputPlace, std::int64_t> widths;
+    for (const LayerTensor& tensor : layer_tensors(dense.model().config, l)) {
+      if (tensor.linear()) widths[tensor.place()] = tensor.shape[1];
+    }
     for (std::size_t b = 0; b < batches.size(); ++b) {
       std::map<InputPlace, SiteSums> sums;
       const auto add = [&](InputPlace place, std::span<const at::Tensor> inputs) {
-        if (std::binary_search(batches[b].begin(), batches[b].end(), place)) sums[place].add(inputs, recipe, walk.tokens(), pool);
+        if (std::binary_search(batches[b].begin(), batches[b].end(), place)) sums[place].add(place, inputs, recipe, tokens, ranks, pool);
       };
       walk.observe(weights, add, b + 1 == batches.size());
+      const std::map<InputPlace, int> owners = owners_of(ranks, batches[b], widths);
+      sum_places(ranks, batches[b], owners, widths, recipe, sums);
+      RecordWriter found;  // for the other ranks
       for (auto& [place, site] : sums) {
-        const SiteFacts facts = measure_site(site, recipe, pool);
-        for (std::size_t c = 0; c < recipes.size(); ++c) plans[c][layer].places[place] = group_site(facts, recipes[c], place_number(l, place), pool);
-        site = {};
         seen.insert(place);
+        if (owners.at(place) != ranks.rank()) continue;
+        const SiteFacts facts = measure_site(site, recipe, pool);
+        for (std::size_t c = 0; c < recipes.size(); ++c) {
+          plans[c][layer].places[place] = group_site(facts, recipes[c], place_number(l, place), pool);
+          if (!ranks.alone()) write_site(found, plans[c][layer].places[place]);
+        }
+        site = {};
+      }
+      if (ranks.alone()) continue;
+      std::vector<RecordReader> all = exchange_records(ranks, found);
+      for (const auto& [place, site] : sums) {
+        const int owner = owners.at(place);
+        for (std::size_t c = 0; owner != ranks.rank() && c < recipes.size(); ++c) {
+          plans[c][layer].places[place] = read_site(all[static_cast<std::size_t>(owner)], static_cast<std::size_t>(widths.at(place)), recipes[c]);
+        }
       }
     }
     if (batches.empty()) walk.advance(weights);
@@ -282,11 +368,12 @@ std::vector<std::vector<at::Tensor>> walk_forward(const ForwardPass& dense, cons
 
 std::vector<std::vector<LayerCosts>> walk_back(const ForwardPass& dense, const Calibration& calibration, std::span<const Recipe> recipes,
                                                const std::vector<std::vector<LayerPlan>>& plans, std::vector<std::vector<at::Tensor>> states,
-                                               ThreadPool& pool, const PlanProgress& advance, RunJournal* journal) {
+                                               ThreadPool& pool, const PlanProgress& advance, RankJournal* journal, Ranks& ranks, std::int64_t windows) {
   const auto stage = [&](std::int64_t l) { advance(layer_stage("sensitivity of", l, dense.layers()), kPlanBackwardShare / static_cast<double>(dense.layers())); };
   std::int64_t last = dense.layers() - 1;
   std::vector<std::vector<LayerCosts>> costs(recipes.size(), std::vector<LayerCosts>(plans.front().size()));
   std::vector<at::Tensor> gradients(states.back().size());
+  const double tokens = static_cast<double>(calibration.windows.front().size()) * static_cast<double>(std::min(windows, kSensitivityWindows));
   if (journal && journal->walked_back() > 0) {
     const std::int64_t end = last - journal->walked_back();
     gradients = journal->take_states();
@@ -304,15 +391,32 @@ std::vector<std::vector<LayerCosts>> walk_back(const ForwardPass& dense, const C
   }
   for (std::int64_t l = last; l >= 0; --l) {
     const auto layer = static_cast<std::size_t>(l);
-    costs.front()[layer] = walk_layer_back(dense, dense.load_layer(l), states.back(), gradients, pool);
+    costs.front()[layer] = walk_layer_back(dense, dense.load_layer(l), states.back(), gradients, tokens, pool);
+    sum_sensitivities(ranks, layer_tensors(dense.model().config, l), costs.front()[layer]);
     states.pop_back();
     fill_unseen_sensitivities(dense.model().config, l, costs.front()[layer]);
     for (std::size_t c = 1; c < recipes.size(); ++c) costs[c][layer] = costs.front()[layer];
-    for (const LayerTensor& rule : layer_tensors(dense.model().config, l)) {
-      if (!rule.linear()) continue;
-      const at::Tensor w = matrix_values(dense.model(), l, rule.name);
+    std::vector<LayerTensor> linears = layer_tensors(dense.model().config, l);
+    std::erase_if(linears, [](const LayerTensor& rule) { return !rule.linear(); });
+    std::vector<double> sizes;
+    for (const LayerTensor& rule : linears) sizes.push_back(static_cast<double>(rule.shape[0]) * static_cast<double>(rule.shape[1]));
+    const std::vector<int> owners = spread_jobs(sizes, ranks.size());
+    RecordWriter found;  // for the other ranks
+    for (std::size_t i = 0; i < linears.size(); ++i) {
+      if (owners[i] != ranks.rank()) continue;
+      const at::Tensor w = matrix_values(dense.model(), l, linears[i].name);
       for (std::size_t c = 0; c < recipes.size(); ++c) {
-        cost_matrix(w, plans[c][layer].places.at(rule.place()), recipes[c], costs[c][layer][std::string(rule.name)], pool);
+        MatrixCosts& matrix = costs[c][layer][std::string(linears[i].name)];
+        cost_matrix(w, plans[c][layer].places.at(linears[i].place()), recipes[c], matrix, pool);
+        if (!ranks.alone()) write_matrix_costs(found, matrix);
+      }
+    }
+    if (!ranks.alone()) {
+      std::vector<RecordReader> all = exchange_records(ranks, found);
+      for (std::size_t i = 0; i < linears.size(); ++i) {
+        for (std::size_t c = 0; owners[i] != ranks.rank() && c < recipes.size(); ++c) {
+          costs[c][layer][std::string(linears[i].name)] = read_matrix_costs(all[static_cast<std::size_t>(owners[i])], linears[i], recipes[c]);
+        }
       }
     }
     if (journal) journal->keep_costs(l, costs.front()[layer], l > 0 ? gradients : std::vector<at::Tensor>{});

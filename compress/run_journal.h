@@ -13,22 +13,15 @@
 
 #include "miq/base/thread_pool.h"
 #include "miq/compress/calibration.h"
+#include "miq/compress/matrix_record.h"
 #include "miq/compress/methods.h"
 #include "miq/compress/plan.h"
 #include "miq/compress/plan_costs.h"
-#include "miq/compress/solve.h"
 #include "miq/formats/journal.h"
 #include "miq/formats/record_bytes.h"
 #include "miq/model/model.h"
 
 namespace miq {
-
-// A matrix of a finished layer. `result` without its values: they are in `stored`.
-struct FinishedMatrix {
-  std::string rule, name;  // "self_attn.q_proj.weight" and the tensor's whole name
-  MatrixResult result;
-  Tensor stored;
-};
 
 class RunJournal {
  public:

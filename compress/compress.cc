@@ -19,6 +19,9 @@
 #include "miq/compress/plan.h"
 #include "miq/compress/report.h"
 #include "miq/compress/reshape.h"
+#include "miq/compress/rank_journal.h"
+#include "miq/compress/rank_sums.h"
+#include "miq/compress/rank_work.h"
 #include "miq/compress/run_journal.h"
 #include "miq/compress/solve.h"
 #include "miq/compress/tune.h"
@@ -30,17 +33,13 @@ namespace {
 using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-MatrixResult without_values(MatrixResult result) {
-  result.values = at::Tensor();
-  result.packed.reset();
-  return result;
-}
+using SolvedMatrices = std::vector<std::pair<FinishedMatrix, double>>;  // and the seconds that each took
 
 class Driver {
  public:
   Driver(const Model& model, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool, const ProgressFunction& progress,
-         const MessageFunction& message, RunJournal* journal, const WorkingMemory& memory)
-      : dense_(model), calibration_(calibration), recipe_(recipe), pool_(pool), progress_(progress), message_(message), journal_(journal), memory_(memory),
+         const MessageFunction& message, RankJournal* journal, const WorkingMemory& memory, Ranks& ranks)
+      : dense_(model), calibration_(calibration), recipe_(recipe), pool_(pool), progress_(progress), message_(message), journal_(journal), memory_(memory), ranks_(ranks),
         report_(recipe_) {
     result_.model = model;
   }
@@ -82,11 +81,11 @@ class Driver {
     if (known) plan_ = *journal_->plan();
     if (planned) {
       plan_ = make_plan(forward, calibration_, recipe_, pool_,
-                        [&](std::string_view stage, double share) { advance(stage, share * plan_visits); }, journal_, memory_);
+                        [&](std::string_view stage, double share) { advance(stage, share * plan_visits); }, journal_, memory_, ranks_);
       if (journal_) journal_->keep_plan(plan_);
     }
     std::optional<Walk> walk;
-    if (needs_calibration(recipe_) && finished < forward.layers()) walk.emplace(forward, calibration_, pool_, memory_);
+    if (needs_calibration(recipe_) && finished < forward.layers()) walk.emplace(forward, own_windows(ranks_, calibration_), pool_, memory_);
     for (std::int64_t l = 0; l < finished; ++l) restore_layer(l);
     if (finished > 0 && walk) walk->restore(journal_->take_states());
     for (std::int64_t l = finished; l < forward.layers(); ++l) compress_layer(forward, walk ? &*walk : nullptr, l);
@@ -162,14 +161,11 @@ class Driver {
     for (std::size_t b = 0; b < batches.size(); ++b) {
       std::map<InputPlace, InputStatistics> inputs;
       if (walk) {
-        inputs = observe(batches[b], [&](const Walk::BatchObserver& observer) { walk->observe(*before, observer, false); });
+        inputs = observe(layer, batches[b], [&](const Walk::BatchObserver& observer) { walk->observe(*before, observer, false); });
         if (b + 1 == batches.size()) before.reset();
         advance(stage, visit(walk) / static_cast<double>(batches.size()));
       }
-      for (InputPlace place : batches[b]) {
-        compress_place(layer, place, inputs[place]);
-        inputs[place] = {};
-      }
+      compress_places(layer, batches[b], inputs);
     }
     advance(stage, walk && batches.empty() ? 2 * visit(walk) : visit(walk));
     if (more) walk->advance(forward.load_layer(layer));
@@ -189,11 +185,8 @@ class Driver {
         std::vector<InputPlace> places;
         std::copy_if(batch.begin(), batch.end(), std::back_inserter(places), [&](InputPlace place) { return place.site == site; });
         if (places.empty()) continue;
-        std::map<InputPlace, InputStatistics> inputs = observe(places, [&](const Walk::BatchObserver& observer) { walk.show(weights, site, observer); });
-        for (InputPlace place : places) {
-          compress_place(layer, place, inputs[place]);
-          inputs[place] = {};
-        }
+        std::map<InputPlace, InputStatistics> inputs = observe(layer, places, [&](const Walk::BatchObserver& observer) { walk.show(weights, site, observer); });
+        compress_places(layer, places, inputs);
       }
       take_compressed(forward, site, weights);
       advance(layer_stage("", layer, forward.layers()), visit(&walk) / 2);
@@ -214,7 +207,7 @@ class Driver {
   }
 
   // What `places` (in rising order) read, from a visit that shows it.
-  std::map<InputPlace, InputStatistics> observe(std::span<const InputPlace> places, const std::function<void(const Walk::BatchObserver&)>& visit) {
+  std::map<InputPlace, InputStatistics> observe(std::int64_t layer, std::span<const InputPlace> places, const std::function<void(const Walk::BatchObserver&)>& visit) {
     std::map<InputPlace, InputStatistics> inputs;
     std::map<InputPlace, HessianSum> sums;
     visit([&](InputPlace place, std::span<const at::Tensor> batch) {
@@ -226,6 +219,7 @@ class Driver {
         if (needs_channel_statistics(recipe_)) accumulate(input.channels, window, pool_);
       }
     });
+    if (!ranks_.alone()) RankWork(ranks_, result_.model.config, layer, places).sum_inputs(ranks_, recipe_, sums, inputs);
     for (auto& [place, sum] : sums) {
       inputs[place].hessian = sum.mean();
       sum = HessianSum(0);
@@ -233,7 +227,19 @@ class Driver {
     return inputs;
   }
 
-  void compress_place(std::int64_t layer, InputPlace place, const InputStatistics& input) {
+  // Takes the inputs away.
+  void compress_places(std::int64_t layer, std::span<const InputPlace> places, std::map<InputPlace, InputStatistics>& inputs) {
+    const RankWork work(ranks_, result_.model.config, layer, places);
+    SolvedMatrices solved;
+    for (InputPlace place : places) {
+      compress_place(layer, place, std::exchange(inputs[place], {}), work, solved);
+      if (ranks_.alone()) take_solved(layer, std::exchange(solved, {}));
+    }
+    if (!ranks_.alone()) take_solved(layer, RankWork::exchange(ranks_, result_.model, solved, layer));
+  }
+
+  // Of this place, what is this rank's to solve.
+  void compress_place(std::int64_t layer, InputPlace place, const InputStatistics& input, const RankWork& work, SolvedMatrices& done) {
     const auto start = Clock::now();
     const Architecture& table = architecture(result_.model.config.architecture);
     const LayerPlan* layer_plan = plan_.empty() ? nullptr : &plan_[static_cast<std::size_t>(layer)];
@@ -242,7 +248,7 @@ class Driver {
     std::vector<std::string> names;
     std::int64_t weights = 0;
     for (const LayerTensor& rule : layer_tensors(result_.model.config, layer)) {
-      if (!rule.linear() || rule.place() != place) continue;
+      if (!rule.linear() || rule.place() != place || !work.solves(rule.name)) continue;
       names.push_back(layer_tensor_name(table, layer, rule.name));
       MatrixJob& job = jobs.emplace_back();
       job.rule = rule.name;
@@ -259,9 +265,21 @@ class Driver {
     const double seconds = seconds_since(start);
     for (std::size_t i = 0; i < jobs.size(); ++i) {
       const double share = static_cast<double>(jobs[i].weights.numel()) / static_cast<double>(weights);
-      const std::string line = report_.add(layer, jobs[i].rule, names[i], solved[i], result_.model.tensors.at(names[i]), site_plan, seconds * share);
+      solved[i].values = at::Tensor();
+      done.emplace_back(FinishedMatrix{jobs[i].rule, names[i], std::move(solved[i]), result_.model.tensors.at(names[i])}, seconds * share);
+    }
+  }
+
+  // This rank's are in the model already.
+  void take_solved(std::int64_t layer, SolvedMatrices solved) {
+    for (auto& [matrix, seconds] : solved) {
+      Tensor& tensor = result_.model.tensors.at(matrix.name);
+      if (!ranks_.alone()) tensor = memory_.keep(std::move(matrix.stored));
+      const std::string line = report_.add(layer, matrix.rule, matrix.name, matrix.result, tensor, plan_of(layer, matrix.rule), seconds);
       if (message_) message_(line);
-      if (journal_) finished_.push_back({jobs[i].rule, names[i], without_values(std::move(solved[i])), result_.model.tensors.at(names[i])});
+      if (!journal_) continue;
+      matrix.result.packed.reset();
+      finished_.push_back({std::move(matrix.rule), std::move(matrix.name), std::move(matrix.result), tensor});
     }
   }
 
@@ -278,8 +296,9 @@ class Driver {
   ThreadPool& pool_;
   const ProgressFunction& progress_;
   const MessageFunction& message_;
-  RunJournal* journal_;
+  RankJournal* journal_;
   const WorkingMemory memory_;
+  Ranks& ranks_;
   CompressionReport report_;
   CompressResult result_;
   std::vector<LayerPlan> plan_;
@@ -290,17 +309,23 @@ class Driver {
 }  // namespace
 
 CompressResult compress(const Model& model, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool,
-                        const ProgressFunction& progress, const MessageFunction& message, RunJournal* journal, const WorkingMemory& memory) {
+                        const ProgressFunction& progress, const MessageFunction& message, RunJournal* journal, const WorkingMemory& memory, Ranks& ranks) {
   const bool reads = needs_calibration(recipe) || recipe.tune != Tune::None || recipe.channel_scaling;
   if (reads && calibration.windows.empty()) throw Error("no calibration windows");
+  if (!ranks.alone() && (reshapes(*recipe.method) || recipe.tune != Tune::None || recipe.channel_scaling)) {
+    throw UsageError("slicegpt, structured, --tune and --channel-scaling run in one process; start it without mpirun or srun");
+  }
   if (reshapes(*recipe.method)) return reshape_model(model, calibration, recipe, pool, progress, message);
-  if (!recipe.channel_scaling) return Driver(model, calibration, recipe, pool, progress, message, journal, memory).run();
+  std::optional<RankJournal> kept;
+  if (ranks.broadcast(static_cast<std::uint64_t>(journal != nullptr))) kept.emplace(ranks, journal, model, recipe);
+  RankJournal* const all_kept = kept ? &*kept : nullptr;
+  if (!recipe.channel_scaling) return Driver(model, calibration, recipe, pool, progress, message, all_kept, memory, ranks).run();
   double done = 0;
   ChannelScaling scaled = scale_channels(model, calibration, recipe, pool, memory, [&](double share) {
     done += share;
     if (progress) progress({"channel scales", done, 1});
   });
-  CompressResult result = Driver(scaled.model, calibration, recipe, pool, progress, message, journal, memory).run();
+  CompressResult result = Driver(scaled.model, calibration, recipe, pool, progress, message, all_kept, memory, ranks).run();
   result.model.statistics["channel_scaling"] = std::move(scaled.record);
   return result;
 }

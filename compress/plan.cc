@@ -8,8 +8,11 @@
 #include "miq/base/error.h"
 #include "miq/compress/plan_bits.h"
 #include "miq/compress/plan_costs.h"
+#include "miq/compress/plan_record.h"
 #include "miq/compress/plan_walk.h"
 #include "miq/compress/predicted_loss.h"
+#include "miq/compress/rank_journal.h"
+#include "miq/compress/rank_sums.h"
 #include "miq/compress/sparsity_plan.h"
 #include "miq/model/matrix_kind.h"
 
@@ -150,19 +153,20 @@ std::int64_t plan_windows(const Config& config, std::int64_t windows, std::int64
 }
 
 std::vector<LayerPlan> make_plan(const ForwardPass& dense, const Calibration& all, const Recipe& recipe, ThreadPool& pool,
-                                 const PlanProgress& advance, RunJournal* journal, const WorkingMemory& memory) {
+                                 const PlanProgress& advance, RankJournal* journal, const WorkingMemory& memory, Ranks& ranks) {
   Calibration calibration;
   const auto seqlen = static_cast<std::int64_t>(all.windows.front().size());
   const std::int64_t few = plan_windows(dense.model().config, static_cast<std::int64_t>(all.windows.size()), seqlen);
   calibration.windows.assign(all.windows.begin(), all.windows.begin() + few);
+  calibration = own_windows(ranks, calibration);
   const std::vector<Recipe> recipes = candidates(recipe);
   if (recipes.size() > 1) journal = nullptr;  // its steps hold one way to group the channels; the finished plan is kept all the same
   std::vector<std::vector<LayerPlan>> plans(recipes.size(), std::vector<LayerPlan>(static_cast<std::size_t>(dense.layers())));
-  auto states = walk_forward(dense, calibration, recipes, plans, pool, advance, journal, memory);
-  std::vector<std::vector<LayerCosts>> costs = walk_back(dense, calibration, recipes, plans, std::move(states), pool, advance, journal);
+  auto states = walk_forward(dense, calibration, recipes, plans, pool, advance, journal, memory, ranks, few);
+  std::vector<std::vector<LayerCosts>> costs = walk_back(dense, calibration, recipes, plans, std::move(states), pool, advance, journal, ranks, few);
   std::size_t best = 0;
   double least = INFINITY;
-  for (std::size_t c = 0; c < recipes.size(); ++c) {
+  for (std::size_t c = 0; ranks.first() && c < recipes.size(); ++c) {
     double loss = 0;
     try {
       std::vector<std::vector<double>> kept;
@@ -175,10 +179,18 @@ std::vector<LayerPlan> make_plan(const ForwardPass& dense, const Calibration& al
     if (loss < least) best = c, least = loss;
   }
   std::vector<LayerPlan> plan = std::move(plans[best]);
-  for_each_matrix(dense, [&](std::size_t l, const LayerTensor& rule) {
-    const std::vector<double>& f = costs[best][l].find(rule.name)->second.sensitivity;
-    plan[l].matrices[std::string(rule.name)].row_weights.assign(f.begin(), f.end());
-  });
+  if (ranks.first()) {
+    for_each_matrix(dense, [&](std::size_t l, const LayerTensor& rule) {
+      const std::vector<double>& f = costs[best][l].find(rule.name)->second.sensitivity;
+      plan[l].matrices[std::string(rule.name)].row_weights.assign(f.begin(), f.end());
+    });
+  }
+  if (!ranks.alone()) {
+    RecordWriter writer;
+    if (ranks.first()) write_plan(writer, plan);
+    RecordReader reader = share_record(ranks, writer);
+    if (!ranks.first()) plan = read_plan(reader, dense.model().config, recipe);
+  }
   advance("budget", 1 - kPlanForwardShare - kPlanBackwardShare);
   return plan;
 }

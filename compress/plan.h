@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "miq/base/progress.h"
+#include "miq/base/ranks.h"
 #include "miq/base/thread_pool.h"
 #include "miq/compress/calibration.h"
 #include "miq/compress/grouping.h"
@@ -28,7 +29,7 @@
 
 namespace miq {
 
-class RunJournal;  // run_journal.h
+class RankJournal;  // rank_journal.h
 
 // What is known of one place (InputPlace).
 struct SitePlan {
@@ -60,10 +61,11 @@ std::int64_t plan_windows(const Config& config, std::int64_t windows, std::int64
 // Shares of the plan's work that its two walks take.
 inline constexpr double kPlanForwardShare = 0.45, kPlanBackwardShare = 0.45;
 
+// The same plan in all ranks, which call it together; the walks are shared (plan_walk.h), the budget is rank 0's work.
 // `advance` is called with the share of the plan's work that was just done (all shares sum to 1, but for what the journal spares). With a
 // journal, layers that an earlier run measured or walked back are taken from it, and those of this run are kept in it.
 std::vector<LayerPlan> make_plan(const ForwardPass& dense, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool,
-                                 const std::function<void(std::string_view stage, double share)>& advance, RunJournal* journal = nullptr,
-                                 const WorkingMemory& memory = {});
+                                 const std::function<void(std::string_view stage, double share)>& advance, RankJournal* journal = nullptr,
+                                 const WorkingMemory& memory = {}, Ranks& ranks = no_other_ranks());
 
 }  // namespace miq

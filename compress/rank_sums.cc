@@ -54,10 +54,12 @@ void HessianSum::sum_over(Ranks& ranks, int to) {
 void sum_over(Ranks& ranks, ChannelStatistics& statistics, std::int64_t channels, int to) {
   if (ranks.alone()) return;
   const std::array<std::vector<double>*, 4> lists{&statistics.sum, &statistics.sum_abs, &statistics.sum_squares, &statistics.sum_fourths};
-  std::vector<double> all{static_cast<double>(statistics.tokens)};
-  for (std::vector<double>* list : lists) {
-    list->resize(static_cast<std::size_t>(channels));
-    all.insert(all.end(), list->begin(), list->end());
+  const auto width = static_cast<std::size_t>(channels);
+  std::vector<double> all(1 + lists.size() * width);
+  all.front() = static_cast<double>(statistics.tokens);
+  for (std::size_t i = 0; i < lists.size(); ++i) {
+    lists[i]->resize(width);
+    std::copy(lists[i]->begin(), lists[i]->end(), all.begin() + static_cast<std::ptrdiff_t>(1 + i * width));
   }
   ranks.sum(all, to);
   statistics.tokens = static_cast<std::int64_t>(all.front());

@@ -5,6 +5,7 @@
 
 #include "miq/compress/compress.h"
 #include "miq/compress/forecast.h"
+#include "miq/compress/rank_sums.h"
 #include "miq/compress/run_journal.h"
 #include "miq/converters/hugging_face_writer.h"
 #include "miq/converters/open_model.h"
@@ -37,6 +38,7 @@ void evaluate(const Options& options, const Model& model, ComputeType compute, c
   PerplexityOptions settings;
   settings.seqlen = options.eval_seqlen;
   settings.windows = options.eval_windows;
+  settings.walk.ranks = &session.ranks();
   WalkStatistics statistics;
   for (const Perplexity& result : measure_perplexity(forward, texts, settings, session.pool(), session.progress_function(), statistics)) {
     if (result.failed()) throw Error(result.text + ": " + result.failure);
@@ -110,12 +112,41 @@ std::uint64_t decoded_bytes(const Model& model, const std::string& path) {
   return bytes > file ? bytes : 0;
 }
 
+// Of rank 0; in the other processes it is much the same.
+std::string traffic_text(const Ranks& ranks) {
+  const Ranks::Traffic& traffic = ranks.traffic();
+  std::ostringstream line;
+  line.setf(std::ios::fixed);
+  line.precision(1);
+  line << ranks.size() << " processes: " << static_cast<double>(traffic.summed) / 1e6 << " MB summed, " << static_cast<double>(traffic.broadcast) / 1e6 << " MB broadcast, "
+       << static_cast<double>(traffic.sent) / 1e6 << " MB to and from process 1, which spent " << traffic.seconds << " s in that and waiting";
+  return line.str();
+}
+
+// What the run will take, for people; and what of it goes where, under --memory.
+std::string plan_run(const Model& model, const std::string& path, const Calibration& calibration, const Recipe& recipe, const Options& options,
+                     std::optional<ScratchFolder>& scratch, Session& session, WorkingMemory& memory) {
+  const Rates rates = measure_rates(model, static_cast<std::int64_t>(calibration.windows.front().size()), recipe, session.pool());
+  Forecast expected = forecast(model, calibration, recipe, rates);
+  expected.memory.source = scratch ? 0 : decoded_bytes(model, path);
+  std::string plan = forecast_text(expected, calibration, recipe);
+  if (!scratch) return plan;
+  const MemoryFit fit = fit_memory(expected, *options.memory);
+  if (fit.disk) {
+    scratch->require(fit.disk_bytes);
+    memory = {&*scratch, fit.hessians};
+  }
+  return plan + "\n" + fit_text(fit, *options.memory, scratch->path());
+}
+
 ExitCode run(const Options& options, Session& session) {
   // Everything that can be refused without work is refused first.
   if (options.output.empty() && options.save.empty() && options.eval.empty() && !options.dry_run) {
     throw UsageError("give -o OUT.miq, --save FOLDER, or --eval NAME to only look at the result");
   }
-  if (!options.output.empty()) AtomicFile{options.output};  // throws where it cannot be written; leaves nothing
+  Ranks& ranks = session.ranks();
+  const bool first = ranks.first();  // of several processes it alone writes
+  if (!options.output.empty() && first) AtomicFile{options.output};  // throws where it cannot be written; leaves nothing
   std::vector<Text> texts;
   for (const std::string& name : options.eval) texts.push_back(find_named_text(options.texts, name));
   session.progress().start("reading");
@@ -129,42 +160,40 @@ ExitCode run(const Options& options, Session& session) {
   if (scratch) opening.scratch = &*scratch;
   const Model model = open_model(path, opening);
   for (const std::string& warning : model.warnings) session.warn(warning);
-  if (!options.save.empty()) check_hugging_face_folder(model, options.save, {});
+  if (!options.save.empty() && first) check_hugging_face_folder(model, options.save, {});
   const Recipe recipe = resolve(method_options(options.method, options.sampling.seed), model.config);
   if (options.resume && reshapes(*recipe.method)) {
     throw UsageError("method " + std::string(recipe.method->name) + " keeps no journal, so there is nothing to --resume; run it from the start");
   }
-  const Calibration calibration = read_calibration(options.model, model, options.calibration, options.texts, options.sampling);
+  if (ranks.broadcast(model.config.to_json().dump()) != model.config.to_json().dump()) throw Error(path + ": is another model than that of process 1");
+  Calibration calibration;
+  if (first) calibration = read_calibration(options.model, model, options.calibration, options.texts, options.sampling);
+  share_calibration(ranks, calibration);
   const auto message = session.message_function();
-  const Rates rates = measure_rates(model, static_cast<std::int64_t>(calibration.windows.front().size()), recipe, session.pool());
-  Forecast expected = forecast(model, calibration, recipe, rates);
-  expected.memory.source = scratch ? 0 : decoded_bytes(model, path);
-  std::string plan = forecast_text(expected, calibration, recipe);
   WorkingMemory memory;
-  if (scratch) {
-    const MemoryFit fit = fit_memory(expected, *options.memory);
-    if (fit.disk) {
-      scratch->require(fit.disk_bytes);
-      memory = {&*scratch, fit.hessians};
-    }
-    plan += "\n" + fit_text(fit, *options.memory, scratch->path());
-  }
+  std::string plan;
+  if (first) plan = plan_run(model, path, calibration, recipe, options, scratch, session, memory);
+  // What goes to the disk, and how many Hessians are summed at once, is the same in all.
+  memory.hessians = ranks.broadcast(memory.hessians);
+  if (ranks.broadcast(static_cast<std::uint64_t>(memory.disk != nullptr)) && !first) memory.disk = &*scratch;
   if (options.dry_run) {
     session.print(plan + "\n");
     return ExitCode::Done;
   }
   message(plan);
   session.progress().start(std::string(recipe.method->name));
-  KeptRun kept(options, model, calibration, recipe, session);
-  CompressResult result = compress(model, calibration, recipe, session.pool(), session.progress_function(), message, kept.journal(), memory);
+  std::optional<KeptRun> kept;
+  if (first) kept.emplace(options, model, calibration, recipe, session);
+  CompressResult result = compress(model, calibration, recipe, session.pool(), session.progress_function(), message, kept ? kept->journal() : nullptr, memory, ranks);
   session.progress().clear();
-  if (!options.output.empty()) save_model(result.model, options.output);
-  if (!options.save.empty()) {
+  if (!ranks.alone()) message(traffic_text(ranks));
+  if (!options.output.empty() && first) save_model(result.model, options.output);
+  if (!options.save.empty() && first) {
     session.progress().start("writing");
     for (const std::string& note : write_hugging_face_folder(result.model, options.save, {}, session.pool(), session.progress_function()).notes) message(options.save + ": " + note);
     session.progress().clear();
   }
-  kept.finish();
+  if (kept) kept->finish();
   session.print(result.summary + "\n");
   if (!texts.empty()) evaluate(options, result.model, recipe.compute, texts, session);
   if (result.fallbacks > 0) {
@@ -217,5 +246,6 @@ int main(int argc, char** argv) {
                       [&](Session& session) { return run(options, session); },
                       "Examples:\n"
                       "  miq-compress model.miq c4 --data-dir data --method mixed --target-avg-bits 4 -o mixed.miq\n"
-                      "  miq-compress model.miq text.txt --method sparsegpt --sparsity 0.5 --wbits 4 -o small.miq --eval wikitext2 --data-dir data"});
+                      "  miq-compress model.miq text.txt --method sparsegpt --sparsity 0.5 --wbits 4 -o small.miq --eval wikitext2 --data-dir data\n"
+                      "  mpirun -n 4 miq-compress model.miq c4 --data-dir data --method gptq --wbits 4 -o small.miq", true});
 }

@@ -58,6 +58,11 @@ class Running {
     if (child_ > 0 && waitpid(child_, &status_, WNOHANG) == child_) child_ = 0;
     return child_ > 0;
   }
+  // Asks it to end, and its processes with it.
+  void stop(int signal) {
+    if (running()) kill(child_, signal);
+    end(20);
+  }
   // Kills it after `patience` seconds more.
   Ended end(double patience) {
     const double last = seconds() + patience;

@@ -1,6 +1,7 @@
 // config.json, as a merge patch of a small model's of one family (the first byte says which) or of our own normalised form ('n').
 // What is accepted has sizes that hold together, and its normalised form reads back as itself.
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <string>
 
@@ -15,13 +16,15 @@ using miq::Json;
 
 Json base(const std::string& type) {
   Json json{{"model_type", type}, {"vocab_size", 64}, {"hidden_size", 32}, {"intermediate_size", 48}, {"num_hidden_layers", 2}, {"num_attention_heads", 4},
-            {"num_key_value_heads", 2}, {"rms_norm_eps", 1e-5}, {"layer_norm_epsilon", 1e-5}, {"max_position_embeddings", 128}, {"hidden_act", "silu"}};
+            {"num_key_value_heads", 2}, {"rms_norm_eps", 1e-5}, {"max_position_embeddings", 128}, {"hidden_act", "silu"}};
   if (type == "opt") json.update({{"ffn_dim", 48}, {"activation_function", "relu"}, {"do_layer_norm_before", true}, {"word_embed_proj_dim", 32}, {"hidden_act", nullptr}});
-  if (type == "qwen") json.update({{"kv_channels", 8}, {"seq_length", 128}, {"no_bias", true}, {"rotary_pct", 1.0}, {"rotary_emb_base", 10000}, {"num_key_value_heads", nullptr}});
+  if (type == "qwen") json.update({{"layer_norm_epsilon", 1e-5}, {"kv_channels", 8}, {"seq_length", 128}, {"no_bias", true}, {"rotary_pct", 1.0}, {"rotary_emb_base", 10000}, {"num_key_value_heads", nullptr}});
   if (type == "mixtral") json.update({{"num_local_experts", 4}, {"num_experts_per_tok", 2}});
+  if (type.starts_with("qwen3")) json["head_dim"] = 8;
   if (type.ends_with("_moe")) {
-    json.update({{"num_experts", 4}, {"num_experts_per_tok", 2}, {"moe_intermediate_size", 24}, {"shared_expert_intermediate_size", 24}, {"decoder_sparse_step", 1}, {"norm_topk_prob", true}});
+    json.update({{"num_experts", 4}, {"num_experts_per_tok", 2}, {"moe_intermediate_size", 24}, {"decoder_sparse_step", 1}, {"norm_topk_prob", true}});
   }
+  if (type == "qwen2_moe") json["shared_expert_intermediate_size"] = 24;
   return json;
 }
 
@@ -29,11 +32,25 @@ void expect(bool condition) {
   if (!condition) std::abort();
 }
 
+constexpr const char* kTypes[] = {"llama", "mistral", "qwen", "qwen2", "qwen3", "mixtral", "qwen2_moe", "qwen3_moe", "opt", "other"};
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size == 0) return 0;
-  static const char* kTypes[] = {"llama", "mistral", "qwen", "qwen2", "qwen3", "mixtral", "qwen2_moe", "qwen3_moe", "opt", "other"};
+  // A base that is refused itself would hide everything behind its fault.
+  static const bool kBasesAreGood = [] {
+    for (const char* type : kTypes) {
+      try {
+        miq::config_from_hugging_face(base(type), type);
+      } catch (const miq::FormatError& error) {
+        std::fprintf(stderr, "%s\n", error.what());
+        std::abort();
+      }
+    }
+    return true;
+  }();
+  expect(kBasesAreGood);
   const std::string rest(reinterpret_cast<const char*>(data) + 1, size - 1);
   try {
     const bool own = data[0] == 'n';

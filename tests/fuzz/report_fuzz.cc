@@ -16,6 +16,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     miq::Report report = miq::test::sample_report(1);
     report.models.erase(report.models.begin(), report.models.begin() + 3);
     report.models.resize(1);
+    miq::report_from_json(miq::report_json(report), "base");  // throws where the base itself is refused
     return miq::report_json(report);
   }();
   try {

@@ -57,6 +57,12 @@ using namespace std::string_literals;
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size == 0) return 0;
+  // A base that is refused itself would hide everything behind its fault: this throws then.
+  static const bool kBasesAreGood = [] {
+    for (const char* kind : {"S{}", "B{}", "F{}", "G{}", "L{}"}) read(kind);
+    return true;
+  }();
+  if (!kBasesAreGood) std::abort();
   const std::string own(reinterpret_cast<const char*>(data), size);
   try {
     const auto tokenizer = read(own);

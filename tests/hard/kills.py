@@ -82,10 +82,11 @@ def main():
         while kills < arguments.kills:
             code, said = runs.killed_after(draw.uniform(0, whole))
             found = re.search(r"resuming with (\d+) of", said)
-            kept = int(found.group(1)) if found else 0
-            if kept < layers:
-                wrong.append(f"after {kills} kills: {kept} layers are found where there were {layers}")
-            layers = max(layers, kept)
+            if "resuming" in said or "begins anew" in said:  # else it was killed before it could say
+                kept = int(found.group(1)) if found else 0
+                if kept < layers:
+                    wrong.append(f"after {kills} kills: {kept} layers are found where there were {layers}")
+                layers = max(layers, kept)
             kills += code is None
             if runs.out.exists():
                 check = subprocess.run([f"{arguments.tools}/inspect-checkpoint", "--verify", "out.miq"], cwd=name, capture_output=True, text=True, check=False)

@@ -122,4 +122,43 @@ std::vector<double> information_within(const at::Tensor& mutual_information, std
   return sums;
 }
 
+std::vector<float> information_blocks(const at::Tensor& mutual_information, std::span<const std::int32_t> group, std::int64_t groups,
+                                      ThreadPool& pool) {
+  const std::int64_t n = checked_square(mutual_information, "information between groups: the argument");
+  if (static_cast<std::int64_t>(group.size()) != n || groups < 1) throw Error("information between groups: one group a channel is needed");
+  const std::int64_t blocks = std::min(groups, kInformationBlocksKept);
+  std::vector<std::size_t> block(group.size());
+  std::vector<double> channels(static_cast<std::size_t>(blocks));
+  for (std::size_t i = 0; i < block.size(); ++i) {
+    if (group[i] < 0 || group[i] >= groups) throw Error("information between groups: a channel's group is out of range");
+    block[i] = static_cast<std::size_t>(group[i] * blocks / groups);
+    ++channels[block[i]];
+  }
+  const at::Tensor matrix = mutual_information.to(at::kFloat).contiguous();
+  const float* values = matrix.const_data_ptr<float>();
+  // Row sums by block of the column, one row a channel; then rows of a block together, in order.
+  std::vector<double> rows(static_cast<std::size_t>(n * blocks));
+  pool.for_each(units_of(n), [&](std::int64_t unit) {
+    for (std::int64_t i = unit * kRowsPerUnit; i < std::min(n, (unit + 1) * kRowsPerUnit); ++i) {
+      for (std::int64_t j = 0; j < n; ++j) {
+        if (j != i) rows[static_cast<std::size_t>(i * blocks) + block[static_cast<std::size_t>(j)]] += values[i * n + j];
+      }
+    }
+  });
+  const auto side = static_cast<std::size_t>(blocks);
+  std::vector<double> sums(side * side);
+  for (std::size_t i = 0; i < block.size(); ++i) {
+    for (std::size_t b = 0; b < side; ++b) sums[block[i] * side + b] += rows[i * side + b];
+  }
+  std::vector<float> means(sums.size());
+  for (std::size_t a = 0; a < side; ++a) {
+    for (std::size_t b = 0; b < side; ++b) {
+      const double pairs = channels[a] * (channels[b] - (a == b ? 1 : 0));
+      // Both triangles from one sum: a sum in another order may differ in its last bit.
+      means[a * side + b] = pairs > 0 ? static_cast<float>(sums[std::min(a, b) * side + std::max(a, b)] / pairs) : 0.0f;
+    }
+  }
+  return means;
+}
+
 }  // namespace miq

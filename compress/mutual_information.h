@@ -68,4 +68,12 @@ MutualInformationSummary summarize(const at::Tensor& mutual_information, std::sp
 // The mean over the pairs within each group 0 … groups-1, in nats; 0 for a group of one channel.
 std::vector<double> information_within(const at::Tensor& mutual_information, std::span<const std::int32_t> group, std::int64_t groups);
 
+// The matrix between groups, for people to look at: at most this many blocks a side.
+inline constexpr std::int64_t kInformationBlocksKept = 24;
+// [blocks * blocks], row by row: the mean over the pairs of a channel of one block and one of another; on the diagonal over the pairs
+// within. A block is a group, or where there are more than kInformationBlocksKept a run of groups: group g belongs to block
+// g * blocks / groups. `group` as for information_within.
+std::vector<float> information_blocks(const at::Tensor& mutual_information, std::span<const std::int32_t> group, std::int64_t groups,
+                                      ThreadPool& pool);
+
 }  // namespace miq

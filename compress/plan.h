@@ -38,6 +38,7 @@ struct SitePlan {
   std::vector<double> inverse_diagonal;  // [n] of the damped inverse; only with zeros
   MutualInformationSummary information;  // only where the recipe looks at mutual information
   std::vector<double> information_within;  // [groups] nats; only for Allocator::Redundancy
+  std::vector<float> information_blocks;   // [blocks * blocks] nats (mutual_information.h), as `information`; empty where it was not measured
 };
 
 struct MatrixPlan {

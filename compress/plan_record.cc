@@ -2,6 +2,8 @@
 // it is written and read as well. What is read is checked as far as the solver indexes with it.
 #include "miq/compress/plan_record.h"
 
+#include <algorithm>
+#include <cmath>
 #include <map>
 #include <string>
 
@@ -10,7 +12,7 @@
 namespace miq {
 
 void write_site(RecordWriter& writer, const SitePlan& site) {
-  const auto& [channels, energy, inverse_diagonal, information, information_within] = site;
+  const auto& [channels, energy, inverse_diagonal, information, information_within, information_blocks] = site;
   const auto& [order, group_of, starts] = channels;
   const auto& [mean, largest, within, between] = information;
   writer.list(order);
@@ -19,6 +21,7 @@ void write_site(RecordWriter& writer, const SitePlan& site) {
   writer.list(energy);
   writer.list(inverse_diagonal);
   writer.list(information_within);
+  writer.list(information_blocks);
   for (double value : {mean, largest, within, between}) writer.f64(value);
 }
 
@@ -44,7 +47,7 @@ void check_channels(const RecordReader& reader, const ChannelGroups& channels, s
 
 SitePlan read_site(RecordReader& reader, std::size_t width, const Recipe& recipe) {
   SitePlan site;
-  auto& [channels, energy, inverse_diagonal, information, information_within] = site;
+  auto& [channels, energy, inverse_diagonal, information, information_within, information_blocks] = site;
   auto& [order, group_of, starts] = channels;
   auto& [mean, largest, within, between] = information;
   order = reader.list<std::int64_t>();
@@ -53,10 +56,18 @@ SitePlan read_site(RecordReader& reader, std::size_t width, const Recipe& recipe
   energy = reader.list<double>();
   inverse_diagonal = reader.list<double>();
   information_within = reader.list<double>();
+  information_blocks = reader.list<float>();
   for (double* value : {&mean, &largest, &within, &between}) *value = reader.f64();
   check_channels(reader, channels, width);
   if (energy.size() != width || inverse_diagonal.size() != (recipe.sparsity > 0 ? width : 0)) reader.refuse("a plan has energies for another number of channels");
   if ((!information_within.empty() || recipe.allocator == Allocator::Redundancy) && information_within.size() != static_cast<std::size_t>(channels.groups())) reader.refuse("a plan has another number of groups");
+  const auto blocks = static_cast<std::size_t>(std::min(channels.groups(), kInformationBlocksKept));
+  if (!information_blocks.empty() && (!recipe.needs_information() || information_blocks.size() != blocks * blocks)) {
+    reader.refuse("a plan has information between another number of groups");
+  }
+  for (float value : information_blocks) {
+    if (!std::isfinite(value)) reader.refuse("a plan has information that is not finite");
+  }
   return site;
 }
 

@@ -136,6 +136,7 @@ SitePlan group_site(const SiteFacts& facts, const Recipe& recipe, std::uint64_t 
   if (information.defined()) {
     const std::vector<std::int32_t> group = site.channels.group_of_channel();
     site.information = summarize(information, group, pool);
+    site.information_blocks = information_blocks(information, group, site.channels.groups(), pool);
     if (recipe.allocator == Allocator::Redundancy) site.information_within = information_within(information, group, site.channels.groups());
   }
   return site;

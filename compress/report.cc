@@ -3,7 +3,9 @@
 #include "miq/compress/report.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
+#include <span>
 
 #include "miq/compress/text.h"
 #include "miq/model/matrix_kind.h"
@@ -23,6 +25,25 @@ Json histogram_json(const std::map<int, std::uint64_t>& channels) {
   Json json = Json::object();
   for (const auto& [bits, count] : channels) json[std::to_string(bits)] = count;
   return json;
+}
+
+double three_digits(float value) {  // whatever the locale
+  char text[32];
+  const auto end = std::to_chars(text, text + sizeof text, value, std::chars_format::general, 3).ptr;
+  double rounded = 0;
+  std::from_chars(text, end, rounded);
+  return rounded;
+}
+
+// A square matrix to three digits: it is looked at, and each container holds one for every input of every layer.
+Json rows_json(std::span<const float> values) {
+  const auto side = static_cast<std::size_t>(std::lround(std::sqrt(static_cast<double>(values.size()))));
+  Json rows = Json::array();
+  for (std::size_t i = 0; i < side; ++i) {
+    Json& row = rows.emplace_back(Json::array());
+    for (std::size_t j = 0; j < side; ++j) row.push_back(three_digits(values[i * side + j]));
+  }
+  return rows;
 }
 
 }  // namespace
@@ -90,6 +111,8 @@ std::string CompressionReport::add(std::int64_t layer, std::string_view rule, co
     if (recipe_.needs_information()) {
       const MutualInformationSummary& mi = site->information;
       entry["mutual_information"] = {{"mean", mi.mean}, {"largest", mi.largest}, {"within", mi.within}, {"between", mi.between}};
+      if (!site->information_blocks.empty() && with_blocks_.insert(site).second)
+        entry["mutual_information"]["blocks"] = rows_json(site->information_blocks);
       line += format("  MI mean %.4f max %.3f within %.4f between %.4f", mi.mean, mi.largest, mi.within, mi.between);
     }
   }

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,7 +21,8 @@ class CompressionReport {
  public:
   explicit CompressionReport(const Recipe& recipe) : recipe_(recipe) {}
 
-  // Records a matrix as it was stored, and returns its line. `site` may be null.
+  // Records a matrix as it was stored, and returns its line. `site` may be null, and must outlive the report. Information between
+  // groups is written with the first matrix of each site.
   std::string add(std::int64_t layer, std::string_view rule, const std::string& name, const MatrixResult& result, const Tensor& stored,
                   const SitePlan* site, double seconds);
 
@@ -42,6 +44,7 @@ class CompressionReport {
 
   const Recipe& recipe_;
   std::vector<Json> matrices_;
+  std::set<const SitePlan*> with_blocks_;  // inputs whose information between groups stands with a matrix that reads them
   std::map<std::int64_t, Bits> layers_;
   std::map<std::string, Bits> kinds_;  // by short_linear_name(), an expert's number left out
   std::map<std::int64_t, std::array<double, 2>> importance_;  // least and most, by layer

@@ -115,6 +115,41 @@ TEST(InformationWithin, IsTheMeanOverPairsOfAGroup) {
   EXPECT_EQ(within[1], 0);
 }
 
+TEST(InformationBlocks, AreTheMeansOverPairsOfGroupsOrRunsOfThem) {
+  for (const std::int64_t groups : {1, 3, 24, 25, 60}) {
+    const std::int64_t n = groups == 60 ? 60 : 70;  // 60: groups of one channel
+    std::mt19937 random(static_cast<std::uint32_t>(groups));
+    std::uniform_real_distribution<float> uniform(0, 2);
+    at::Tensor information = at::zeros({n, n}, at::kFloat);
+    float* values = information.data_ptr<float>();
+    for (std::int64_t i = 0; i < n; ++i)
+      for (std::int64_t j = 0; j < i; ++j) values[i * n + j] = values[j * n + i] = uniform(random);
+    std::vector<std::int32_t> group(static_cast<std::size_t>(n));
+    for (std::int64_t i = 0; i < n; ++i) group[static_cast<std::size_t>(i)] = static_cast<std::int32_t>((i * 7) % groups);
+    std::vector<std::vector<float>> results;
+    for (int threads : {1, 3}) {
+      ThreadPool pool(threads);
+      results.push_back(information_blocks(information, group, groups, pool));
+    }
+    EXPECT_EQ(results[0], results[1]);
+    const std::int64_t blocks = std::min<std::int64_t>(groups, 24);
+    ASSERT_EQ(results[0].size(), static_cast<std::size_t>(blocks * blocks));
+    for (std::int64_t a = 0; a < blocks; ++a) {
+      for (std::int64_t b = 0; b < blocks; ++b) {
+        double sum = 0, pairs = 0;
+        for (std::int64_t i = 0; i < n; ++i) {
+          for (std::int64_t j = 0; j < n; ++j) {
+            if (i == j || group[static_cast<std::size_t>(i)] * blocks / groups != a || group[static_cast<std::size_t>(j)] * blocks / groups != b) continue;
+            sum += values[i * n + j], ++pairs;
+          }
+        }
+        ASSERT_NEAR(results[0][static_cast<std::size_t>(a * blocks + b)], pairs > 0 ? sum / pairs : 0, 1e-5) << a << " " << b;
+        ASSERT_EQ(results[0][static_cast<std::size_t>(a * blocks + b)], results[0][static_cast<std::size_t>(b * blocks + a)]);
+      }
+    }
+  }
+}
+
 bool same_partition(const std::vector<std::int32_t>& a, const std::vector<std::int32_t>& b) {
   std::set<std::pair<int, int>> pairs;
   std::set<int> names_a(a.begin(), a.end()), names_b(b.begin(), b.end());

@@ -1,5 +1,5 @@
-// Workers sleep until a job (a unit counter and a function) appears, then draw unit numbers from the
-// shared counter until it is used up. Units are handed out in order, so the lowest-numbered failing
+// Workers wait until a job (a unit counter and a function) appears, awake for a moment and then asleep, and draw
+// unit numbers from the shared counter until it is used up. Whoever comes too late is not waited for. Units are handed out in order, so the lowest-numbered failing
 // unit has always been started before any higher one could stop the list.
 #include "miq/base/thread_pool.h"
 
@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -25,6 +26,47 @@ int usable_processors() {
   if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
   return static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
 }
+
+// A thread that sleeps takes longer to come back than most units of a generated token take, so both sides of a call wait this long awake
+// before they sleep. That pays where calls follow each other at once and the processors are free; who waits in vain, or loses its processor
+// meanwhile, sleeps at once the next times, each time that it happens again for longer.
+class Patience {
+ public:
+  // Whether the condition came true without sleep.
+  template <class Condition>
+  bool wait(const Condition& condition) {
+    if (condition()) return true;
+    if (skip_ > 0) {
+      --skip_;
+      return false;
+    }
+    const auto start = std::chrono::steady_clock::now();
+    bool came = false;
+    std::chrono::steady_clock::duration passed{};
+    do {
+      for (int i = 0; i < 16 && !came; ++i) {
+        breathe();
+        came = condition();
+      }
+      passed = std::chrono::steady_clock::now() - start;
+    } while (!came && passed < kAwake);
+    vain_ = passed > 4 * kAwake ? kMostSkipped : came ? 0 : std::min(2 * vain_ + 1, kMostSkipped);
+    skip_ = vain_;
+    return came;
+  }
+
+ private:
+  static constexpr std::chrono::microseconds kAwake{50};
+  static constexpr int kMostSkipped = 127;
+
+  static void breathe() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+  }
+
+  int skip_ = 0, vain_ = 0;
+};
 
 struct Job {
   std::int64_t units = 0;
@@ -58,25 +100,33 @@ struct Job {
 struct ThreadPool::State {
   std::vector<std::thread> workers;
   std::mutex call_mutex;  // one for_each at a time
-  std::mutex mutex;       // guards everything below
+  Patience patience;      // the caller's
+  // The open job; null: none. A worker counts itself inside before it looks for one, and the caller looks for workers inside after it has
+  // closed the job, so either the worker finds nothing or the caller waits for it (all these are sequentially consistent).
+  std::atomic<Job*> job{nullptr};
+  std::atomic<int> inside{0};
+  std::atomic<std::uint64_t> generation{0};  // of jobs; raised under the mutex
+  std::atomic<bool> stop{false}, caller_sleeps{false};
+  std::mutex mutex;
   std::condition_variable wake, done;
-  Job* job = nullptr;
-  std::uint64_t generation = 0;
-  int busy = 0;
-  bool stop = false;
 
   void worker() {
     std::uint64_t seen = 0;
-    std::unique_lock lock(mutex);
+    Patience patience;
+    const auto news = [&] { return stop || generation != seen; };
     for (;;) {
-      wake.wait(lock, [&] { return stop || generation != seen; });
+      if (!patience.wait(news)) {
+        std::unique_lock lock(mutex);
+        wake.wait(lock, news);
+      }
       if (stop) return;
       seen = generation;
-      Job* current = job;
-      lock.unlock();
-      current->run();
-      lock.lock();
-      if (--busy == 0) done.notify_all();
+      ++inside;
+      if (Job* current = job) current->run();
+      if (--inside == 0 && caller_sleeps) {
+        std::lock_guard lock(mutex);
+        done.notify_all();
+      }
     }
   }
 };
@@ -107,18 +157,22 @@ void ThreadPool::for_each(std::int64_t units, const std::function<void(std::int6
   Job job;
   job.units = units;
   job.work = &work;
-  {
-    std::lock_guard lock(state_->mutex);
+  if (units > 1) {
     state_->job = &job;
-    state_->busy = static_cast<int>(state_->workers.size());
-    ++state_->generation;
+    {
+      std::lock_guard lock(state_->mutex);
+      ++state_->generation;
+    }
+    state_->wake.notify_all();
   }
-  state_->wake.notify_all();
   job.run();
-  {
+  state_->job = nullptr;
+  const auto left = [&] { return state_->inside == 0; };
+  if (!state_->patience.wait(left)) {
+    state_->caller_sleeps = true;
     std::unique_lock lock(state_->mutex);
-    state_->done.wait(lock, [&] { return state_->busy == 0; });
-    state_->job = nullptr;
+    state_->done.wait(lock, left);
+    state_->caller_sleeps = false;
   }
   if (job.error) std::rethrow_exception(job.error);
 }

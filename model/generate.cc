@@ -142,12 +142,15 @@ Generator::Generator(const Model& model, ComputeType type, ThreadPool& pool) : m
   pass_ = std::make_unique<ForwardPass>(model, type, Kernels::Portable);
   rope_ = std::make_unique<RopeTables>(model.config);
   layers_.resize(model.config.layers.size());
+  step_layers_.resize(layers_.size());
   const Architecture& rules = architecture(model.config.architecture);
   pool.for_each(static_cast<std::int64_t>(layers_.size()), [&](std::int64_t unit) {
     use_single_threaded_torch();
     const at::NoGradGuard no_grad;
     LayerWeights& layer = layers_[static_cast<std::size_t>(unit)] = pass_->load_layer(unit);
     for (auto& [name, tensor] : layer.tensors) tensor = tensor.contiguous();
+    if (StepLayer::supports(model.config, model.config.layers[static_cast<std::size_t>(unit)]))
+      step_layers_[static_cast<std::size_t>(unit)] = std::make_unique<const StepLayer>(model.config, layer);
     if (!model.config.sliced) return;
     for (const Role role : {Role::AttentionRotation, Role::MlpRotation}) {  // kept the way round that products read them
       const auto found = layer.tensors.find(rule_name(rules, role));
@@ -212,13 +215,19 @@ at::Tensor Generator::run(std::span<const Row> rows, std::int64_t length, bool t
     for (const Row& row : rows.subspan(begin, std::min(at_once, rows.size() - begin))) ids.push_back(row.id), positions.push_back(row.position);
     embedded.push_back(pass_->embed(ids, positions));
   }
-  at::Tensor hidden = embedded.size() == 1 ? embedded[0] : at::cat(embedded);
+  at::Tensor hidden = (embedded.size() == 1 ? embedded[0] : at::cat(embedded)).to(at::kFloat).contiguous();
   Steps steps(model_.config, rows, together, pool_);
   std::map<std::int64_t, RopeTable> ropes;
+  std::vector<StepRow> step_rows;
+  for (const Row& row : rows) step_rows.push_back({&row.sequence->cache, row.position});
   for (std::size_t layer = 0; layer < layers_.size(); ++layer) {
     const LayerConfig& sizes = model_.config.layers[layer];
     if (sizes.identity) continue;
     if (!ropes.contains(sizes.head_dim)) ropes[sizes.head_dim] = rope_rows(rows, sizes.head_dim, length);
+    if (step_layers_[layer] && (together || static_cast<std::int64_t>(rows.size()) <= kFewRows)) {
+      step_layers_[layer]->run(step_rows, ropes[sizes.head_dim], hidden.data_ptr<float>(), pool_);
+      continue;
+    }
     steps.enter(layer);
     hidden = decode_layer({model_.config, sizes, type_, ropes[sizes.head_dim], nullptr, &steps}, layers_[layer], hidden, {}, {});
   }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "miq/base/thread_pool.h"
+#include "miq/model/generate_layer.h"
 #include "miq/model/kv_cache.h"
 #include "miq/model/rope.h"
 #include "miq/model/sampling.h"
@@ -62,6 +63,7 @@ class Generator {
   std::unique_ptr<ForwardPass> pass_;
   std::unique_ptr<RopeTables> rope_;
   std::vector<LayerWeights> layers_;
+  std::vector<std::unique_ptr<const StepLayer>> step_layers_;  // null where a layer is none that it knows
 };
 
 struct GenerateOptions {

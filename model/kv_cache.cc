@@ -73,6 +73,23 @@ void KvCache::store(std::size_t layer, std::int64_t position, const at::Tensor& 
   layers_.at(layer).values.select(1, position).copy_(values);
 }
 
+void KvCache::store(std::size_t layer, std::int64_t position, const float* keys, const float* values) {
+  const auto put = [&](at::Tensor& kept, const float* from) {
+    const std::int64_t heads = kept.size(0), room = kept.size(1), d = kept.size(2);
+    for (std::int64_t head = 0; head < heads; ++head, from += d) {
+      const std::int64_t at = (head * room + position) * d;
+      if (kept.scalar_type() == at::kFloat) {
+        std::copy_n(from, d, kept.data_ptr<float>() + at);
+      } else {
+        auto* to = kept.data_ptr<at::BFloat16>() + at;
+        for (std::int64_t i = 0; i < d; ++i) to[i] = from[i];
+      }
+    }
+  };
+  put(layers_.at(layer).keys, keys);
+  put(layers_.at(layer).values, values);
+}
+
 void KvCache::store_all(std::size_t layer, std::int64_t first, const at::Tensor& keys, const at::Tensor& values) {
   layers_.at(layer).keys.narrow(1, first, keys.size(1)).copy_(keys);
   layers_.at(layer).values.narrow(1, first, values.size(1)).copy_(values);

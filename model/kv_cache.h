@@ -20,6 +20,8 @@ class KvCache {
 
   // Keys and values [kv_heads, head_dim] of one token; any floating type. Layers are filled one after another, so each counts for itself.
   void store(std::size_t layer, std::int64_t position, const at::Tensor& keys, const at::Tensor& values);
+  // The same from float32 numbers, rounded to the cache's type.
+  void store(std::size_t layer, std::int64_t position, const float* keys, const float* values);
   // Of tokens first … first + n - 1, [kv_heads, n, head_dim].
   void store_all(std::size_t layer, std::int64_t first, const at::Tensor& keys, const at::Tensor& values);
 

@@ -127,6 +127,8 @@ Tensor decode_tensor(const GgufTensor& tensor, const std::string& label) {
   return dense_tensor(DType::F32, tensor.shape, Blob(std::move(values), bytes));
 }
 
+bool is_plain(const GgufTensor& tensor) { return ggml_block(tensor.type).first == 1; }
+
 Tensor in_our_order(Tensor tensor, std::int64_t heads, const std::string& label) {
   if (heads == 0) return tensor;
   const std::int64_t rows = tensor.shape.empty() ? 0 : tensor.shape[0];
@@ -251,6 +253,26 @@ Model open_gguf_model(const std::string& path, const ScratchFolder* scratch) {
   }
   model.source = {{"format", "gguf"}};
   return model;
+}
+
+StoredTypes gguf_stored_types(const std::string& path, const Config& config) {
+  StoredTypes types;
+  if (!is_gguf(path)) return types;
+  const GgufFile file = open_all_parts(path);
+  Model names;  // make_job() says which tensors a file's tensor becomes
+  names.config = config;
+  for (const auto& [name, tensor] : file.tensors) {
+    if (is_plain(tensor) || std::ranges::find(kNotWeights, name) != std::end(kNotWeights)) continue;
+    const Job job = make_job(name, tensor, false, path, names);
+    const std::uint64_t parts = std::max<std::uint64_t>(1, job.targets.size()), bits = 8 * tensor.data.size();
+    const auto [elements, bytes] = ggml_block(tensor.type);
+    const StoredType type{ggml_type_name(tensor.type), tensor.data.size() / bytes * elements * ggml_code_bits(tensor.type) / parts, bits / parts};
+    for (const auto& [target, made] : names.tensors) {
+      if (std::ranges::find(job.targets, &made) != job.targets.end()) types[target] = type;
+    }
+    names.tensors.clear();
+  }
+  return types;
 }
 
 }  // namespace miq

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "miq/formats/scratch_folder.h"
+#include "miq/formats/stored_type.h"
 #include "miq/model/model.h"
 
 namespace miq {
@@ -17,5 +18,9 @@ bool is_gguf(const std::string& path);
 // Throws FormatError for architectures and rope variants that are not supported, by name.
 // Blocks are decoded into `scratch` where that is given, else into memory.
 Model open_gguf_model(const std::string& path, const ScratchFolder* scratch = nullptr);
+
+// How the file keeps the tensors that open_gguf_model() decodes, by their names in the Model; `config` is that model's. Empty for what is no
+// GGUF file. Throws as that does.
+StoredTypes gguf_stored_types(const std::string& path, const Config& config);
 
 }  // namespace miq

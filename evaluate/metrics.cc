@@ -64,6 +64,8 @@ void measure_questions(MetricContext& context) {
   try {
     ZeroShotOptions zeroshot = context.options.zeroshot;
     zeroshot.walk.ranks = context.options.perplexity.walk.ranks;
+    zeroshot.cache = context.options.cache;
+    zeroshot.weights_digest = context.report.digest;
     context.report.zeroshot = measure_zeroshot(context.forward(), zeroshot, context.pool, context.progress, apart);
   } catch (const Error& error) {
     // What fails in one of several processes alone is no result that the others could go on with.
@@ -108,7 +110,7 @@ constexpr Metric kMetrics[] = {
        context.report.macs = count_macs(context.model.config, evaluated_length(context));
      }},
     {"size", "bytes on disk, bits per weight",
-     [](MetricContext& context) { context.report.size = measure_size(context.model, context.path, context.pool); }},
+     [](MetricContext& context) { context.report.size = measure_size(context.model, context.path, context.pool, context.stored); }},
     {"structure", "what compression did to each matrix, as the container records it",
      [](MetricContext& context) { context.report.structure = structure_figures(context.model.statistics); }},
 };
@@ -148,7 +150,7 @@ std::vector<std::string> choose_metrics(std::string_view list) {
 }
 
 ModelReport evaluate_model(const Model& model, const std::string& path, const EvaluationOptions& options, MemoryWatch& memory,
-                           ThreadPool& pool, const ProgressFunction& progress) {
+                           ThreadPool& pool, const ProgressFunction& progress, const StoredTypes& stored) {
   const double open_seconds = memory.seconds();
   ModelReport report;
   report.name = model.name;
@@ -169,7 +171,7 @@ ModelReport evaluate_model(const Model& model, const std::string& path, const Ev
   };
   MetricContext context{
       .model = model, .path = path, .options = options, .pool = pool, .progress = sampling, .memory = memory, .report = report,
-      .open_seconds = open_seconds};
+      .stored = stored, .open_seconds = open_seconds};
   Ranks& ranks = options.perplexity.walk.group();
   report.digest = ranks.broadcast(ranks.first() ? weights_digest(model, pool) : std::string());
   if (is_reference(context)) options.reference->digest = report.digest;

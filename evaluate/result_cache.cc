@@ -1,6 +1,7 @@
 // A record holds the windows of a batch (result_record.h). The journal's own checksums tell whether it is whole.
 #include "miq/evaluate/result_cache.h"
 
+#include <algorithm>
 #include <filesystem>
 
 #include "miq/base/error.h"
@@ -31,7 +32,46 @@ Journal open_journal(const std::string& folder, const Json& subject) {
   }
 }
 
+struct Subject {
+  fs::path folder;
+  fs::file_time_type used;
+  std::uint64_t bytes = 0;
+};
+
+constexpr std::size_t kDigestDigits = 32;
+
+// "losses-" and the digest of what they are the losses of.
+bool is_subject(const std::string& name) {
+  const std::size_t dash = name.find('-');
+  if (dash == std::string::npos || name.size() != dash + 1 + kDigestDigits) return false;
+  const std::string kind = name.substr(0, dash);
+  return (kind == "losses" || kind == "divergence" || kind == "zeroshot") && name.find_first_not_of("0123456789abcdef", dash + 1) == std::string::npos;
+}
+
 }  // namespace
+
+void limit_cache(const CacheOptions& options) {
+  if (!options.on()) return;
+  std::error_code ignored;  // files come and go with other processes
+  std::vector<Subject> subjects;
+  std::uint64_t total = 0;
+  for (const fs::directory_entry& entry : fs::directory_iterator(options.folder, ignored)) {
+    if (entry.is_symlink(ignored) || !entry.is_directory(ignored) || !is_subject(entry.path().filename().string())) continue;
+    Subject subject{entry.path(), fs::last_write_time(entry.path(), ignored)};
+    for (const fs::directory_entry& file : fs::directory_iterator(entry.path(), ignored)) {
+      const std::uintmax_t bytes = file.is_regular_file(ignored) ? file.file_size(ignored) : 0;
+      if (bytes != static_cast<std::uintmax_t>(-1)) subject.bytes += bytes;
+    }
+    total += subject.bytes;
+    subjects.push_back(std::move(subject));
+  }
+  std::sort(subjects.begin(), subjects.end(), [](const Subject& a, const Subject& b) { return a.used < b.used; });
+  for (const Subject& subject : subjects) {
+    if (total <= options.limit) return;
+    fs::remove_all(subject.folder, ignored);
+    total -= subject.bytes;
+  }
+}
 
 Json loss_subject(const ForwardPass& forward, const std::string& weights_digest, const CacheOptions& options) {
   const bool own = forward.type() == ComputeType::BFloat16 && have_bf16_kernels();
@@ -63,6 +103,8 @@ WindowResults::WindowResults(const CacheOptions& options, const Json& subject) :
     fs::create_directories(folder);
     journal_ = std::make_unique<Journal>(open_journal(folder.string(), subject));
     for (const Blob& record : journal_->records()) read_result_record(record.bytes(), known_);
+    std::error_code ignored;
+    fs::last_write_time(folder, fs::file_time_type::clock::now(), ignored);  // used: limit_cache()
   } catch (const std::exception& error) {  // Error, and those of std::filesystem
     give_up(error.what());
   }

@@ -22,9 +22,16 @@ struct CacheOptions {
   std::string folder;             // made where it is missing; empty: nothing is kept
   Json conditions = Json::object();  // what else decides the numbers: version, processor, LibTorch
   MessageFunction message;        // told when the cache cannot be used; the run goes on without
+  std::uint64_t limit = kDefaultLimit;  // bytes of the whole folder, kept by limit_cache()
+
+  static constexpr std::uint64_t kDefaultLimit = std::uint64_t{2} << 30;
 
   bool on() const { return !folder.empty(); }
 };
+
+// Removes the subjects that were not used for the longest time until the rest takes no more than options.limit. What another process has open
+// goes too where it is that old; it then measures on without keeping anything. Only folders that the cache made are looked at.
+void limit_cache(const CacheOptions& options);
 
 // What decides a model's losses.
 Json loss_subject(const ForwardPass& forward, const std::string& weights_digest, const CacheOptions& options);

@@ -10,12 +10,15 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <optional>
 #include <span>
 
 #include "miq/base/error.h"
+#include "miq/evaluate/memory_budget.h"
 #include "miq/evaluate/zeroshot_text.h"
+#include "miq/formats/digest.h"
 #include "miq/model/shared_prefix.h"
 
 namespace miq {
@@ -27,18 +30,13 @@ constexpr std::int64_t kDefaultLength = 2048;
 constexpr std::int64_t kUnitRows = 256;
 // Where an item's choices share little, they go on in another unit after this many.
 constexpr std::int64_t kMostUnitRows = 2048;
+// Units after which what is measured is kept, so that an interrupted run goes on from there; enough for a walk through all layers to pay.
+constexpr std::size_t kKeptTogether = 64;
 // The head counts as this many layers in the progress.
 constexpr double kHeadLayers = 1;
 
-// The token that stands for an empty context.
-std::optional<std::int32_t> prefix_id(const Config& config) {
-  const auto id = config.bos_id ? config.bos_id : config.eos_id;
-  return id ? std::optional(static_cast<std::int32_t>(*id)) : std::nullopt;
-}
-
-std::vector<std::int32_t> encode_text(const Model& model, std::string_view text) {
+std::vector<std::int32_t> encode_text(const Model& model, std::string_view text, std::optional<std::int32_t> prefix) {
   std::vector<std::int32_t> ids = model.tokenizer->encode(text, true);
-  const auto prefix = prefix_id(model.config);
   if (prefix && ids.size() > 1 && ids[0] == *prefix && ids[1] == *prefix) return model.tokenizer->encode(text, false);
   return ids;
 }
@@ -55,12 +53,13 @@ struct Sequence {
 };
 
 // Adds the sequences of one item. Throws Error naming file and line.
-void encode_item(const Model& model, const ZeroShotTask& task, std::size_t task_index, std::size_t item_index, std::vector<Sequence>& to) {
+void encode_item(const Model& model, std::optional<std::int32_t> begin, const ZeroShotTask& task, std::size_t task_index, std::size_t item_index,
+                 std::vector<Sequence>& to) {
   const ZeroShotItem& item = task.items[item_index];
   for (std::size_t choice = 0; choice < item.choices.size(); ++choice) {
     EncodedChoice encoded;
     try {
-      encoded = encode_choice(model, item.choices[choice]);
+      encoded = encode_choice(model, item.choices[choice], begin);
     } catch (const Error& error) {
       throw Error(task.path + ": line " + std::to_string(item.line) + ", choice " + std::to_string(choice + 1) + ": " + error.what());
     }
@@ -141,7 +140,7 @@ void score(const ForwardPass& forward, const at::Tensor& hidden, const Unit& uni
   }
 }
 
-void walk_batch(const ForwardPass& forward, const SharedPass& shared, std::span<const Unit> units, ThreadPool& pool,
+void walk_batch(const ForwardPass& forward, const SharedPass& shared, std::span<const Unit* const> units, bool load_early, ThreadPool& pool,
                 const std::function<void(const std::string&, double)>& report) {
   const auto count = static_cast<std::int64_t>(units.size());
   // Sequences that must not share rows are windows of their own, whose rotations may depend on their lengths.
@@ -149,36 +148,77 @@ void walk_batch(const ForwardPass& forward, const SharedPass& shared, std::span<
   std::vector<at::Tensor> hidden(units.size());
   std::optional<LayerWeights> current, next;
   double rows = 0;
-  for (const Unit& unit : units) rows += static_cast<double>(unit.rows.rows());
+  for (const Unit* unit : units) rows += static_cast<double>(unit->rows.rows());
   pool.for_each(count + 1, [&](std::int64_t number) {
     if (number == 0) {
-      if (forward.layers() > 0) next = forward.load_layer(0);
+      if (load_early && forward.layers() > 0) next = forward.load_layer(0);
       return;
     }
     const auto i = static_cast<std::size_t>(number - 1);
-    hidden[i] = shared.embed(units[i].rows);
+    hidden[i] = shared.embed(units[i]->rows);
   });
   for (std::int64_t layer = 0; layer < forward.layers(); ++layer) {
     current = std::move(next);
     next.reset();
+    if (!load_early) current = forward.load_layer(layer);
     pool.for_each(count + 1, [&](std::int64_t number) {
       if (number == 0) {
-        if (layer + 1 < forward.layers()) next = forward.load_layer(layer + 1);
+        if (load_early && layer + 1 < forward.layers()) next = forward.load_layer(layer + 1);
         return;
       }
       const auto i = static_cast<std::size_t>(number - 1);
-      hidden[i] = share ? shared.run_layer(*current, hidden[i], units[i].rows) : forward.run_layer(*current, hidden[i]);
+      hidden[i] = share ? shared.run_layer(*current, hidden[i], units[i]->rows) : forward.run_layer(*current, hidden[i]);
     });
     report("questions, layer " + std::to_string(layer + 1) + " of " + std::to_string(forward.layers()), rows);
   }
   current.reset();
   pool.for_each(count, [&](std::int64_t number) {
     const auto i = static_cast<std::size_t>(number);
-    score(forward, hidden[i], units[i]);
+    score(forward, hidden[i], *units[i]);
     hidden[i] = at::Tensor();
   });
   report("questions, likelihoods", kHeadLayers * rows);
 }
+
+// What a unit's likelihoods depend on beside the model: all its rows and where they stand.
+std::string unit_digest(const Unit& unit) {
+  std::vector<std::int64_t> content;
+  for (const Sequence* sequence : unit.sequences) {
+    const SharedSequence& place = sequence->place;
+    content.insert(content.end(), {place.prefix_begin, place.prefix, place.begin, place.length, sequence->encoded.scored});
+    content.insert(content.end(), sequence->encoded.ids.begin(), sequence->encoded.ids.end());
+  }
+  return digest_of({reinterpret_cast<const std::uint8_t*>(content.data()), content.size() * sizeof(std::int64_t)});
+}
+
+// Results of earlier runs; likelihoods are doubles, each kept as the bits of two floats.
+class UnitResults {
+ public:
+  UnitResults(const ForwardPass& forward, const ZeroShotOptions& options) {
+    if (!options.cache.on() || options.weights_digest.empty()) return;
+    Json subject = loss_subject(forward, options.weights_digest, options.cache);
+    subject["results"] = "zeroshot";
+    kept_ = WindowResults(options.cache, subject);
+  }
+
+  // Whether the unit's likelihoods are known: then they are filled in.
+  bool take(const Unit& unit) const {
+    const std::vector<float>* values = kept_.find(unit_digest(unit), 2 * unit.sequences.size());
+    for (std::size_t i = 0; values && i < unit.sequences.size(); ++i) std::memcpy(&unit.sequences[i]->log_likelihood, values->data() + 2 * i, sizeof(double));
+    return values != nullptr;
+  }
+  void store(std::span<const Unit* const> units) {
+    for (const Unit* unit : units) {
+      std::vector<float> values(2 * unit->sequences.size());
+      for (std::size_t i = 0; i < unit->sequences.size(); ++i) std::memcpy(values.data() + 2 * i, &unit->sequences[i]->log_likelihood, sizeof(double));
+      kept_.add(unit_digest(*unit), values);
+    }
+    kept_.store();
+  }
+
+ private:
+  WindowResults kept_;
+};
 
 Share share(const std::vector<bool>& right) {
   const auto n = static_cast<double>(right.size());
@@ -210,12 +250,13 @@ void judge(const ZeroShotTask& task, const std::vector<std::vector<double>>& sco
 // Encodes all items in parallel; a task that cannot be encoded fails and adds nothing.
 std::vector<Sequence> encode_tasks(const Model& model, const std::vector<ZeroShotTask>& tasks, ThreadPool& pool, std::vector<ZeroShotResult>& results) {
   std::vector<Sequence> sequences;
+  const std::optional<std::int32_t> begin = begin_of_text(model);
   for (std::size_t t = 0; t < tasks.size(); ++t) {
     std::vector<std::vector<Sequence>> of_item(tasks[t].items.size());
     try {
       pool.for_each(static_cast<std::int64_t>(of_item.size()), [&](std::int64_t unit) {
         const auto i = static_cast<std::size_t>(unit);
-        encode_item(model, tasks[t], t, i, of_item[i]);
+        encode_item(model, begin, tasks[t], t, i, of_item[i]);
       });
     } catch (const Error& error) {
       results[t].failure = error.what();
@@ -228,23 +269,22 @@ std::vector<Sequence> encode_tasks(const Model& model, const std::vector<ZeroSho
 
 }  // namespace
 
-EncodedChoice encode_choice(const Model& model, const ScoredText& text) {
+EncodedChoice encode_choice(const Model& model, const ScoredText& text, std::optional<std::int32_t> begin) {
   if (!model.tokenizer) throw Error("the model has no tokenizer; give a model that has one");
   const std::size_t spaces = trailing_space(text.context);
   const std::string context = text.context.substr(0, text.context.size() - spaces);
   std::vector<std::int32_t> ids;
   std::size_t before = 0;  // tokens of the context
   if (text.context.empty()) {
-    const auto prefix = prefix_id(model.config);
-    if (!prefix) throw Error("the context is empty and the model names no token that begins a text");
+    if (!begin) throw Error("the context is empty and the model names no token that begins a text");
     ids = model.tokenizer->encode(text.continuation, false);
-    if (ids.empty() || ids.front() != *prefix) ids.insert(ids.begin(), *prefix);
+    if (ids.empty() || ids.front() != *begin) ids.insert(ids.begin(), *begin);
     before = 1;
   } else {
-    ids = encode_text(model, context);
+    ids = encode_text(model, context, begin);
     before = ids.size();
     if (before == 0) throw Error("the context has no tokens");
-    const std::vector<std::int32_t> whole = encode_text(model, text.context + text.continuation);
+    const std::vector<std::int32_t> whole = encode_text(model, text.context + text.continuation, begin);
     if (whole.size() > before) ids.insert(ids.end(), whole.begin() + static_cast<std::ptrdiff_t>(before), whole.end());
   }
   if (ids.size() == before) throw Error("the choice has no tokens of its own after its context");
@@ -273,13 +313,21 @@ std::vector<ZeroShotResult> measure_zeroshot(const ForwardPass& forward, const Z
     for (const ZeroShotItem& item : task.items) result.choices += static_cast<std::int64_t>(item.choices.size());
   }
   std::vector<Sequence> sequences = encode_tasks(model, options.tasks, pool, results);
-  std::vector<Unit> units = make_units(sequences, SharedPass::can_share(model.config));
+  std::vector<Unit> all_units = make_units(sequences, SharedPass::can_share(model.config));
   Ranks& ranks = options.walk.group();
   std::size_t number = 0;  // of several processes each takes its own units
-  std::erase_if(units, [&](const Unit&) { return owner_of(ranks, static_cast<std::int64_t>(number++)) != ranks.rank(); });
+  std::erase_if(all_units, [&](const Unit&) { return owner_of(ranks, static_cast<std::int64_t>(number++)) != ranks.rank(); });
   const SharedPass shared(forward);
-  std::int64_t tokens = 0;
-  for (const Unit& unit : units) tokens += unit.rows.rows();
+  UnitResults results_kept(forward, options);
+  std::vector<const Unit*> units;  // to be walked
+  std::int64_t tokens = 0, longest = 0;
+  for (const Unit& unit : all_units) {
+    if (results_kept.take(unit)) continue;
+    units.push_back(&unit);
+    tokens += unit.rows.rows();
+    longest = std::max(longest, unit.rows.rows());
+  }
+  const WalkOptions walk = units.empty() ? options.walk : fit_memory(forward, options.walk, longest, pool.threads());
   const double total = static_cast<double>(tokens) * (static_cast<double>(forward.layers()) + kHeadLayers);
   double done = 0;
   const auto report = [&](const std::string& stage, double work) {
@@ -292,11 +340,16 @@ std::vector<ZeroShotResult> measure_zeroshot(const ForwardPass& forward, const Z
     std::size_t end = begin;
     std::uint64_t bytes = 0;
     while (end < units.size()) {
-      bytes += token_bytes * static_cast<std::uint64_t>(units[end].rows.rows());
-      if (bytes > options.walk.activation_bytes && end - begin >= static_cast<std::size_t>(pool.threads())) break;
+      const std::size_t count = end - begin;
+      bytes += token_bytes * static_cast<std::uint64_t>(units[end]->rows.rows());
+      if (walk.most_windows > 0 && count >= static_cast<std::size_t>(walk.most_windows)) break;
+      if (bytes > walk.activation_bytes && count >= static_cast<std::size_t>(pool.threads())) break;
+      if (options.cache.on() && count >= kKeptTogether && count % static_cast<std::size_t>(pool.threads()) == 0) break;
       ++end;
     }
-    walk_batch(forward, shared, std::span(units).subspan(begin, end - begin), pool, report);
+    const auto batch = std::span(units).subspan(begin, end - begin);
+    walk_batch(forward, shared, batch, walk.load_early, pool, report);
+    results_kept.store(batch);
     begin = end;
   }
   statistics.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();

@@ -298,6 +298,14 @@ std::pair<std::uint32_t, std::uint32_t> ggml_block(std::uint32_t type) {
   return known ? std::pair{known->elements, known->bytes} : std::pair{0u, 0u};
 }
 
+std::uint32_t ggml_code_bits(std::uint32_t type) {
+  if (!ggml_type_decodable(type)) return 0;
+  const GgufBlockType& known = *gguf_block_type(type);
+  if (known.elements == 1) return 8 * known.bytes;
+  // "Q4_1", "IQ4_NL", "Q6_K": the digit behind the letters.
+  return static_cast<std::uint32_t>(known.name[known.name.find('Q') + 1] - '0');
+}
+
 std::vector<float> dequantize_gguf(const GgufTensor& tensor, const std::string& name) {
   const GgufBlockType* type = gguf_block_type(tensor.type);
   if (!type || !type->decode) {

@@ -45,6 +45,9 @@ bool ggml_type_decodable(std::uint32_t type);
 // Elements and bytes of one block; {0, 0} for unknown types.
 std::pair<std::uint32_t, std::uint32_t> ggml_block(std::uint32_t type);
 
+// Bits of one code of a decodable type, its share of scales and minima left out: 4 for Q4_1; the float types' own. 0 where it cannot be decoded.
+std::uint32_t ggml_code_bits(std::uint32_t type);
+
 // Decodes to float32, bit-equal to gguf-py's dequantize. Throws FormatError naming `name` for types
 // that are not decodable, for block scales that are not finite, and for data that does not fit the
 // shape. (F32, F16 and BF16 have no scales: their NaN and infinities come through.)

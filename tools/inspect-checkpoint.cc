@@ -6,6 +6,7 @@
 
 #include "miq/converters/compare_models.h"
 #include "miq/converters/miq_model.h"
+#include "miq/converters/gguf_model.h"
 #include "miq/converters/open_model.h"
 #include "miq/converters/recognise.h"
 #include "miq/evaluate/count.h"
@@ -47,7 +48,7 @@ Findings examine(OpenedCheckpoint opened, const std::string& path, const Options
   Findings found{std::move(opened), {}, {}, {}};
   const Model& model = found.opened.model;
   found.count = count_parameters(model, pool);
-  found.size = measure_size(model, path, pool);
+  found.size = measure_size(model, path, pool, gguf_stored_types(path, model.config));
   Report report;
   ModelReport entry;
   entry.name = model.name;

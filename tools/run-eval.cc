@@ -7,6 +7,7 @@
 #include <set>
 
 #include "miq/base/version.h"
+#include "miq/converters/gguf_model.h"
 #include "miq/converters/open_model.h"
 #include "miq/evaluate/metrics.h"
 #include "miq/evaluate/token_lines.h"
@@ -30,7 +31,7 @@ struct Options {
   bool compare = false, item_scores = false, no_cache = false;
   OutputFlags outputs;
   std::int64_t seqlen = 0, windows = 0, limit = 0;
-  std::uint64_t memory = 0;
+  std::uint64_t memory = 0, cache_limit = CacheOptions::kDefaultLimit;
 };
 
 struct Named {
@@ -121,6 +122,7 @@ EvaluationOptions evaluation_options(const Options& options, Session& session) {
   if (std::find(evaluation.metrics.begin(), evaluation.metrics.end(), "zeroshot") != evaluation.metrics.end()) {
     evaluation.zeroshot.tasks = load_tasks(options);
     evaluation.zeroshot.item_scores = options.item_scores;
+    evaluation.zeroshot.walk.memory_bytes = options.memory;
     if (evaluation.zeroshot.tasks.empty() && options.metrics.find("all") == std::string::npos)
       throw UsageError("metric zeroshot needs questions. Give --tasks NAME=FILE, or --data-dir FOLDER with zeroshot/TASK/validation.jsonl in it");
   }
@@ -198,6 +200,7 @@ CacheOptions cache_options(const Options& options, Session& session) {
   CacheOptions cache;
   cache.folder = cache_folder(options);
   cache.message = session.message_function();
+  cache.limit = options.cache_limit;
   // The program's own bytes stand for its arithmetic: another build measures anew.
   cache.conditions = {{"version", version()},
                       {"program", digest_of(map_file("/proc/self/exe").bytes())},
@@ -229,7 +232,7 @@ ExitCode evaluate(const Options& options, Session& session) {
   // Written to while models are measured; opened now, as the other files are.
   std::unique_ptr<AtomicFile> losses;
   if (!options.losses.empty() && first) losses = std::make_unique<AtomicFile>(options.losses);
-  if (!evaluation.texts.empty() && first) evaluation.cache = cache_options(options, session);
+  if ((!evaluation.texts.empty() || !evaluation.zeroshot.tasks.empty()) && first) evaluation.cache = cache_options(options, session);
   Report report;
   report.version = version();
   report.torch_version = torch_version();
@@ -276,10 +279,12 @@ ExitCode evaluate(const Options& options, Session& session) {
       if (conditions != said) session.message_function()(conditions);
       said = conditions;
     }
-    report.models[i] = evaluate_model(model, models[i].path, evaluation, memory, session.pool(), progress);
+    report.models[i] = evaluate_model(model, models[i].path, evaluation, memory, session.pool(), progress,
+                                      gguf_stored_types(models[i].path, model.config));
     report.models[i].name = models[i].name;
   }
   if (losses) losses->commit();
+  limit_cache(evaluation.cache);
   if (first) outputs.finish(report, session);
   for (const ModelReport& model : report.models) {
     for (const std::string& failure : model.failures) session.warn(model.name + ": " + failure);
@@ -339,6 +344,9 @@ void declare(CLI::App& app, Options& options) {
   app.add_option("--scratch", options.scratch, "folder for what is kept of the reference, in unnamed files; by default /var/tmp or $TMPDIR");
   app.add_option("--cache", options.cache,
                  "folder where results are kept and an interrupted run goes on from; by default $XDG_CACHE_HOME/miq or ~/.cache/miq");
+  app.add_option("--cache-limit", options.cache_limit,
+                 "how much that folder may take, such as 500MB: results not used for the longest time are removed at the end; by default 2GB")
+      ->transform(CLI::AsSizeValue(true));
   app.add_flag("--no-cache", options.no_cache, "measure everything anew and keep nothing");
   app.add_option("--losses", options.losses, "write the loss of every token here, as JSON lines: one a window");
   app.add_option("--memory", options.memory,

@@ -30,6 +30,8 @@ struct Gguf {
   struct Entry {
     Shape shape;
     std::vector<float> data;
+    std::uint32_t type = 0;
+    std::string blocks = {};  // instead of data, where the type is another
   };
   std::map<std::string, Entry> tensors;
 
@@ -50,8 +52,9 @@ struct Gguf {
     for (const auto& [name, entry] : tensors) {
       out += text_of(name) + bytes_of<std::uint32_t>(static_cast<std::uint32_t>(entry.shape.size()));
       for (auto d = entry.shape.rbegin(); d != entry.shape.rend(); ++d) out += bytes_of<std::uint64_t>(static_cast<std::uint64_t>(*d));
-      out += bytes_of<std::uint32_t>(0) + bytes_of<std::uint64_t>(data.size());
-      data.append(reinterpret_cast<const char*>(entry.data.data()), entry.data.size() * sizeof(float));
+      out += bytes_of(entry.type) + bytes_of<std::uint64_t>(data.size());
+      if (entry.type != 0) data += entry.blocks;
+      else data.append(reinterpret_cast<const char*>(entry.data.data()), entry.data.size() * sizeof(float));
       data.resize((data.size() + 31) / 32 * 32);
     }
     out.resize((out.size() + 31) / 32 * 32);
@@ -257,6 +260,48 @@ TEST_F(GgufModel, RefusalsSayWhatWasFound) {
   mixture = small_mixture();
   mixture.values.erase("llama.expert_count");
   EXPECT_NE(refusal(mixture).find("no expert_count"), std::string::npos) << refusal(mixture);
+}
+
+// What the quantized tensors take in the file, by the names they get: merged experts are taken apart.
+TEST_F(GgufModel, SaysWhatDecodedTensorsTakeInTheFile) {
+  Gguf file = small("llama");
+  file.set("llama.embedding_length", 32u);
+  file.set("llama.feed_forward_length", 64u);
+  file.set("llama.expert_count", 3u);
+  file.set("llama.expert_used_count", 2u);
+  file.tensors.clear();
+  // `blocks`: 32 elements each, all bytes zero but the scale.
+  const auto blocks = [&](const std::string& name, const Shape& shape, std::uint32_t type, std::size_t bytes) {
+    file.add(name, shape, 0);
+    Gguf::Entry& entry = file.tensors[name];
+    entry.type = type;
+    entry.blocks.assign(entry.data.size() / 32 * bytes, '\0');
+  };
+  file.add("token_embd.weight", {10, 32}, 0);
+  for (const char* norm : {"output_norm.weight", "blk.0.attn_norm.weight", "blk.0.ffn_norm.weight"}) file.add(norm, {32}, 1);
+  blocks("blk.0.attn_q.weight", {32, 32}, 3, 20);  // Q4_1
+  blocks("blk.0.attn_k.weight", {16, 32}, 8, 34);  // Q8_0
+  file.add("blk.0.attn_v.weight", {16, 32}, 0);
+  blocks("blk.0.attn_output.weight", {32, 32}, 6, 22);  // Q5_0
+  file.add("blk.0.ffn_gate_inp.weight", {3, 32}, 0);
+  file.add("blk.0.ffn_gate_exps.weight", {3, 64, 32}, 0);
+  blocks("blk.0.ffn_up_exps.weight", {3, 64, 32}, 2, 18);  // Q4_0
+  file.add("blk.0.ffn_down_exps.weight", {3, 32, 64}, 0);
+  const Model model = open(file);
+  const StoredTypes types = gguf_stored_types(write(file), model.config);
+  ASSERT_EQ(types.size(), 3u + 3u);
+  const auto holds = [&](const std::string& name, const char* type, double code_bits, double bits) {
+    ASSERT_TRUE(types.contains(name)) << name;
+    const auto elements = static_cast<double>(model.tensors.at(name).elements());
+    EXPECT_EQ(types.at(name).name, type);
+    EXPECT_EQ(static_cast<double>(types.at(name).code_bits), code_bits * elements) << name;
+    EXPECT_EQ(static_cast<double>(types.at(name).bits), bits * elements) << name;
+  };
+  holds("model.layers.0.self_attn.q_proj.weight", "Q4_1", 4, 5);
+  holds("model.layers.0.self_attn.k_proj.weight", "Q8_0", 8, 8.5);
+  holds("model.layers.0.self_attn.o_proj.weight", "Q5_0", 5, 5.5);
+  for (const char* expert : {"0", "1", "2"}) holds("model.layers.0.block_sparse_moe.experts." + std::string(expert) + ".w3.weight", "Q4_0", 4, 4.5);
+  EXPECT_TRUE(gguf_stored_types((folder_ / "nothing.miq").string(), model.config).empty());
 }
 
 }  // namespace

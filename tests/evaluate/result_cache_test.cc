@@ -4,11 +4,13 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 
 #include "miq/base/error.h"
 #include "miq/evaluate/measure_texts.h"
+#include "miq/formats/digest.h"
 #include "tests/evaluate/toy.h"
 
 namespace miq {
@@ -104,6 +106,32 @@ TEST_F(ResultCache, DamagedFilesAreBegunAnew) {
     }
     EXPECT_NE(WindowResults(options_, subject_).find(std::string(32, 'z'), 1), nullptr) << at;
   }
+}
+
+TEST_F(ResultCache, BeyondItsLimitTheLongestUnusedGoesFirst) {
+  const auto subject = [](int number) { return Json{{"results", "losses"}, {"weights", std::to_string(number)}}; };
+  const auto known = [&](int number) { return WindowResults(options_, subject(number)).find(kFirst, 1000) != nullptr; };
+  for (int number = 0; number < 4; ++number) {
+    WindowResults results(options_, subject(number));
+    results.add(kFirst, std::vector<float>(1000, 1.0f));
+    results.store();
+  }
+  int age = 4;
+  for (int number : {2, 0, 3, 1}) {  // the last one was used last
+    const std::string text = subject(number).dump();
+    fs::last_write_time(fs::path(folder_) / ("losses-" + digest_of(Blob(text).bytes())), fs::file_time_type::clock::now() - std::chrono::hours(age--));
+  }
+  std::ofstream(fs::path(folder_) / "mine.txt") << std::string(100000, 'x');
+  fs::create_directories(fs::path(folder_) / "losses-mine");
+  options_.limit = 10000;  // two of about 4200 bytes
+  limit_cache(options_);
+  EXPECT_EQ(logs().size(), 2u);
+  EXPECT_TRUE(fs::exists(fs::path(folder_) / "mine.txt"));
+  EXPECT_TRUE(fs::exists(fs::path(folder_) / "losses-mine"));
+  EXPECT_TRUE(known(1));
+  EXPECT_TRUE(known(3));
+  EXPECT_FALSE(known(2));
+  limit_cache(CacheOptions{});
 }
 
 TEST_F(ResultCache, WindowsDifferByTokensAndFirstPosition) {

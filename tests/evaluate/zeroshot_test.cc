@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "miq/base/error.h"
+#include "miq/evaluate/memory_budget.h"
 #include "miq/evaluate/zeroshot_text.h"
 #include "tests/evaluate/toy.h"
 #include "tests/reference/perplexity_reference.h"
@@ -18,6 +19,8 @@ namespace miq {
 namespace {
 
 using test::toy_model;
+
+EncodedChoice encode(const Model& model, const ScoredText& text) { return encode_choice(model, text, begin_of_text(model)); }
 
 class ZeroShot : public testing::Test {
  protected:
@@ -133,21 +136,48 @@ TEST(ZeroShotEncoding, SplitsAsTheHarnessDoes) {
   const auto ids = [&](std::string_view text) { return toy.model.tokenizer->encode(text, false); };
   const auto with_bos = [&](std::string_view text) { return toy.model.tokenizer->encode(text, true); };
   toy.model.config.bos_id = 100;
-  EncodedChoice made = encode_choice(toy.model, {"ab ", " cd"});
+  EncodedChoice made = encode(toy.model, {"ab ", " cd"});
   EXPECT_EQ(made.ids, with_bos("ab  cd"));
   EXPECT_EQ(made.scored, 4);  // the context's space counts to the choice
-  made = encode_choice(toy.model, {"", "cd"});
+  made = encode(toy.model, {"", "cd"});
   EXPECT_EQ(made.ids, with_bos("cd"));
   EXPECT_EQ(made.scored, 2);
   toy.model.config.max_positions = 6;
-  made = encode_choice(toy.model, {"0123456789", "abc"});
+  made = encode(toy.model, {"0123456789", "abc"});
   EXPECT_EQ(made.ids, ids("6789abc"));  // 7: the last one is not read
   EXPECT_EQ(made.scored, 3);
-  EXPECT_EQ(encode_choice(toy.model, {"x", "abcdef"}).ids, ids("xabcdef"));
-  EXPECT_THROW(encode_choice(toy.model, {"x", "abcdefg"}), Error);
+  EXPECT_EQ(encode(toy.model, {"x", "abcdef"}).ids, ids("xabcdef"));
+  EXPECT_THROW(encode(toy.model, {"x", "abcdefg"}), Error);
   toy.model.config.bos_id = toy.model.config.eos_id = std::nullopt;
-  EXPECT_THROW(encode_choice(toy.model, {"", "ab"}), Error);
-  EXPECT_THROW(encode_choice(toy.model, {"ab", ""}), Error);
+  EXPECT_THROW(encode(toy.model, {"", "ab"}), Error);
+  EXPECT_THROW(encode(toy.model, {"ab", ""}), Error);
+}
+
+// The tokenizer's files decide, then the config's ids.
+TEST(ZeroShotEncoding, BeginsWithTheTokenizersToken) {
+  auto toy = toy_model(100);
+  auto& config = toy.model.config;
+  config.bos_id = 7;
+  config.eos_id = 8;
+  const auto begin_with = [&](const std::string& file, const std::string& text) {
+    toy.model.files.clear();
+    if (!file.empty()) toy.model.files[file] = Blob(std::string_view(text));
+    return begin_of_text(toy.model);
+  };
+  EXPECT_EQ(begin_with("", ""), 7);
+  EXPECT_EQ(begin_with("tokenizer_config.json", "{}"), 7);
+  EXPECT_EQ(begin_with("tokenizer_config.json", R"({"bos_token":"b"})"), 'b');  // what the tokenizer makes of it
+  EXPECT_EQ(begin_with("tokenizer_config.json", R"({"bos_token":{"content":"<s>"},"added_tokens_decoder":{"5":{"content":"<s>"}}})"), 5);
+  EXPECT_EQ(begin_with("tokenizer_config.json", R"({"bos_token":null,"eos_token":"c"})"), 'c');  // as Qwen2's
+  EXPECT_EQ(begin_with("tokenizer_config.json", R"({"bos_token":null,"eos_token":null})"), std::nullopt);
+  EXPECT_EQ(begin_with("tokenizer_config.json", R"({"bos_token":null})"), 8);
+  EXPECT_EQ(begin_with("tokenizer_config.json", R"({"bos_token":["b"]})"), 7);
+  EXPECT_EQ(begin_with("tokenizer_config.json", "not JSON"), 7);
+  EXPECT_EQ(begin_with("special_tokens_map.json", R"({"bos_token":"b"})"), 'b');
+  EXPECT_EQ(begin_with("tokenizer.gguf.json", R"({"tokenizer.ggml.bos_token_id":3})"), 3);
+  EXPECT_EQ(begin_with("tokenizer.gguf.json", R"({"tokenizer.ggml.bos_token_id":-3,"tokenizer.ggml.eos_token_id":4})"), 4);
+  begin_with("tokenizer_config.json", R"({"bos_token":"b"})");
+  EXPECT_EQ(encode(toy.model, {"", "xy"}).ids.front(), 'b');
 }
 
 std::vector<double> naive_losses(const reference::Forward& oracle, const std::vector<std::int32_t>& ids) {
@@ -191,7 +221,7 @@ TEST(ZeroShotScores, EqualTheNaiveLoop) {
     std::size_t best = 0, best_norm = 0;
     const auto& scores = results[0].item_scores[i];
     for (std::size_t c = 0; c < item.choices.size(); ++c) {
-      const EncodedChoice encoded = encode_choice(toy.model, item.choices[c]);
+      const EncodedChoice encoded = encode(toy.model, item.choices[c]);
       const auto losses = naive_losses(toy.oracle, encoded.ids);
       double expected = 0;
       for (std::size_t p = losses.size() - static_cast<std::size_t>(encoded.scored); p < losses.size(); ++p) expected -= losses[p];
@@ -304,6 +334,39 @@ TEST(ZeroShotScores, SharedBeginningsGiveWhatWindowsOfTheirOwnGive) {
       }
     }
   }
+}
+
+TEST(ZeroShotScores, AreTheSameBitsFromTheCacheAndWithinABudget) {
+  const auto toy = toy_model(100, DType::BF16);
+  const std::string folder = testing::TempDir() + "miq_zeroshot_cache_" + std::to_string(::getpid());
+  for (const ComputeType type : {ComputeType::Float32, ComputeType::BFloat16}) {
+    std::filesystem::remove_all(folder);
+    const ForwardPass forward(toy.model, type);
+    ThreadPool pool(2);
+    std::int64_t tokens = 0;
+    const auto measure = [&](int items, const std::string& cache, std::uint64_t memory = 0) {
+      ZeroShotOptions options;
+      options.tasks = {made_task(items)};
+      options.item_scores = true;
+      options.cache.folder = cache;
+      options.weights_digest = "abc";
+      options.walk.memory_bytes = memory;
+      WalkStatistics walk;
+      const auto result = measure_zeroshot(forward, options, pool, {}, walk).front();
+      EXPECT_EQ(result.failure, "");
+      tokens = walk.tokens;
+      return result.item_scores;
+    };
+    const auto plain = measure(24, "");
+    EXPECT_GT(tokens, 0);
+    EXPECT_EQ(measure(24, folder), plain);
+    EXPECT_GT(tokens, 0);
+    EXPECT_EQ(measure(24, folder), plain);
+    EXPECT_EQ(tokens, 0);  // nothing walked
+    EXPECT_EQ(measure(24, "", anonymous_bytes() + (std::uint64_t{96} << 20)), plain);
+    EXPECT_THROW(measure(24, "", 1 << 20), Error);
+  }
+  std::filesystem::remove_all(folder);
 }
 
 TEST(ZeroShotScores, SharedBeginningsAreComputedOnce) {

@@ -71,13 +71,24 @@ std::optional<std::int32_t> leading_special(const Tokenizer& tokenizer) {
   return std::nullopt;
 }
 
+// The target that the original leaves out: its config's pad_token_id. Its Llama adapter sets that to the end-of-text token; OPT's configs
+// name one of their own (1 where they are silent).
 std::optional<std::int32_t> padding_target(const Model& model) {
-  // Only the Llama adapter is known to set the padding token to eos.
-  if (model.config.architecture != "llama" || !model.config.eos_id) {
-    throw Error(model.name + ": protocol slicegpt needs a Llama model with an end-of-text id; this is '" + model.config.architecture +
+  const Config& config = model.config;
+  if (config.architecture == "opt") {
+    constexpr std::int32_t kOptPadding = 1;
+    const auto file = model.files.find("config.json");
+    const Json stated = file == model.files.end() ? Json() : Json::parse(file->second.text(), nullptr, false);
+    if (!stated.is_object() || !stated.contains("pad_token_id")) return kOptPadding;
+    const Json& id = stated.at("pad_token_id");
+    // Python takes 0 for none.
+    return id.is_number_integer() && id > 0 && id < config.vocabulary ? std::optional(id.get<std::int32_t>()) : std::nullopt;
+  }
+  if (config.architecture != "llama" || !config.eos_id) {
+    throw Error(model.name + ": protocol slicegpt needs a Llama model with an end-of-text id, or OPT; this is '" + config.architecture +
                 "'. Use --protocol gptq");
   }
-  return static_cast<std::int32_t>(*model.config.eos_id);
+  return static_cast<std::int32_t>(*config.eos_id);
 }
 
 double square(double x) { return x * x; }

@@ -106,6 +106,12 @@ std::string one_line(std::string text) {
   return text;
 }
 
+// What the model was compared with; null: with nothing.
+const Divergence* compared(const ModelReport& model) {
+  const auto found = std::find_if(model.divergence.begin(), model.divergence.end(), [](const Divergence& result) { return !result.failed(); });
+  return found == model.divergence.end() ? nullptr : &*found;
+}
+
 std::string evaluation_command(const Report& report, const ModelReport& model) {
   const Conditions& conditions = report.conditions_of(model);
   std::string command = "run-eval " + shell_quoted(model.name) + "=MODEL", texts;
@@ -121,6 +127,7 @@ std::string evaluation_command(const Report& report, const ModelReport& model) {
     command += " --protocol " + shell_quoted(shown->protocol) + " --seqlen " + std::to_string(shown->seqlen) + " --windows " +
                std::to_string(windows);
   }
+  if (const Divergence* with = compared(model)) command += " --reference " + shell_quoted(with->reference) + "=REFERENCE";
   for (const ZeroShotResult& result : model.zeroshot) command += " --tasks " + shell_quoted(result.task) + "=" + placeholder(result.task);
   return command + " --dtype " + shell_quoted(conditions.dtype) + " --threads " + std::to_string(conditions.threads);
 }
@@ -167,7 +174,9 @@ std::vector<std::string> reproduce_commands(const Report& report, const ModelRep
       lines.push_back("# " + placeholder(text_of(model.calibration, "text_name")) + ": file digest " + one_line(digest));
   }
   lines.push_back(evaluation_command(report, model));
-  lines.push_back("# MODEL: weights digest " + (model.digest.empty() ? std::string("not recorded") : one_line(model.digest)));
+  const auto digest = [](const std::string& known) { return "weights digest " + (known.empty() ? std::string("not recorded") : one_line(known)); };
+  lines.push_back("# MODEL: " + digest(model.digest));
+  if (const Divergence* with = compared(model)) lines.push_back("# REFERENCE: " + digest(with->reference_digest));
   for (const Perplexity& result : model.perplexity) {
     const std::string line = "# " + placeholder(result.text) + ": file digest " + one_line(result.source_digest);
     if (!result.failed() && std::find(lines.begin(), lines.end(), line) == lines.end()) lines.push_back(line);

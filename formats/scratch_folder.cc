@@ -49,7 +49,7 @@ void ScratchFolder::require(std::uint64_t bytes) const {
   const std::uint64_t free = static_cast<std::uint64_t>(info.f_bavail) * info.f_frsize;
   if (free < bytes) {
     throw Error(path_ + ": " + std::to_string(bytes) + " bytes are needed for what does not fit into memory, " + std::to_string(free) +
-                " are free; name another folder with --scratch, or allow more --memory");
+                " are free; make room there, or name another folder with --scratch");
   }
 }
 

@@ -61,6 +61,21 @@ TEST(Protocol, Exllamav3PutsNothingInFrontAndWantsATokenBehindEachWindow) {
   EXPECT_THROW(plan_windows(protocol("exllamav3"), toy.model, toy_text(16), 16, 0), Error);
 }
 
+TEST(Protocol, SliceGptLeavesOutTheModelsPadding) {
+  auto toy = toy_model();
+  const auto ignored = [&] { return plan_windows(protocol("slicegpt"), toy.model, toy_text(100), 16, 0).ignored_target; };
+  EXPECT_EQ(ignored(), 2);  // the Llama adapter's: the end of text
+  toy.model.config.architecture = "opt";
+  EXPECT_EQ(ignored(), 1);
+  for (const auto& [config, id] : std::initializer_list<std::pair<const char*, std::optional<std::int32_t>>>{
+           {"{}", 1}, {R"({"pad_token_id":5})", 5}, {R"({"pad_token_id":0})", std::nullopt}, {R"({"pad_token_id":null})", std::nullopt}, {"[", 1}}) {
+    toy.model.files["config.json"] = Blob(std::string_view(config));
+    EXPECT_EQ(ignored(), id) << config;
+  }
+  toy.model.config.architecture = "qwen2";
+  EXPECT_THROW(ignored(), Error);
+}
+
 TEST(Protocol, OddRequestsAreRefusedByName) {
   EXPECT_THROW(protocol("perplexed"), UsageError);
   EXPECT_THROW(window_length(protocol("gptq"), test::odd_config(), 5000), UsageError);

@@ -147,6 +147,10 @@ TEST(ReportCommand, SaysHowToMakeAModelAgain) {
   const auto evaluation = std::find_if(lines.begin(), lines.end(), [](const std::string& line) { return line.rfind("run-eval", 0) == 0; });
   ASSERT_NE(evaluation, lines.end());
   EXPECT_EQ(evaluation->rfind("run-eval '<b>mi-50</b> & '\\''co'\\'''=MODEL --dataset alice29=ALICE29_FILE --protocol gptq --seqlen 1024", 0), 0u) << *evaluation;
+  EXPECT_NE(evaluation->find(" --reference dense=REFERENCE"), std::string::npos) << *evaluation;
+  EXPECT_NE(std::find(lines.begin(), lines.end(), "# REFERENCE: weights digest 00112233445566778899aabbccddeeff"), lines.end());
+  ASSERT_TRUE(report.models[0].divergence.empty());  // the reference itself
+  for (const std::string& line : reproduce_commands(report, report.models[0])) EXPECT_EQ(line.find("REFERENCE"), std::string::npos) << line;
 }
 
 }  // namespace

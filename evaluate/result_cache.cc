@@ -38,12 +38,10 @@ struct Subject {
   std::uint64_t bytes = 0;
 };
 
-constexpr std::size_t kDigestDigits = 32;
-
 // "losses-" and the digest of what they are the losses of.
 bool is_subject(const std::string& name) {
   const std::size_t dash = name.find('-');
-  if (dash == std::string::npos || name.size() != dash + 1 + kDigestDigits) return false;
+  if (dash == std::string::npos || name.size() != dash + 1 + kWindowDigits) return false;
   const std::string kind = name.substr(0, dash);
   return (kind == "losses" || kind == "divergence" || kind == "zeroshot") && name.find_first_not_of("0123456789abcdef", dash + 1) == std::string::npos;
 }

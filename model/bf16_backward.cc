@@ -80,7 +80,7 @@ struct Bf16Layer::Backward {
   // Fills projected, middle, gate and up.
   void run(const float* hidden) const {
     Bf16* x = sized(buffers.input, tokens * n);
-    layer.normalise(context, Role::InputNorm, hidden, tokens, x);
+    layer.normalise(context, Role::InputNorm, hidden, tokens, n, x);
     float* projected = sized(buffers.projected, tokens * stride);
     layer.project(x, tokens, n, projected);
     Bf16* mixed = sized(buffers.narrow, tokens * query);
@@ -88,7 +88,7 @@ struct Bf16Layer::Backward {
                           context.rope.cosines.const_data_ptr<float>(), context.rope.sines.const_data_ptr<float>(), mixed);
     float* middle = sized(buffers.middle, tokens * n);
     add_product(mixed, query, tokens, layer.o_, n, hidden, middle);
-    layer.normalise(context, Role::MlpNorm, middle, tokens, x);
+    layer.normalise(context, Role::MlpNorm, middle, tokens, n, x);
     float *gate = sized(buffers.gate, tokens * width), *up = sized(buffers.up, tokens * width);
     product(x, n, tokens, layer.gate_up_, [&](std::int64_t row, std::int64_t rows, std::int64_t column, const float* tile) {
       const std::int64_t first = column / 2, count = std::min(kPanel, width - first);

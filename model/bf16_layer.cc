@@ -40,7 +40,7 @@ PackedBf16 pack(const at::Tensor& weight) {
 
 // A tensor of this shape for the calling thread to write to: the last one of the slot where nobody kept it.
 at::Tensor scratch(int slot, std::int64_t rows, std::int64_t columns, at::ScalarType type) {
-  thread_local at::Tensor slots[5];
+  thread_local at::Tensor slots[6];
   at::Tensor& kept = slots[slot];
   const std::int64_t wanted = rows * columns;
   if (!kept.defined() || kept.storage().use_count() > 1 || kept.scalar_type() != type || kept.numel() < wanted ||
@@ -56,8 +56,9 @@ std::int64_t version(const at::Tensor& tensor) { return tensor.is_inference() ? 
 }  // namespace
 
 bool Bf16Layer::supports(const Config& config, const LayerConfig& sizes) {
-  const bool plain = config.norm == NormKind::Rms && config.norm_first && config.activation == Activation::Silu && config.gated_mlp &&
-                     !config.output_bias && !config.mlp_bias && !config.sliced && config.positions == Positions::Rotary && sizes.experts == 0 &&
+  const bool norms = config.sliced ? config.norm == NormKind::FusedRms && sliced_widths_fit(config, sizes) : config.norm == NormKind::Rms;
+  const bool plain = norms && config.norm_first && config.activation == Activation::Silu && config.gated_mlp &&
+                     !config.output_bias && !config.mlp_bias && config.positions == Positions::Rotary && sizes.experts == 0 &&
                      !sizes.identity;
   return have_bf16_kernels() && plain && config.hidden % 2 == 0 && sizes.head_dim % 2 == 0 && sizes.mlp_width % 2 == 0;
 }
@@ -68,6 +69,9 @@ Bf16Layer::Bf16Layer(const Config& config, const LayerWeights& layer) : rules_(&
   o_ = pack(source(Role::AttentionOutput));
   down_ = pack(source(Role::Down));
   pack_mlp();
+  if (!config.sliced) return;
+  attention_rotation_ = Rotation(source(Role::AttentionRotation));
+  mlp_rotation_ = Rotation(source(Role::MlpRotation));
 }
 
 void Bf16Layer::forget_linears(const Config& config, std::int64_t layer) {
@@ -139,8 +143,8 @@ bool Bf16Layer::is_of(const LayerWeights& layer) const {
   return true;
 }
 
-void Bf16Layer::normalise(const LayerContext& context, Role norm, const float* x, std::int64_t tokens, Bf16* to) const {
-  const std::int64_t n = context.config.hidden;
+void Bf16Layer::normalise(const LayerContext& context, Role norm, const float* x, std::int64_t tokens, std::int64_t n, Bf16* to) const {
+  if (context.config.sliced) return fused_rms_norm_bf16(x, tokens, n, context.config.hidden, context.config.norm_epsilon, to);
   const float* weight = source(norm).const_data_ptr<float>();
   for (std::int64_t t = 0; t < tokens; ++t) rms_norm_bf16(x + t * n, weight, context.config.norm_epsilon, n, to + t * n);
 }
@@ -166,6 +170,12 @@ void add_product(const Bf16* input, std::int64_t lda, std::int64_t tokens, const
       add_float(residual + at, tile + r * kTileColumns, std::min(kTileColumns, n - column), to + at);
     }
   });
+}
+
+void Bf16Layer::add_block(const Rotation& rotation, const at::Tensor& input, const PackedBf16& weight, const float* stream, float* to) const {
+  const std::int64_t tokens = input.size(0);
+  if (rotation.in() > 0) rotation.carry(stream, tokens, to);
+  add_product(bits(input), input.size(1), tokens, weight, weight.columns(), rotation.in() > 0 ? to : stream, to);
 }
 
 void Bf16Layer::attend(const LayerContext& context, const float* projected, std::int64_t tokens, Bf16* mixed) const {
@@ -218,35 +228,37 @@ void Bf16Layer::gate(const at::Tensor& x, const at::Tensor& gated) const {
 
 at::Tensor Bf16Layer::run(const LayerContext& context, const at::Tensor& hidden, const InputObserver& observer, bool inputs_only) const {
   const LayerConfig& sizes = context.sizes;
-  const std::int64_t tokens = hidden.size(0), n = context.config.hidden, width = sizes.mlp_width;
+  const std::int64_t tokens = hidden.size(0), n = hidden.size(1), width = sizes.mlp_width;
   const float* from = hidden.const_data_ptr<float>();
   const auto observe = [&](InputSite site, const at::Tensor& input) {
     if (observer) observer({site}, input);
   };
-  at::Tensor output = at::empty({tokens, n}, at::kFloat);
-  float* out = output.data_ptr<float>();
+  at::Tensor output = at::empty({tokens, down_.columns()}, at::kFloat);
+  // The stream behind attention: in a sliced layer of a width of its own.
+  const at::Tensor between = context.config.sliced ? scratch(5, tokens, o_.columns(), at::kFloat) : output;
+  float *out = output.data_ptr<float>(), *middle = between.data_ptr<float>();
 
   const at::Tensor x = scratch(0, tokens, n, at::kBFloat16);
-  normalise(context, Role::InputNorm, from, tokens, bits(x));
+  normalise(context, Role::InputNorm, from, tokens, n, bits(x));
   observe(InputSite::Attention, x);
   const at::Tensor mixed = scratch(2, tokens, sizes.heads * sizes.head_dim, at::kBFloat16);
   attend_inputs(context, x, mixed);
   observe(InputSite::AttentionOutput, mixed);
-  add_product(bits(mixed), mixed.size(1), tokens, o_, n, from, out);
+  add_block(attention_rotation_, mixed, o_, from, middle);
 
-  const at::Tensor y = scratch(3, tokens, n, at::kBFloat16);
-  normalise(context, Role::MlpNorm, out, tokens, bits(y));
+  const at::Tensor y = scratch(3, tokens, between.size(1), at::kBFloat16);
+  normalise(context, Role::MlpNorm, middle, tokens, between.size(1), bits(y));
   observe(InputSite::Mlp, y);
   const at::Tensor gated = scratch(4, tokens, width, at::kBFloat16);
   gate(y, gated);
   observe(InputSite::MlpOutput, gated);
-  if (!inputs_only) add_product(bits(gated), width, tokens, down_, n, out, out);
+  if (!inputs_only) add_block(mlp_rotation_, gated, down_, middle, out);
   return output;
 }
 
 at::Tensor Bf16Layer::attention_input(const LayerContext& context, const at::Tensor& hidden) const {
   const at::Tensor x = at::empty(hidden.sizes(), at::kBFloat16);
-  normalise(context, Role::InputNorm, hidden.const_data_ptr<float>(), hidden.size(0), bits(x));
+  normalise(context, Role::InputNorm, hidden.const_data_ptr<float>(), hidden.size(0), hidden.size(1), bits(x));
   return x;
 }
 
@@ -257,14 +269,14 @@ at::Tensor Bf16Layer::attention_inside(const LayerContext& context, const at::Te
 }
 
 at::Tensor Bf16Layer::behind_attention(const LayerContext& context, const at::Tensor& hidden, const at::Tensor& inside) const {
-  const at::Tensor stream = at::empty(hidden.sizes(), at::kFloat);
-  add_product(bits(inside), inside.size(1), inside.size(0), o_, context.config.hidden, hidden.const_data_ptr<float>(), stream.data_ptr<float>());
+  const at::Tensor stream = at::empty({hidden.size(0), o_.columns()}, at::kFloat);
+  add_block(attention_rotation_, inside, o_, hidden.const_data_ptr<float>(), stream.data_ptr<float>());
   return stream;
 }
 
 at::Tensor Bf16Layer::mlp_input(const LayerContext& context, const at::Tensor& middle) const {
   const at::Tensor y = at::empty(middle.sizes(), at::kBFloat16);
-  normalise(context, Role::MlpNorm, middle.const_data_ptr<float>(), middle.size(0), bits(y));
+  normalise(context, Role::MlpNorm, middle.const_data_ptr<float>(), middle.size(0), middle.size(1), bits(y));
   return y;
 }
 
@@ -275,8 +287,8 @@ at::Tensor Bf16Layer::mlp_inside(const LayerContext& context, const at::Tensor& 
 }
 
 at::Tensor Bf16Layer::behind_mlp(const LayerContext& context, const at::Tensor& middle, const at::Tensor& inside) const {
-  const at::Tensor stream = at::empty(middle.sizes(), at::kFloat);
-  add_product(bits(inside), inside.size(1), inside.size(0), down_, context.config.hidden, middle.const_data_ptr<float>(), stream.data_ptr<float>());
+  const at::Tensor stream = at::empty({middle.size(0), down_.columns()}, at::kFloat);
+  add_block(mlp_rotation_, inside, down_, middle.const_data_ptr<float>(), stream.data_ptr<float>());
   return stream;
 }
 

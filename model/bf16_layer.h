@@ -9,6 +9,7 @@
 
 #include "miq/model/bf16_attention.h"
 #include "miq/model/bf16_product.h"
+#include "miq/model/bf16_sliced.h"
 #include "miq/model/decoder.h"
 
 namespace miq {
@@ -18,7 +19,7 @@ namespace miq {
 class Bf16Layer {
  public:
   // Whether the kernels exist here for a layer of these sizes (they need even sizes): pre-norm layers with
-  // RMS norms, rotary positions and one gated SiLU MLP; biases on q, k and v, norms of heads, windows.
+  // RMS norms, rotary positions and one gated SiLU MLP; biases on q, k and v, norms of heads, windows; sliced ones.
   static bool supports(const Config& config, const LayerConfig& sizes);
   // REQUIRES supports().
   Bf16Layer(const Config& config, const LayerWeights& layer);
@@ -38,8 +39,10 @@ class Bf16Layer {
   at::Tensor mlp_inside(const LayerContext& context, const at::Tensor& input) const;
   at::Tensor behind_mlp(const LayerContext& context, const at::Tensor& middle, const at::Tensor& inside) const;
 
-  // Whether backward() knows the layer: no norms of heads, no factors of late queries.
-  bool differentiable(const LayerContext& context) const { return !context.config.query_key_norm && !context.rope.query_factors.defined(); }
+  // Whether backward() knows the layer: no norms of heads, no factors of late queries, not sliced.
+  bool differentiable(const LayerContext& context) const {
+    return !context.config.query_key_norm && !context.rope.query_factors.defined() && !context.config.sliced;
+  }
   // d loss / d hidden, [tokens, hidden] float32, given `gradient` = d loss / d output; shows d loss / d (each linear's output), [tokens,
   // out] bfloat16 tensors that the observer may keep. The first call packs the transposed matrices. REQUIRES differentiable().
   at::Tensor backward(const LayerContext& context, const at::Tensor& hidden, const at::Tensor& gradient,
@@ -52,7 +55,10 @@ class Bf16Layer {
     PackedBf16 qkv, o, gate_up, down;
   };
   const Transposed& transposed(const LayerConfig& sizes) const;
-  void normalise(const LayerContext& context, Role norm, const float* x, std::int64_t tokens, Bf16* to) const;
+  // Rows of `n` floats.
+  void normalise(const LayerContext& context, Role norm, const float* x, std::int64_t tokens, std::int64_t n, Bf16* to) const;
+  // to = the stream on its way around a block + input * weight; `to` may be `stream` where the layer is not sliced.
+  void add_block(const Rotation& rotation, const at::Tensor& input, const PackedBf16& weight, const float* stream, float* to) const;
   // Rows of q, k and v, qkv_.padded_columns() floats a token, biases added.
   void project(const Bf16* x, std::int64_t tokens, std::int64_t width, float* projected) const;
   const at::Tensor& source(Role role, bool bias = false) const { return sources_.find(rule_name(*rules_, role, bias))->second.first; }
@@ -71,6 +77,7 @@ class Bf16Layer {
   const Architecture* rules_;
   std::map<std::string, std::pair<at::Tensor, std::int64_t>, std::less<>> sources_;  // tensor, version
   PackedBf16 qkv_, o_, gate_up_, down_;
+  Rotation attention_rotation_, mlp_rotation_;  // sliced layers only
   std::int64_t key_column_ = 0, value_column_ = 0;  // in qkv_
   std::vector<float> bias_;                         // of qkv_'s columns; empty: none
   mutable std::once_flag transposing_;

@@ -121,8 +121,8 @@ ForwardPass::ForwardPass(const Model& model, ComputeType type, Kernels kernels) 
   output_projection_ = global(model, Role::OutputProjection, false, scalar_type(type));
   final_norm_ = {config.norm, config.norm_epsilon, config.hidden, global(model, Role::FinalNorm, false, at::kFloat),
                  global(model, Role::FinalNorm, true, at::kFloat)};
-  const bool plain_head = config.norm == NormKind::Rms && config.final_norm && !head_bias_.defined() && !output_projection_.defined();
-  if (kernels == Kernels::Best && type == ComputeType::BFloat16 && have_bf16_kernels() && plain_head && config.hidden % 2 == 0) {
+  const bool plain_head = (config.norm == NormKind::Rms || config.norm == NormKind::FusedRms) && config.final_norm && !head_bias_.defined() && !output_projection_.defined();
+  if (kernels == Kernels::Best && type == ComputeType::BFloat16 && have_bf16_kernels() && plain_head && head_.size(1) % 2 == 0) {
     packs_head_ = true;
   }
 }
@@ -288,7 +288,9 @@ std::vector<float> ForwardPass::losses(const at::Tensor& hidden, std::span<const
     use_single_threaded_torch();
     std::call_once(packing_head_, [&] { packed_head_ = std::make_unique<PackedBf16>(pack_head(head_)); });
     const auto targets = ids.subspan(static_cast<std::size_t>(first + 1));
-    return bf16_losses(*packed_head_, final_norm_.weight, model_.config.norm_epsilon, hidden.contiguous(), first, targets);
+    const PlainNorm norm = final_norm_.kind == NormKind::FusedRms ? plain_norm(hidden.size(1), final_norm_.mean_width, final_norm_.epsilon)
+                                                                  : PlainNorm{final_norm_.weight, final_norm_.epsilon};
+    return bf16_losses(*packed_head_, norm.weight, norm.epsilon, hidden.contiguous(), first, targets);
   }
   std::vector<float> result;
   for (std::int64_t begin = first; begin < tokens - 1; begin += kLossBlock) {

@@ -1,9 +1,15 @@
 // Sliced models and deleted layers through the decoder, against the naive reference.
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/norm.h>
+#include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 
+#include "miq/model/bf16_layer.h"
 #include "miq/model/forward.h"
 #include "tests/model/small_model.h"
 #include "tests/model/small_sliced.h"
@@ -136,6 +142,50 @@ TEST(DeletedLayer, HandsItsInputOn) {
   const auto ids = random_ids(20, config.vocabulary, 3);
   for (const ComputeType type : {ComputeType::Float32, ComputeType::BFloat16}) {
     EXPECT_EQ(values_of(all_logits(ForwardPass(model, type), ids)), values_of(all_logits(ForwardPass(small.model, type), ids)));
+  }
+}
+
+// Our own kernels want even widths; those above are odd.
+TEST(SlicedKernels, AreNearTheReferenceAndIndependentOfOtherRows) {
+  if (!have_bf16_kernels()) GTEST_SKIP() << "this CPU has no AVX512-BF16";
+  for (const std::int64_t head : {40, 26}) {
+    Config config = sliced_config("llama", head);
+    config.layers[0].input = 28, config.layers[0].middle = 30, config.layers[0].output = config.layers[1].input = 26, config.layers[1].middle = 34;
+    for (const LayerConfig& layer : config.layers) ASSERT_TRUE(Bf16Layer::supports(config, layer));
+    for (const DType stored : {DType::BF16, DType::F32}) {  // rotations in two and in three parts
+      const test::SmallModel small = small_model(config, stored);
+      const ForwardPass exact(small.model, ComputeType::Float32), own(small.model, ComputeType::BFloat16), portable(small.model, ComputeType::BFloat16, Kernels::Portable);
+      const auto ids = random_ids(60, config.vocabulary, 5);
+      const auto distance = [](const at::Tensor& a, const at::Tensor& b) { return ((a - b).norm() / b.norm()).item().toDouble(); };
+      at::Tensor a = exact.embed(ids), b = own.embed(ids), c = portable.embed(ids), alone = b.narrow(0, 0, 20);
+      for (std::int64_t layer = 0; layer < 2; ++layer) {
+        const LayerWeights weights = own.load_layer(layer);
+        ASSERT_NE(weights.packed, nullptr);
+        a = exact.run_layer(exact.load_layer(layer), a), b = own.run_layer(weights, b), c = portable.run_layer(portable.load_layer(layer), c);
+        alone = own.run_layer(weights, alone);
+        EXPECT_LT(distance(b, a), 1.2 * distance(c, a) + 0.001);
+        EXPECT_TRUE(b.narrow(0, 0, 20).equal(alone));
+      }
+      const auto expected = exact.losses(a, ids), got = own.losses(b, ids);
+      ASSERT_EQ(got.size(), expected.size());
+      double mean = 0;
+      for (std::size_t i = 0; i < got.size(); ++i) mean += (got[i] - expected[i]) / static_cast<double>(got.size());
+      EXPECT_LT(std::abs(mean), 0.02);
+    }
+  }
+}
+
+TEST(SlicedKernels, RotationsKeepTheStreamsDigits) {
+  if (!have_bf16_kernels()) GTEST_SKIP() << "this CPU has no AVX512-BF16";
+  const at::Generator generator = at::detail::createCPUGenerator(3);
+  for (const auto& [in, out] : {std::pair<std::int64_t, std::int64_t>{2, 2}, {46, 70}, {130, 96}}) {
+    for (const bool whole : {false, true}) {
+      at::Tensor q = at::randn({in, out}, generator, at::kFloat), x = at::randn({29, in}, generator, at::kFloat) * 30, got = at::empty({29, out});
+      if (whole) q = q.to(at::kBFloat16).to(at::kFloat);
+      Rotation(q).carry(x.const_data_ptr<float>(), 29, got.data_ptr<float>());
+      const at::Tensor expected = x.to(at::kDouble).matmul(q.to(at::kDouble));
+      EXPECT_LT(((got - expected).norm() / expected.norm()).item().toDouble(), 2e-5) << in << " " << out;
+    }
   }
 }
 

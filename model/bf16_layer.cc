@@ -268,7 +268,7 @@ at::Tensor Bf16Layer::attention_inside(const LayerContext& context, const at::Te
   return mixed;
 }
 
-at::Tensor Bf16Layer::behind_attention(const LayerContext& context, const at::Tensor& hidden, const at::Tensor& inside) const {
+at::Tensor Bf16Layer::behind_attention(const LayerContext&, const at::Tensor& hidden, const at::Tensor& inside) const {
   const at::Tensor stream = at::empty({hidden.size(0), o_.columns()}, at::kFloat);
   add_block(attention_rotation_, inside, o_, hidden.const_data_ptr<float>(), stream.data_ptr<float>());
   return stream;
@@ -286,7 +286,7 @@ at::Tensor Bf16Layer::mlp_inside(const LayerContext& context, const at::Tensor& 
   return gated;
 }
 
-at::Tensor Bf16Layer::behind_mlp(const LayerContext& context, const at::Tensor& middle, const at::Tensor& inside) const {
+at::Tensor Bf16Layer::behind_mlp(const LayerContext&, const at::Tensor& middle, const at::Tensor& inside) const {
   const at::Tensor stream = at::empty({middle.size(0), down_.columns()}, at::kFloat);
   add_block(mlp_rotation_, inside, down_, middle.const_data_ptr<float>(), stream.data_ptr<float>());
   return stream;

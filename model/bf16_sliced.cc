@@ -2,13 +2,9 @@
 // weights sqrt(m / n).
 #include "miq/model/bf16_sliced.h"
 
-#include <ATen/TensorOperators.h>
-#include <ATen/ops/count_nonzero.h>
 #include <ATen/ops/full.h>
 
-#include <algorithm>
 #include <cmath>
-#include <vector>
 
 #include "miq/model/avx512.h"
 #include "miq/model/bf16_elementwise.h"
@@ -16,15 +12,25 @@
 namespace miq {
 namespace {
 
-// x = high + low + an error of 2^-17 of x.
-MIQ_AVX512_BF16 void split(const float* x, std::int64_t n, Bf16* high, Bf16* low) {
-  for (std::int64_t i = 0; i < n; i += 16) {
-    const __mmask16 lanes = avx512::first_lanes(n - i);
-    const __m512 v = _mm512_maskz_loadu_ps(lanes, x + i);
-    const __m256i rounded = (__m256i)_mm512_cvtneps_pbh(v);
-    _mm256_mask_storeu_epi16(high + i, lanes, rounded);
-    const __m512 back = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded), 16));
-    avx512::store_bf16(low + i, lanes, _mm512_sub_ps(v, back));
+// Rows x 32 columns in registers: for each inner index two vectors of the panel, and one value of each row spread over a vector.
+template <int Rows>
+MIQ_AVX512_BF16 void rotate_rows(const float* x, std::int64_t in, const float* panel, float* to, std::int64_t stride, __mmask16 low, __mmask16 high) {
+  __m512 sums[Rows][2];
+#pragma GCC unroll 12
+  for (int r = 0; r < Rows; ++r) sums[r][0] = sums[r][1] = _mm512_setzero_ps();
+  for (std::int64_t i = 0; i < in; ++i, panel += kPanel) {
+    const __m512 b0 = _mm512_loadu_ps(panel), b1 = _mm512_loadu_ps(panel + 16);
+#pragma GCC unroll 12
+    for (int r = 0; r < Rows; ++r) {
+      const __m512 spread = _mm512_set1_ps(x[r * in + i]);
+      sums[r][0] = _mm512_fmadd_ps(spread, b0, sums[r][0]);
+      sums[r][1] = _mm512_fmadd_ps(spread, b1, sums[r][1]);
+    }
+  }
+#pragma GCC unroll 12
+  for (int r = 0; r < Rows; ++r) {
+    _mm512_mask_storeu_ps(to + r * stride, low, sums[r][0]);
+    _mm512_mask_storeu_ps(to + r * stride + 16, high, sums[r][1]);
   }
 }
 
@@ -34,30 +40,24 @@ bool sliced_widths_fit(const Config& config, const LayerConfig& sizes) {
   return input_width(config, sizes) % 2 == 0 && middle_width(config, sizes) % 2 == 0 && output_width(config, sizes) % 2 == 0;
 }
 
-Rotation::Rotation(const at::Tensor& q) : in_(q.size(0)) {
-  const at::Tensor exact = q.detach().to(at::kFloat).contiguous(), high = exact.to(at::kBFloat16);
-  const at::Tensor low = (exact - high).to(at::kBFloat16);
-  const auto bits = [](const at::Tensor& rows) { return reinterpret_cast<const Bf16*>(rows.const_data_ptr<at::BFloat16>()); };
-  const bool whole = at::count_nonzero(low).item().toLong() == 0;
-  packed_ = PackedBf16((whole ? 2 : 3) * in_, q.size(1));
-  packed_.set_inner(0, bits(high), q.size(1), in_);
-  packed_.set_inner(in_, bits(high), q.size(1), in_);
-  if (!whole) packed_.set_inner(2 * in_, bits(low), q.size(1), in_);
+Rotation::Rotation(const at::Tensor& rotation) : in_(rotation.size(0)), out_(rotation.size(1)) {
+  const at::Tensor rows = rotation.detach().to(at::kFloat).contiguous();
+  const float* from = rows.const_data_ptr<float>();
+  packed_.resize(static_cast<std::size_t>((out_ + kPanel - 1) / kPanel * kPanel * in_));
+  for (std::int64_t i = 0; i < in_; ++i) {
+    for (std::int64_t c = 0; c < out_; ++c) packed_[static_cast<std::size_t>((c / kPanel * in_ + i) * kPanel + c % kPanel)] = from[i * out_ + c];
+  }
 }
 
 void Rotation::carry(const float* x, std::int64_t tokens, float* to) const {
-  const std::int64_t inner = packed_.inner(), n = out();
-  thread_local std::vector<Bf16> parts;
-  parts.resize(static_cast<std::size_t>(tokens * inner));
-  for (std::int64_t t = 0; t < tokens; ++t) {
-    Bf16* row = parts.data() + t * inner;
-    split(x + t * in_, in_, row, row + in_);
-    if (inner > 2 * in_) std::copy_n(row, in_, row + 2 * in_);
+  for (std::int64_t column = 0; column < out_; column += kPanel) {
+    const float* panel = packed_.data() + column * in_;
+    const __mmask16 low = avx512::first_lanes(out_ - column), high = avx512::first_lanes(out_ - column - 16);
+    std::int64_t row = 0;
+    for (; row + kTileRows <= tokens; row += kTileRows) rotate_rows<kTileRows>(x + row * in_, in_, panel, to + row * out_ + column, out_, low, high);
+    for (; row + 4 <= tokens; row += 4) rotate_rows<4>(x + row * in_, in_, panel, to + row * out_ + column, out_, low, high);
+    for (; row < tokens; ++row) rotate_rows<1>(x + row * in_, in_, panel, to + row * out_ + column, out_, low, high);
   }
-  product(parts.data(), inner, tokens, packed_, [&](std::int64_t row, std::int64_t rows, std::int64_t column, const float* tile) {
-    const std::int64_t count = std::min(kTileColumns, n - column);
-    for (std::int64_t r = 0; r < rows && count > 0; ++r) std::copy_n(tile + r * kTileColumns, count, to + (row + r) * n + column);
-  });
 }
 
 PlainNorm plain_norm(std::int64_t width, std::int64_t mean_width, double epsilon) {

@@ -4,6 +4,9 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+#include <vector>
+
 #include "miq/model/bf16_product.h"
 #include "miq/model/config.h"
 
@@ -12,21 +15,21 @@ namespace miq {
 // Whether the kernels fit such a layer's stream: they need even widths.
 bool sliced_widths_fit(const Config& config, const LayerConfig& sizes);
 
-// A rotation Q [in, out] for a stream that keeps nearly all of its float32 digits: with x = xh + xl and Q = Qh + Ql in bfloat16 parts, the
-// product is [xh xl xh] [Qh; Qh; Ql], which leaves out xl Ql alone (2^-17 of the result). Where Q is bfloat16 itself Ql is left out too.
+// A rotation [in, out], in float32 as the stream is: a rounded one would wear the stream off, block by block. Packed in panels of 32 columns.
+// A sum runs over the inner dimension in order.
 class Rotation {
  public:
   Rotation() = default;
-  explicit Rotation(const at::Tensor& q);
+  explicit Rotation(const at::Tensor& rotation);
 
   std::int64_t in() const { return in_; }
-  std::int64_t out() const { return packed_.columns(); }
-  // to[t] = x[t] Q: rows of in() and out() floats.
+  std::int64_t out() const { return out_; }
+  // to[t] = x[t] times the rotation: rows of in() and out() floats.
   void carry(const float* x, std::int64_t tokens, float* to) const;
 
  private:
-  std::int64_t in_ = 0;
-  PackedBf16 packed_;
+  std::int64_t in_ = 0, out_ = 0;
+  std::vector<float> packed_;
 };
 
 // to[t] = x[t] / sqrt(sum(x[t]^2) / mean_width + epsilon), rows of n floats: NormKind::FusedRms.

@@ -14,7 +14,7 @@ constexpr std::int64_t kHeadTiles = 3;        // copies of such a block: logits,
 std::int64_t layer_work(const Config& config, const LayerConfig& sizes, std::int64_t tokens, bool own) {
   const std::int64_t hidden = std::max({input_width(config, sizes), middle_width(config, sizes), output_width(config, sizes)});
   const std::int64_t query = sizes.heads * sizes.head_dim, key = sizes.kv_heads * sizes.head_dim;
-  if (own) return tokens * ((config.sliced ? 18 : 8) * hidden + 4 * (query + 2 * key + 4 * kPanel) + 2 * query + 2 * sizes.mlp_width) + (std::int64_t{4} << 20);
+  if (own) return tokens * ((config.sliced ? 12 : 8) * hidden + 4 * (query + 2 * key + 4 * kPanel) + 2 * query + 2 * sizes.mlp_width) + (std::int64_t{4} << 20);
   const std::int64_t width = std::max(sizes.mlp_width, sizes.shared_width);
   std::int64_t bytes = 4 * tokens * (4 * hidden + std::max(6 * query + 4 * key, 4 * width));
   if (sizes.window > 0 && sizes.window < tokens) bytes += 16 * tokens * tokens;  // the mask, and what attention makes of it
@@ -42,7 +42,7 @@ WalkMemory ForwardPass::walk_memory(std::int64_t tokens) const {
       const bool mapped = found->second.encoding == Encoding::Dense && found->second.dtype == wanted;
       if (!mapped) decoded += bytes;
       if (own && tensor.linear()) packed += bytes + bytes / 8;  // columns are rounded up
-      if (own && tensor.rule->part == Part::Rotation) packed += 2 * bytes + (mapped ? 0 : bytes);  // in three bfloat16 parts, beside itself
+      if (own && tensor.rule->part == Part::Rotation) packed += bytes + bytes / 8 + (mapped ? 0 : bytes);  // beside itself
     }
     memory.kept = std::max(memory.kept, own ? packed : decoded);
     memory.loading = std::max(memory.loading, own ? decoded : 0);

@@ -5,8 +5,8 @@
 #include <sstream>
 
 #include "miq/converters/compare_models.h"
-#include "miq/converters/miq_model.h"
 #include "miq/converters/gguf_model.h"
+#include "miq/converters/miq_model.h"
 #include "miq/converters/open_model.h"
 #include "miq/converters/recognise.h"
 #include "miq/evaluate/count.h"

@@ -380,7 +380,9 @@ TEST(GgufBlocks, CodeBitsAreThoseOfTheTypesNames) {
     EXPECT_EQ(ggml_code_bits(type), found == bits.end() ? 0 : found->second) << ggml_type_name(type);
     known += found != bits.end();
     const auto [elements, bytes] = ggml_block(type);
-    if (found != bits.end()) EXPECT_LE(found->second * elements, 8 * bytes);
+    if (found != bits.end()) {
+      EXPECT_LE(found->second * elements, 8 * bytes);
+    }
   }
   EXPECT_EQ(known, bits.size());
 }

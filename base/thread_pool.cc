@@ -112,10 +112,10 @@ struct ThreadPool::State {
 
   void worker() {
     std::uint64_t seen = 0;
-    Patience patience;
+    Patience own;
     const auto news = [&] { return stop || generation != seen; };
     for (;;) {
-      if (!patience.wait(news)) {
+      if (!own.wait(news)) {
         std::unique_lock lock(mutex);
         wake.wait(lock, news);
       }

@@ -38,7 +38,8 @@ void check_same(const Item& item, const Tensor& encoded) {
 
 // Automatically, a linear becomes a lattice or a bit mask before it becomes zstd, which may be smaller but takes
 // longer to decode at every use; a bit mask only where it is smaller than the lattice too (a matrix of almost
-// only zeros). Tensors that came in another encoding than dense stay in it where no lattice is smaller.
+// only zeros). Tensors that came in another encoding than dense stay in it where no lattice is smaller; in blocks of ggml none is looked for: those
+// that have one take no more than it.
 void encode_item(Item& item) {
   const bool found = item.lattice.packed.has_value();
   Tensor best = item.before;
@@ -169,7 +170,7 @@ void search_lattices(std::vector<Item>& items, ThreadPool& pool, const Step& ste
   constexpr std::int64_t kTogether = 1 << 24;
   std::vector<Item*> linears;
   for (Item& item : items) {
-    item.searched = item.linear && item.before.encoding != Encoding::Packed;
+    item.searched = item.linear && item.before.encoding != Encoding::Packed && item.before.encoding != Encoding::Ggml;
     if (item.searched) linears.push_back(&item);
   }
   for (std::size_t begin = 0, end = 0; begin < linears.size(); begin = end) {
@@ -199,7 +200,14 @@ EncodePolicy encode_policy(std::string_view name) {
 
 Json encode_model(Model& model, EncodePolicy policy, ThreadPool& pool, const ProgressFunction& progress) {
   std::vector<Item> items = list_tensors(model);
-  if (policy == EncodePolicy::Dense) return report_json(items, policy);
+  if (policy == EncodePolicy::Dense) {
+    // Blocks of ggml are no elements that a safetensors reader could read under the tensor's name.
+    pool.for_each(static_cast<std::int64_t>(items.size()), [&](std::int64_t i) {
+      Item& item = items[static_cast<std::size_t>(i)];
+      if (item.before.encoding == Encoding::Ggml) *item.tensor = dense_tensor(item.before.dtype, item.before.shape, decode(item.before, *item.name));
+    });
+    return report_json(items, policy);
+  }
   double total = 0, done = 0;
   for (const Item& item : items) total += static_cast<double>(item.before.elements()) * (item.linear ? 2 : 1);
   const Step step = [&](const char* stage, double work) {

@@ -116,32 +116,24 @@ std::vector<std::uint8_t> rows_by_halves(Bytes bytes, std::int64_t rows, std::in
   return ordered;
 }
 
-// Plain floats stay as they are, in the mapped file; blocks become float32.
-Tensor decode_tensor(const GgufTensor& tensor, const std::string& label) {
-  constexpr std::pair<std::string_view, DType> kPlain[] = {{"F32", DType::F32}, {"F16", DType::F16}, {"BF16", DType::BF16}};
-  for (const auto& [name, dtype] : kPlain) {
-    if (ggml_type_name(tensor.type) == name) return dense_tensor(dtype, tensor.shape, tensor.data);
-  }
-  auto values = std::make_shared<std::vector<float>>(dequantize_gguf(tensor, label));
-  const Bytes bytes(reinterpret_cast<const std::uint8_t*>(values->data()), values->size() * sizeof(float));
-  return dense_tensor(DType::F32, tensor.shape, Blob(std::move(values), bytes));
-}
-
-bool is_plain(const GgufTensor& tensor) { return ggml_block(tensor.type).first == 1; }
-
+// Rows are whole blocks, so both of these move bytes only. A GGUF tensor has one section.
 Tensor in_our_order(Tensor tensor, std::int64_t heads, const std::string& label) {
   if (heads == 0) return tensor;
   const std::int64_t rows = tensor.shape.empty() ? 0 : tensor.shape[0];
   if (rows == 0 || rows % (2 * heads) != 0) throw Error(label + ": rows do not divide into " + std::to_string(heads) + " heads");
-  const Blob data = decode(tensor, label);
-  return dense_tensor(tensor.dtype, tensor.shape, Blob(rows_by_halves(data.bytes(), rows, heads)));
+  Blob& data = tensor.sections.begin()->second;
+  data = Blob(rows_by_halves(data.bytes(), rows, heads));
+  return tensor;
 }
 
 // One expert's matrix of [experts, out, in].
-Tensor expert_of(const Tensor& all, std::int64_t expert, const std::string& label) {
-  const Blob data = decode(all, label);
+Tensor expert_of(const Tensor& all, std::int64_t expert) {
+  Tensor tensor = all;
+  Blob& data = tensor.sections.begin()->second;
   const std::size_t bytes = data.size() / static_cast<std::size_t>(all.shape[0]);
-  return dense_tensor(all.dtype, {all.shape[1], all.shape[2]}, data.slice(static_cast<std::size_t>(expert) * bytes, bytes));
+  data = data.slice(static_cast<std::size_t>(expert) * bytes, bytes);
+  tensor.shape.erase(tensor.shape.begin());
+  return tensor;
 }
 
 // Parts are NAME-00001-of-00003.gguf; any of them may be given.
@@ -236,14 +228,13 @@ Model open_gguf_model(const std::string& path, const ScratchFolder* scratch) {
   ThreadPool pool;
   pool.for_each(static_cast<std::int64_t>(jobs.size()), [&](std::int64_t i) {
     const Job& job = jobs[static_cast<std::size_t>(i)];
-    Tensor tensor = in_our_order(decode_tensor(*job.source, job.label), job.heads, job.label);
-    const bool in_file = job.heads == 0 && tensor.sections.at("data").bytes().data() == job.source->data.bytes().data();
-    if (scratch && !in_file) tensor = moved_to(*scratch, std::move(tensor));
+    Tensor tensor = in_our_order(gguf_stored(*job.source, job.label), job.heads, job.label);
+    if (scratch && job.heads > 0) tensor = moved_to(*scratch, std::move(tensor));
     if (!job.merged) {
       *job.targets.front() = std::move(tensor);
       return;
     }
-    for (std::size_t expert = 0; expert < job.targets.size(); ++expert) *job.targets[expert] = expert_of(tensor, static_cast<std::int64_t>(expert), job.label);
+    for (std::size_t expert = 0; expert < job.targets.size(); ++expert) *job.targets[expert] = expert_of(tensor, static_cast<std::int64_t>(expert));
   });
   check_layer_count(model, path);
   // The shared expert's router is one row, which llama.cpp stores as a vector.
@@ -253,26 +244,6 @@ Model open_gguf_model(const std::string& path, const ScratchFolder* scratch) {
   }
   model.source = {{"format", "gguf"}};
   return model;
-}
-
-StoredTypes gguf_stored_types(const std::string& path, const Config& config) {
-  StoredTypes types;
-  if (!is_gguf(path)) return types;
-  const GgufFile file = open_all_parts(path);
-  Model names;  // make_job() says which tensors a file's tensor becomes
-  names.config = config;
-  for (const auto& [name, tensor] : file.tensors) {
-    if (is_plain(tensor) || std::ranges::find(kNotWeights, name) != std::end(kNotWeights)) continue;
-    const Job job = make_job(name, tensor, false, path, names);
-    const std::uint64_t parts = std::max<std::uint64_t>(1, job.targets.size()), bits = 8 * tensor.data.size();
-    const auto [elements, bytes] = ggml_block(tensor.type);
-    const StoredType type{ggml_type_name(tensor.type), tensor.data.size() / bytes * elements * ggml_code_bits(tensor.type) / parts, bits / parts};
-    for (const auto& [target, made] : names.tensors) {
-      if (std::ranges::find(job.targets, &made) != job.targets.end()) types[target] = type;
-    }
-    names.tensors.clear();
-  }
-  return types;
 }
 
 }  // namespace miq

@@ -85,7 +85,8 @@ void write_sidecar(const std::string& folder, const Model& model, const std::str
   for (const auto& [name, tensor] : model.tensors) {
     if (tensor.encoding == Encoding::Dense) continue;
     encodings[name] = encoding_name(tensor.encoding);
-    if (tensor.encoding == Encoding::Packed) container.tensors.emplace(name, tensor);
+    const bool made_again = tensor.encoding == Encoding::Bitmask || tensor.encoding == Encoding::Zstd;
+    if (!made_again) container.tensors.emplace(name, tensor);
   }
   for (const auto& [name, blob] : model.files) files[name] = digest_of(blob.bytes());
   for (const std::string& name : generated) made[name] = digest_of(map_file((fs::path(folder) / name).string()).bytes());

@@ -110,7 +110,7 @@ constexpr Metric kMetrics[] = {
        context.report.macs = count_macs(context.model.config, evaluated_length(context));
      }},
     {"size", "bytes on disk, bits per weight",
-     [](MetricContext& context) { context.report.size = measure_size(context.model, context.path, context.pool, context.stored); }},
+     [](MetricContext& context) { context.report.size = measure_size(context.model, context.path, context.pool); }},
     {"structure", "what compression did to each matrix, as the container records it",
      [](MetricContext& context) { context.report.structure = structure_figures(context.model.statistics); }},
 };
@@ -150,7 +150,7 @@ std::vector<std::string> choose_metrics(std::string_view list) {
 }
 
 ModelReport evaluate_model(const Model& model, const std::string& path, const EvaluationOptions& options, MemoryWatch& memory,
-                           ThreadPool& pool, const ProgressFunction& progress, const StoredTypes& stored) {
+                           ThreadPool& pool, const ProgressFunction& progress) {
   const double open_seconds = memory.seconds();
   ModelReport report;
   report.name = model.name;
@@ -171,7 +171,7 @@ ModelReport evaluate_model(const Model& model, const std::string& path, const Ev
   };
   MetricContext context{
       .model = model, .path = path, .options = options, .pool = pool, .progress = sampling, .memory = memory, .report = report,
-      .stored = stored, .open_seconds = open_seconds};
+      .open_seconds = open_seconds};
   Ranks& ranks = options.perplexity.walk.group();
   report.digest = ranks.broadcast(ranks.first() ? weights_digest(model, pool) : std::string());
   if (is_reference(context)) options.reference->digest = report.digest;

@@ -37,7 +37,6 @@ struct MetricContext {
   MemoryWatch& memory;
   ModelReport& report;
   WalkStatistics walk = {};  // of the walks so far
-  const StoredTypes& stored;
   double open_seconds = 0;   // what opening the model took, where the watch saw it
   std::unique_ptr<ForwardPass> made_forward = nullptr;
 
@@ -57,9 +56,9 @@ std::span<const Metric> metrics();
 // "all", or names separated by commas. Throws UsageError that lists the known names.
 std::vector<std::string> choose_metrics(std::string_view list);
 
-// `memory` was made before the model was opened, `stored` is measure_size()'s. Progress covers this model. Of several processes
+// `memory` was made before the model was opened. Progress covers this model. Of several processes
 // (options.perplexity.walk.ranks) rank 0 gets the whole report; the texts, tasks and metrics are the same in all, a cache is rank 0's.
 ModelReport evaluate_model(const Model& model, const std::string& path, const EvaluationOptions& options, MemoryWatch& memory,
-                           ThreadPool& pool, const ProgressFunction& progress, const StoredTypes& stored = {});
+                           ThreadPool& pool, const ProgressFunction& progress);
 
 }  // namespace miq

@@ -41,6 +41,11 @@ MatrixBits matrix_bits(const ExpectedTensor& rule, const Tensor& tensor) {
       bits.kept = bits.code_bits / (8 * dtype_bytes(tensor.dtype));
       break;
     }
+    case Encoding::Ggml:
+      bits.encoding = tensor.sections.begin()->first;  // "Q4_1"
+      bits.code_bits = bits.weights * ggml_code_bits(tensor);
+      bits.columns_by_bits[ggml_code_bits(tensor)] = tensor.shape.back();
+      break;
     case Encoding::Dense:
     case Encoding::Zstd: bits.code_bits = bits.weights * 8 * dtype_bytes(tensor.dtype); break;
   }
@@ -76,16 +81,14 @@ std::uint64_t checkpoint_bytes(const std::string& path) {
   return total;
 }
 
-SizeFigures measure_size(const Model& model, const std::string& path, ThreadPool& pool, const StoredTypes& stored_types) {
+SizeFigures measure_size(const Model& model, const std::string& path, ThreadPool& pool) {
   SizeFigures figures;
   figures.file_bytes = checkpoint_bytes(path);
-  std::uint64_t parameters = 0, all_bits = 0;
+  std::uint64_t parameters = 0;
   for (const auto& [name, tensor] : model.tensors) {
     figures.weight_bytes += tensor.stored_bytes();
     figures.bytes_by_encoding[std::string(encoding_name(tensor.encoding))] += tensor.stored_bytes();
     parameters += static_cast<std::uint64_t>(tensor.elements());
-    const auto type = stored_types.find(name);
-    all_bits += type == stored_types.end() ? 8 * tensor.stored_bytes() : type->second.bits;
   }
   std::vector<std::pair<const ExpectedTensor*, const Tensor*>> linears;
   const std::vector<ExpectedTensor> expected = expected_tensors(model.config);
@@ -97,11 +100,6 @@ SizeFigures measure_size(const Model& model, const std::string& path, ThreadPool
   pool.for_each(static_cast<std::int64_t>(linears.size()), [&](std::int64_t unit) {
     const auto i = static_cast<std::size_t>(unit);
     figures.matrices[i] = matrix_bits(*linears[i].first, *linears[i].second);
-    const auto type = stored_types.find(linears[i].first->name);
-    if (type == stored_types.end()) return;
-    figures.matrices[i].encoding = type->second.name;
-    figures.matrices[i].code_bits = type->second.code_bits;
-    figures.matrices[i].stored_bits = type->second.bits;
   });
   std::uint64_t codes = 0, kept = 0, stored = 0, weights = 0;
   for (const MatrixBits& matrix : figures.matrices) {
@@ -112,7 +110,7 @@ SizeFigures measure_size(const Model& model, const std::string& path, ThreadPool
   }
   figures.code_bits = ratio(codes, kept);
   figures.effective_bits = ratio(stored, weights);
-  figures.model_bits = ratio(all_bits, parameters);
+  figures.model_bits = ratio(8 * figures.weight_bytes, parameters);
   return figures;
 }
 

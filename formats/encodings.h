@@ -29,4 +29,7 @@ void decode_zstd(const Tensor& tensor, std::string_view name, std::span<std::uin
 void check_bitmask(const Tensor& tensor, std::string_view name);
 void decode_bitmask(const Tensor& tensor, std::string_view name, std::span<std::uint8_t> out);
 
+void check_ggml(const Tensor& tensor, std::string_view name);
+void decode_ggml(const Tensor& tensor, std::string_view name, std::span<std::uint8_t> out, ThreadPool* pool);
+
 }  // namespace miq::encodings

@@ -298,15 +298,10 @@ std::pair<std::uint32_t, std::uint32_t> ggml_block(std::uint32_t type) {
   return known ? std::pair{known->elements, known->bytes} : std::pair{0u, 0u};
 }
 
-std::uint32_t ggml_code_bits(std::uint32_t type) {
-  if (!ggml_type_decodable(type)) return 0;
-  const GgufBlockType& known = *gguf_block_type(type);
-  if (known.elements == 1) return 8 * known.bytes;
-  // "Q4_1", "IQ4_NL", "Q6_K": the digit behind the letters.
-  return static_cast<std::uint32_t>(known.name[known.name.find('Q') + 1] - '0');
-}
+namespace {
 
-std::vector<float> dequantize_gguf(const GgufTensor& tensor, const std::string& name) {
+// The type of a tensor whose bytes fit its shape. Throws FormatError.
+const GgufBlockType& checked_type(const GgufTensor& tensor, const std::string& name) {
   const GgufBlockType* type = gguf_block_type(tensor.type);
   if (!type || !type->decode) {
     throw FormatError(name, "is stored as " + ggml_type_name(tensor.type) + ", which miq cannot decode",
@@ -317,16 +312,41 @@ std::vector<float> dequantize_gguf(const GgufTensor& tensor, const std::string& 
       tensor.data.size() / type->bytes != *elements / type->elements) {
     throw FormatError(name, std::to_string(tensor.data.size()) + " bytes of " + std::string(type->name) + " do not fit its shape");
   }
-  const auto blocks = static_cast<std::int64_t>(*elements / type->elements);
-  std::vector<float> values(*elements);
-  const std::int64_t bad = type->decode(tensor.data.bytes().data(), blocks, values.data());
-  if (bad >= 0) {
-    throw FormatError(name,
-                      "block " + std::to_string(bad) + " (from element " +
-                          std::to_string(static_cast<std::uint64_t>(bad) * type->elements) + ") has a scale that is not finite",
-                      "The file is damaged or was made from a broken model: get another");
-  }
+  return *type;
+}
+
+std::int64_t blocks_of(const GgufTensor& tensor, const GgufBlockType& type) { return static_cast<std::int64_t>(tensor.data.size() / type.bytes); }
+
+void refuse_bad_block(std::int64_t bad, const GgufBlockType& type, const std::string& name) {
+  if (bad < 0) return;
+  throw FormatError(name,
+                    "block " + std::to_string(bad) + " (from element " + std::to_string(static_cast<std::uint64_t>(bad) * type.elements) +
+                        ") has a scale that is not finite",
+                    "The file is damaged or was made from a broken model: get another");
+}
+
+}  // namespace
+
+std::vector<float> dequantize_gguf(const GgufTensor& tensor, const std::string& name) {
+  const GgufBlockType& type = checked_type(tensor, name);
+  const std::int64_t blocks = blocks_of(tensor, type);
+  std::vector<float> values(static_cast<std::size_t>(blocks) * type.elements);
+  refuse_bad_block(type.decode(tensor.data.bytes().data(), blocks, values.data()), type, name);
   return values;
+}
+
+Tensor gguf_stored(const GgufTensor& tensor, const std::string& name) {
+  const GgufBlockType& type = checked_type(tensor, name);
+  if (type.elements == 1) {
+    const DType dtype = type.name == "F32" ? DType::F32 : type.name == "F16" ? DType::F16 : DType::BF16;
+    return dense_tensor(dtype, tensor.shape, tensor.data);
+  }
+  refuse_bad_block(type.first_bad(tensor.data.bytes().data(), blocks_of(tensor, type)), type, name);
+  Tensor stored;
+  stored.encoding = Encoding::Ggml;
+  stored.shape = tensor.shape;
+  stored.sections.emplace(std::string(type.name), tensor.data);
+  return stored;
 }
 
 }  // namespace miq

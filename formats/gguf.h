@@ -11,6 +11,7 @@
 
 #include "miq/base/blob.h"
 #include "miq/formats/dtype.h"
+#include "miq/formats/tensor.h"
 
 namespace miq {
 
@@ -45,12 +46,11 @@ bool ggml_type_decodable(std::uint32_t type);
 // Elements and bytes of one block; {0, 0} for unknown types.
 std::pair<std::uint32_t, std::uint32_t> ggml_block(std::uint32_t type);
 
-// Bits of one code of a decodable type, its share of scales and minima left out: 4 for Q4_1; the float types' own. 0 where it cannot be decoded.
-std::uint32_t ggml_code_bits(std::uint32_t type);
-
 // Decodes to float32, bit-equal to gguf-py's dequantize. Throws FormatError naming `name` for types
 // that are not decodable, for block scales that are not finite, and for data that does not fit the
 // shape. (F32, F16 and BF16 have no scales: their NaN and infinities come through.)
 std::vector<float> dequantize_gguf(const GgufTensor& tensor, const std::string& name);
+// The same tensor as it is stored, its bytes shared: F32, F16 and BF16 dense, blocks in encoding ggml (decoding to F32). Throws as dequantize_gguf().
+Tensor gguf_stored(const GgufTensor& tensor, const std::string& name);
 
 }  // namespace miq

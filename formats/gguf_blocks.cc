@@ -209,8 +209,8 @@ std::int64_t run(const Byte* in, std::int64_t blocks, float* out) {
 }
 
 template <bool (*decode_block)(const Byte*, float*), std::uint32_t elements, std::uint32_t bytes>
-constexpr GgufBlockType row(std::uint32_t id, std::string_view name) {
-  return {id, name, elements, bytes, run<decode_block, elements, bytes>};
+constexpr GgufBlockType row(std::uint32_t id, std::string_view name, std::uint32_t code_bits = 0, std::array<std::int16_t, 2> halves = {-1, -1}) {
+  return {id, name, elements, bytes, run<decode_block, elements, bytes>, code_bits, halves};
 }
 
 constexpr GgufBlockType listed(std::uint32_t id, std::string_view name, std::uint32_t elements, std::uint32_t bytes) {
@@ -219,24 +219,60 @@ constexpr GgufBlockType listed(std::uint32_t id, std::string_view name, std::uin
 
 // By id. Those without a decoder are there so that a file that holds them can be listed.
 constexpr std::array kTypes{
-    row<f32, 1, 4>(0, "F32"),                 row<f16, 1, 2>(1, "F16"),                 row<q4_0, 32, 18>(2, "Q4_0"),
-    row<q4_1, 32, 20>(3, "Q4_1"),             row<q5_0, 32, 22>(6, "Q5_0"),             row<q5_1, 32, 24>(7, "Q5_1"),
-    row<q8_0, 32, 34>(8, "Q8_0"),             row<q2_k, 256, 84>(10, "Q2_K"),           row<q3_k, 256, 110>(11, "Q3_K"),
-    row<q4_k, 256, 144>(12, "Q4_K"),          row<q5_k, 256, 176>(13, "Q5_K"),          row<q6_k, 256, 210>(14, "Q6_K"),
-    listed(15, "Q8_K", 256, 292),             listed(16, "IQ2_XXS", 256, 66),           listed(17, "IQ2_XS", 256, 74),
-    listed(18, "IQ3_XXS", 256, 98),           listed(19, "IQ1_S", 256, 50),             row<iq4_nl, 32, 18>(20, "IQ4_NL"),
-    listed(21, "IQ3_S", 256, 110),            listed(22, "IQ2_S", 256, 82),             row<iq4_xs, 256, 136>(23, "IQ4_XS"),
-    listed(24, "I8", 1, 1),                   listed(25, "I16", 1, 2),                  listed(26, "I32", 1, 4),
-    listed(27, "I64", 1, 8),                  listed(28, "F64", 1, 8),                  listed(29, "IQ1_M", 256, 56),
-    row<bf16, 1, 2>(30, "BF16"),              listed(34, "TQ1_0", 256, 54),             listed(35, "TQ2_0", 256, 66),
+    row<f32, 1, 4>(0, "F32"),
+    row<f16, 1, 2>(1, "F16"),
+    row<q4_0, 32, 18>(2, "Q4_0", 4, {0, -1}),
+    row<q4_1, 32, 20>(3, "Q4_1", 4, {0, 2}),
+    row<q5_0, 32, 22>(6, "Q5_0", 5, {0, -1}),
+    row<q5_1, 32, 24>(7, "Q5_1", 5, {0, 2}),
+    row<q8_0, 32, 34>(8, "Q8_0", 8, {0, -1}),
+    row<q2_k, 256, 84>(10, "Q2_K", 2, {80, 82}),
+    row<q3_k, 256, 110>(11, "Q3_K", 3, {108, -1}),
+    row<q4_k, 256, 144>(12, "Q4_K", 4, {0, 2}),
+    row<q5_k, 256, 176>(13, "Q5_K", 5, {0, 2}),
+    row<q6_k, 256, 210>(14, "Q6_K", 6, {208, -1}),
+    listed(15, "Q8_K", 256, 292),
+    listed(16, "IQ2_XXS", 256, 66),
+    listed(17, "IQ2_XS", 256, 74),
+    listed(18, "IQ3_XXS", 256, 98),
+    listed(19, "IQ1_S", 256, 50),
+    row<iq4_nl, 32, 18>(20, "IQ4_NL", 4, {0, -1}),
+    listed(21, "IQ3_S", 256, 110),
+    listed(22, "IQ2_S", 256, 82),
+    row<iq4_xs, 256, 136>(23, "IQ4_XS", 4, {0, -1}),
+    listed(24, "I8", 1, 1),
+    listed(25, "I16", 1, 2),
+    listed(26, "I32", 1, 4),
+    listed(27, "I64", 1, 8),
+    listed(28, "F64", 1, 8),
+    listed(29, "IQ1_M", 256, 56),
+    row<bf16, 1, 2>(30, "BF16"),
+    listed(34, "TQ1_0", 256, 54),
+    listed(35, "TQ2_0", 256, 66),
     listed(39, "MXFP4", 32, 17),
 };
+
+bool finite_half(const Byte* at) { return (load_u16(at) & 0x7c00) != 0x7c00; }
 
 }  // namespace
 
 const GgufBlockType* gguf_block_type(std::uint32_t id) {
   const auto at = std::find_if(kTypes.begin(), kTypes.end(), [id](const GgufBlockType& type) { return type.id == id; });
   return at == kTypes.end() ? nullptr : &*at;
+}
+
+const GgufBlockType* gguf_block_type(std::string_view name) {
+  const auto at = std::find_if(kTypes.begin(), kTypes.end(), [name](const GgufBlockType& type) { return type.name == name; });
+  return at == kTypes.end() ? nullptr : &*at;
+}
+
+std::int64_t GgufBlockType::first_bad(const std::uint8_t* in, std::int64_t blocks) const {
+  for (std::int64_t i = 0; i < blocks; ++i, in += bytes) {
+    for (const std::int16_t half : halves) {
+      if (half >= 0 && !finite_half(in + half)) return i;
+    }
+  }
+  return -1;
 }
 
 }  // namespace miq

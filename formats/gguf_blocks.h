@@ -28,6 +28,7 @@
 // gguf-py (and of ggml's reference code) bit by bit. Facts: ggml-common.h and ggml-quants.c of ggml.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string_view>
 
@@ -41,9 +42,16 @@ struct GgufBlockType {
   // Decodes `blocks` blocks into blocks * elements floats. Returns the number of the first block with a
   // scale or minimum that is not finite (the rest is then not decoded), or -1. Null where miq cannot decode.
   std::int64_t (*decode)(const std::uint8_t* in, std::int64_t blocks, float* out);
+  std::uint32_t code_bits = 0;             // of one weight's code; 0: the type is none of codes and scales, or has no decoder
+  std::array<std::int16_t, 2> halves{-1, -1};  // offsets in a block of its float16 scales and minima; -1: none
+
+  // The number of the first of `blocks` blocks with a scale or minimum that is not finite, or -1: what decode() returns, without decoding.
+  std::int64_t first_bad(const std::uint8_t* in, std::int64_t blocks) const;
 };
 
 // The row of a ggml type id; null for ids that are unknown (or whose size is not fixed).
 const GgufBlockType* gguf_block_type(std::uint32_t id);
+// The same by name ("Q4_1").
+const GgufBlockType* gguf_block_type(std::string_view name);
 
 }  // namespace miq

@@ -14,8 +14,8 @@
 namespace miq {
 namespace {
 
-constexpr std::array<std::pair<Encoding, std::string_view>, 4> kEncodings{
-    {{Encoding::Dense, "dense"}, {Encoding::Zstd, "zstd"}, {Encoding::Bitmask, "bitmask"}, {Encoding::Packed, "packed"}}};
+constexpr std::array<std::pair<Encoding, std::string_view>, 5> kEncodings{
+    {{Encoding::Dense, "dense"}, {Encoding::Zstd, "zstd"}, {Encoding::Bitmask, "bitmask"}, {Encoding::Packed, "packed"}, {Encoding::Ggml, "ggml"}}};
 
 // Elements whose bits are all zero but for a floating sign bit.
 template <typename Word>
@@ -137,6 +137,7 @@ void check_tensor(const Tensor& tensor, std::string_view name) {
     case Encoding::Zstd: return encodings::check_zstd(tensor, name);
     case Encoding::Bitmask: return encodings::check_bitmask(tensor, name);
     case Encoding::Packed: PackedDecoder(tensor, name); return;
+    case Encoding::Ggml: return encodings::check_ggml(tensor, name);
   }
   throw FormatError(encodings::subject(name), "it has no known encoding");
 }
@@ -155,6 +156,7 @@ void decode(const Tensor& tensor, std::string_view name, std::span<std::uint8_t>
     case Encoding::Zstd: return encodings::decode_zstd(tensor, name, out);
     case Encoding::Bitmask: return encodings::decode_bitmask(tensor, name, out);
     case Encoding::Packed: return PackedDecoder(tensor, name).decode(tensor.dtype, out, pool);
+    case Encoding::Ggml: return encodings::decode_ggml(tensor, name, out, pool);
   }
   throw FormatError(encodings::subject(name), "it has no known encoding");
 }

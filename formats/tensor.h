@@ -7,6 +7,7 @@
 //   zstd     section "data": the elements' bytes shuffled into planes, then one zstd frame
 //   bitmask  sections "mask" (one bit an element) and "values" (the non-zero elements, in order)
 //   packed   a matrix as integer codes in groups of input channels; see packed_matrix.h
+//   ggml     one section, named by the type of its blocks ("Q4_1"): those of a GGUF file as they were (gguf_blocks.h); decodes to F32
 //
 // The exact layouts stand in spec/miq.md.
 #pragma once
@@ -23,7 +24,7 @@
 
 namespace miq {
 
-enum class Encoding : std::uint8_t { Dense, Zstd, Bitmask, Packed };
+enum class Encoding : std::uint8_t { Dense, Zstd, Bitmask, Packed, Ggml };
 
 std::string_view encoding_name(Encoding encoding);                          // "dense", "zstd", …
 std::optional<Encoding> encoding_from_name(std::string_view name);
@@ -57,6 +58,9 @@ void check_tensor(const Tensor& tensor, std::string_view name);
 Tensor encode_bitmask(const Tensor& dense);
 Tensor encode_zstd(const Tensor& dense, int level = 3);
 Tensor encode_best(const Tensor& dense, bool allow_zstd);
+
+// Bits of one weight's code, scales apart. REQUIRES encoding ggml and that check_tensor() passed.
+unsigned ggml_code_bits(const Tensor& tensor);
 
 // Number of elements that are exactly zero (-0.0 counts: it multiplies as zero does).
 std::int64_t count_zeros(const Tensor& tensor, std::string_view name);

@@ -6,7 +6,6 @@
 
 #include "miq/base/version.h"
 #include "miq/compress/compress.h"
-#include "miq/converters/gguf_model.h"
 #include "miq/converters/open_model.h"
 #include "miq/evaluate/metrics.h"
 #include "miq/formats/atomic_file.h"
@@ -136,8 +135,7 @@ class Comparison {
   void evaluate(const std::string& name, const Model& model, const std::string& path) {
     constexpr double kShare = 0.1;
     MemoryWatch memory;
-    report_.models.push_back(evaluate_model(model, path, evaluation_, memory, session_.pool(), progress("evaluating " + name, kShare),
-                                            gguf_stored_types(path, model.config)));
+    report_.models.push_back(evaluate_model(model, path, evaluation_, memory, session_.pool(), progress("evaluating " + name, kShare)));
     report_.models.back().name = name;
     for (const std::string& failure : report_.models.back().failures) session_.warn(name + ": " + failure);
   }

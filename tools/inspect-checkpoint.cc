@@ -5,7 +5,6 @@
 #include <sstream>
 
 #include "miq/converters/compare_models.h"
-#include "miq/converters/gguf_model.h"
 #include "miq/converters/miq_model.h"
 #include "miq/converters/open_model.h"
 #include "miq/converters/recognise.h"
@@ -48,7 +47,7 @@ Findings examine(OpenedCheckpoint opened, const std::string& path, const Options
   Findings found{std::move(opened), {}, {}, {}};
   const Model& model = found.opened.model;
   found.count = count_parameters(model, pool);
-  found.size = measure_size(model, path, pool, gguf_stored_types(path, model.config));
+  found.size = measure_size(model, path, pool);
   Report report;
   ModelReport entry;
   entry.name = model.name;

@@ -7,7 +7,6 @@
 #include <set>
 
 #include "miq/base/version.h"
-#include "miq/converters/gguf_model.h"
 #include "miq/converters/open_model.h"
 #include "miq/evaluate/metrics.h"
 #include "miq/evaluate/token_lines.h"
@@ -279,8 +278,7 @@ ExitCode evaluate(const Options& options, Session& session) {
       if (conditions != said) session.message_function()(conditions);
       said = conditions;
     }
-    report.models[i] = evaluate_model(model, models[i].path, evaluation, memory, session.pool(), progress,
-                                      gguf_stored_types(models[i].path, model.config));
+    report.models[i] = evaluate_model(model, models[i].path, evaluation, memory, session.pool(), progress);
     report.models[i].name = models[i].name;
   }
   if (losses) losses->commit();

@@ -102,25 +102,21 @@ TEST(Size, BitmaskAndPackedMatricesCountWhatTheyStore) {
   EXPECT_EQ(codes.columns_by_bits, (std::map<int, std::uint64_t>{{3, 40}, {8, 13}}));
 }
 
-TEST(Size, WhatASourceDecodesCountsAsItLiesThere) {
-  const auto toy = test::toy_model();
+TEST(Size, BlocksOfGgmlCountAsTheyLie) {
+  auto toy = test::toy_model();
   ThreadPool pool(2);
-  const SizeFigures plain = measure_size(toy.model, some_file(), pool);
-  const std::uint64_t weights = plain.matrices[7 + 4].weights;
-  const SizeFigures size = measure_size(toy.model, some_file(), pool, {{kGate, {"Q4_1", 4 * weights, 5 * weights}}});
-  const MatrixBits& blocks = size.matrices[7 + 4];
-  EXPECT_EQ(blocks.encoding, "Q4_1");
-  EXPECT_EQ(blocks.code_bits, 4 * weights);
-  EXPECT_EQ(blocks.stored_bits, 5 * weights);
-  EXPECT_EQ(blocks.kept, weights);
-  EXPECT_EQ(size.matrices[6].stored_bits, 32 * size.matrices[6].weights);
-  std::uint64_t all = 0, parameters = 0;
-  for (const MatrixBits& matrix : plain.matrices) all += matrix.weights;
-  for (const auto& [name, tensor] : toy.model.tensors) parameters += static_cast<std::uint64_t>(tensor.elements());
-  EXPECT_NEAR(size.effective_bits, 32 - 27.0 * static_cast<double>(weights) / static_cast<double>(all), 1e-12);
-  EXPECT_NEAR(size.code_bits, 32 - 28.0 * static_cast<double>(weights) / static_cast<double>(all), 1e-12);
-  EXPECT_NEAR(size.model_bits, 32 - 27.0 * static_cast<double>(weights) / static_cast<double>(parameters), 1e-12);
-  EXPECT_EQ(size.weight_bytes, plain.weight_bytes);
+  Tensor blocks;
+  blocks.encoding = Encoding::Ggml;
+  blocks.shape = {2, 64};
+  blocks.sections.emplace("Q4_1", Blob(std::vector<std::uint8_t>(4 * 20)));
+  toy.model.tensors.at(kGate) = blocks;
+  const MatrixBits gate = measure_size(toy.model, some_file(), pool).matrices[7 + 4];
+  EXPECT_EQ(gate.encoding, "Q4_1");
+  EXPECT_EQ(gate.weights, 128u);
+  EXPECT_EQ(gate.kept, 128u);
+  EXPECT_EQ(gate.code_bits, 4 * 128u);
+  EXPECT_EQ(gate.stored_bits, 5 * 128u);
+  EXPECT_EQ(gate.columns_by_bits, (std::map<int, std::uint64_t>{{4, 64}}));
 }
 
 }  // namespace

@@ -8,7 +8,6 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <map>
 #include <random>
 #include <string>
 #include <vector>
@@ -370,22 +369,6 @@ TEST(DequantizeGguf, RefusesDataThatDoesNotFitTheShape) {
 }
 
 TEST(DequantizeGguf, EmptyTensors) { EXPECT_TRUE(dequantize_gguf({Q4_0, {5, 0}, Blob()}, "x").empty()); }
-
-TEST(GgufBlocks, CodeBitsAreThoseOfTheTypesNames) {
-  const std::map<std::string, std::uint32_t> bits{{"F32", 32}, {"F16", 16}, {"BF16", 16}, {"Q4_0", 4}, {"Q4_1", 4}, {"Q5_0", 5}, {"Q5_1", 5}, {"Q8_0", 8},
-                                                  {"Q2_K", 2}, {"Q3_K", 3}, {"Q4_K", 4},  {"Q5_K", 5}, {"Q6_K", 6}, {"IQ4_NL", 4}, {"IQ4_XS", 4}};
-  std::size_t known = 0;
-  for (std::uint32_t type = 0; type < 100; ++type) {
-    const auto found = bits.find(ggml_type_name(type));
-    EXPECT_EQ(ggml_code_bits(type), found == bits.end() ? 0 : found->second) << ggml_type_name(type);
-    known += found != bits.end();
-    const auto [elements, bytes] = ggml_block(type);
-    if (found != bits.end()) {
-      EXPECT_LE(found->second * elements, 8 * bytes);
-    }
-  }
-  EXPECT_EQ(known, bits.size());
-}
 
 }  // namespace
 }  // namespace miq

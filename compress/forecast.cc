@@ -402,7 +402,7 @@ std::string forecast_text(const Forecast& forecast, const Calibration& calibrati
   text += "\nmemory    about " + size_text(memory.peak()) + " at most";
   const std::pair<const char*, std::uint64_t> uses[] = {{"hidden states", memory.activations}, {"inputs of a layer", memory.inputs}, {"Hessians and factor", memory.hessians + memory.factor},
                                                         {"a layer", memory.layer}, {"embedding and head", memory.embedding}, {"plan", memory.plan}, {"result", memory.result},
-                                                        {"tuning", memory.tuning}, {"scaled weights", memory.scaled}, {"decoded source", memory.source},
+                                                        {"tuning", memory.tuning}, {"scaled weights", memory.scaled},
                                                         {"libraries and buffers", memory.process}};
   const char* separator = ": ";
   for (const auto& [name, size] : uses) {

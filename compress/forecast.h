@@ -33,7 +33,6 @@ struct Forecast {
   // Bytes of memory of its own at the peak; mapped files are not counted.
   struct {
     std::uint64_t process = 0;      // libraries, and the threads' own buffers
-    std::uint64_t source = 0;       // weights that were decoded when the source was opened; the caller knows
     std::uint64_t embedding = 0;    // embedding and head, decoded
     std::uint64_t layer = 0;        // the largest layer, decoded, and its matrices while they are solved
     std::uint64_t hessians = 0;     // of the largest layer
@@ -49,9 +48,9 @@ struct Forecast {
     std::uint64_t solving() const { return base() + factor + inputs; }  // without Hessians
     std::uint64_t held(std::uint64_t summed) const { return std::max(solving() + summed, base() + tuning); }
     std::uint64_t least() const { return held(0); }
-    std::uint64_t on_disk() const { return source + activations + std::max(plan, result) + scaled; }  // what can
+    std::uint64_t on_disk() const { return activations + std::max(plan, result) + scaled; }  // what can
     std::uint64_t peak() const {
-      return source + scaled + std::max(solving() + hessians + activations + std::max(plan, result), base() + result + tuning);
+      return scaled + std::max(solving() + hessians + activations + std::max(plan, result), base() + result + tuning);
     }
   } memory;
 

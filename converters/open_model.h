@@ -14,7 +14,7 @@ namespace miq {
 struct OpenOptions {
   // For files that lack them: a folder with config.json and tokenizer (never weights). Empty: the file's own.
   std::string base_model;
-  // Where weights go that a source must decode when it is opened (blocks of GGUF files); null: into memory. Outlives the model.
+  // Where weights go that opening a source puts into another order (rows of q and k in GGUF files); null: into memory. Outlives the model.
   const ScratchFolder* scratch = nullptr;
 };
 

@@ -103,15 +103,6 @@ std::string scratch_folder(const Options& options) {
   return output.empty() ? std::filesystem::temp_directory_path().string() : std::filesystem::path(output).parent_path().string();
 }
 
-// What opening a source had to decode into memory: more bytes of tensors than its file has.
-std::uint64_t decoded_bytes(const Model& model, const std::string& path) {
-  if (model.source.value("format", "") != "gguf" || !std::filesystem::is_regular_file(path)) return 0;
-  std::uint64_t bytes = 0;
-  for (const auto& [name, tensor] : model.tensors) bytes += tensor.stored_bytes();
-  const std::uint64_t file = std::filesystem::file_size(path);
-  return bytes > file ? bytes : 0;
-}
-
 // Of rank 0; in the other processes it is much the same.
 std::string traffic_text(const Ranks& ranks) {
   const Ranks::Traffic& traffic = ranks.traffic();
@@ -124,11 +115,10 @@ std::string traffic_text(const Ranks& ranks) {
 }
 
 // What the run will take, for people; and what of it goes where, under --memory.
-std::string plan_run(const Model& model, const std::string& path, const Calibration& calibration, const Recipe& recipe, const Options& options,
+std::string plan_run(const Model& model, const Calibration& calibration, const Recipe& recipe, const Options& options,
                      std::optional<ScratchFolder>& scratch, Session& session, WorkingMemory& memory) {
   const Rates rates = measure_rates(model, static_cast<std::int64_t>(calibration.windows.front().size()), recipe, session.pool());
-  Forecast expected = forecast(model, calibration, recipe, rates);
-  expected.memory.source = scratch ? 0 : decoded_bytes(model, path);
+  const Forecast expected = forecast(model, calibration, recipe, rates);
   std::string plan = forecast_text(expected, calibration, recipe);
   if (!scratch) return plan;
   const MemoryFit fit = fit_memory(expected, *options.memory);
@@ -172,7 +162,7 @@ ExitCode run(const Options& options, Session& session) {
   const auto message = session.message_function();
   WorkingMemory memory;
   std::string plan;
-  if (first) plan = plan_run(model, path, calibration, recipe, options, scratch, session, memory);
+  if (first) plan = plan_run(model, calibration, recipe, options, scratch, session, memory);
   // What goes to the disk, and how many Hessians are summed at once, is the same in all.
   memory.hessians = ranks.broadcast(memory.hessians);
   if (ranks.broadcast(static_cast<std::uint64_t>(memory.disk != nullptr)) && !first) memory.disk = &*scratch;

@@ -114,7 +114,6 @@ TEST(WorkingMemory, TheForecastSaysWhatFits) {
   const Recipe recipe = resolve(options, model.config);
   ThreadPool pool(2);
   Forecast expected = forecast(model, windows(), recipe, measure_rates(model, 24, recipe, pool));
-  expected.memory.source = 1000000;
   const auto& memory = expected.memory;
   EXPECT_FALSE(fit_memory(expected, memory.peak()).disk);
   const MemoryFit disk = fit_memory(expected, memory.peak() - 1);

@@ -2,7 +2,8 @@
 // groups, how many bits each group of each matrix gets, and how many weights each group loses.
 //
 //   1. one walk over the dense model: energies H_jj of every input, what channels share, groups
-//   2. one walk back from the losses of a few windows: f_r = E_t[(d loss / d y_r)^2] of every output row
+//   2. one walk back from the losses of a few windows: f_r = E_t[(d loss / d y_r)^2] of every output row, at least a fifth
+//      of its matrix' mean
 //   3. what each width would cost each group; where zeros cost least
 //   4. one knapsack over all groups of all matrices, or another allocator (plan_bits.h)
 //

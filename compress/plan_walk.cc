@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <bit>
-#include <numeric>
 #include <cmath>
+#include <numeric>
 #include <optional>
 #include <set>
 

@@ -18,7 +18,7 @@
 namespace miq {
 namespace {
 
-void decode(const std::string& path, std::ostream& out) {
+void write_values(const std::string& path, std::ostream& out) {
   for (const auto& [name, tensor] : open_gguf(path).tensors) {
     const auto values = dequantize_gguf(tensor, name);
     out.write(reinterpret_cast<const char*>(values.data()), static_cast<std::streamsize>(values.size() * sizeof(float)));
@@ -57,7 +57,7 @@ int main(int count, char** words) {
   try {
     if (mode == "decode" && count == 4) {
       std::ofstream out(words[3], std::ios::binary);
-      miq::decode(words[2], out);
+      miq::write_values(words[2], out);
       return out.flush() ? 0 : 1;
     }
     if (mode == "judge" && count == 5) {

@@ -23,8 +23,9 @@ class RecordWriter {
   template <typename T>
   void put(T value) {
     static_assert(std::is_arithmetic_v<T>);
-    const auto* bytes = reinterpret_cast<const std::uint8_t*>(&value);
-    current_.insert(current_.end(), bytes, bytes + sizeof value);
+    const std::size_t at = current_.size();
+    current_.resize(at + sizeof value);
+    std::memcpy(current_.data() + at, &value, sizeof value);
   }
   void u8(bool value) { put(static_cast<std::uint8_t>(value)); }
   void u64(std::uint64_t value) { put(value); }

@@ -252,19 +252,18 @@ constexpr std::array kTypes{
     listed(39, "MXFP4", 32, 17),
 };
 
+template <typename Value>
+const GgufBlockType* find_type(Value GgufBlockType::*field, Value value) {
+  const auto at = std::ranges::find(kTypes, value, field);
+  return at == kTypes.end() ? nullptr : &*at;
+}
+
 bool finite_half(const Byte* at) { return (load_u16(at) & 0x7c00) != 0x7c00; }
 
 }  // namespace
 
-const GgufBlockType* gguf_block_type(std::uint32_t id) {
-  const auto at = std::find_if(kTypes.begin(), kTypes.end(), [id](const GgufBlockType& type) { return type.id == id; });
-  return at == kTypes.end() ? nullptr : &*at;
-}
-
-const GgufBlockType* gguf_block_type(std::string_view name) {
-  const auto at = std::find_if(kTypes.begin(), kTypes.end(), [name](const GgufBlockType& type) { return type.name == name; });
-  return at == kTypes.end() ? nullptr : &*at;
-}
+const GgufBlockType* gguf_block_type(std::uint32_t id) { return find_type(&GgufBlockType::id, id); }
+const GgufBlockType* gguf_block_type(std::string_view name) { return find_type(&GgufBlockType::name, name); }
 
 std::int64_t GgufBlockType::first_bad(const std::uint8_t* in, std::int64_t blocks) const {
   for (std::int64_t i = 0; i < blocks; ++i, in += bytes) {

@@ -35,12 +35,6 @@ double rows_of(const LayerTensor& tensor) { return static_cast<double>(tensor.sh
 double cols_of(const LayerTensor& tensor) { return static_cast<double>(tensor.shape[1]); }
 std::uint64_t bytes(double count) { return static_cast<std::uint64_t>(std::llround(std::max(0.0, count))); }
 
-// The share of the tokens that an expert sees on average.
-double token_share(const Config& config, std::int64_t layer, const LayerTensor& tensor) {
-  const std::int64_t experts = config.layers[static_cast<std::size_t>(layer)].experts;
-  return tensor.expert >= 0 && experts > 0 ? static_cast<double>(config.experts_per_token) / static_cast<double>(experts) : 1;
-}
-
 // Sums over one layer that both time and memory are made of.
 struct LayerCounts {
   double weights = 0;        // linears

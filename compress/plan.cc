@@ -141,11 +141,8 @@ std::int64_t plan_windows(const Config& config, std::int64_t windows, std::int64
   constexpr double kTokensPerChannel = 4;
   double tokens = 0;
   for (std::int64_t l = 0; l < static_cast<std::int64_t>(config.layers.size()); ++l) {
-    const auto experts = static_cast<double>(config.layers[static_cast<std::size_t>(l)].experts);
     for (const LayerTensor& tensor : layer_tensors(config, l)) {
-      if (!tensor.linear()) continue;
-      const double share = tensor.expert >= 0 && experts > 0 ? static_cast<double>(config.experts_per_token) / experts : 1;
-      tokens = std::max(tokens, kTokensPerChannel * static_cast<double>(tensor.shape[1]) / share);
+      if (tensor.linear()) tokens = std::max(tokens, kTokensPerChannel * static_cast<double>(tensor.shape[1]) / token_share(config, l, tensor));
     }
   }
   const auto wanted = static_cast<std::int64_t>(std::ceil(tokens / static_cast<double>(std::max<std::int64_t>(1, seqlen))));

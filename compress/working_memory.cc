@@ -54,13 +54,15 @@ std::vector<std::vector<InputPlace>> place_batches(const Config& config, std::in
   return batches;
 }
 
+double token_share(const Config& config, std::int64_t layer, const LayerTensor& tensor) {
+  const std::int64_t experts = config.layers[static_cast<std::size_t>(layer)].experts;
+  return tensor.expert >= 0 && experts > 0 ? static_cast<double>(config.experts_per_token) / static_cast<double>(experts) : 1;
+}
+
 double observed_width(const Config& config, std::int64_t layer) {
   std::map<InputPlace, double> widths;
-  const std::int64_t experts = config.layers[static_cast<std::size_t>(layer)].experts;
   for (const LayerTensor& tensor : layer_tensors(config, layer)) {
-    if (!tensor.linear()) continue;
-    const double share = tensor.expert >= 0 && experts > 0 ? static_cast<double>(config.experts_per_token) / static_cast<double>(experts) : 1;
-    widths[tensor.place()] = static_cast<double>(tensor.shape[1]) * share;
+    if (tensor.linear()) widths[tensor.place()] = static_cast<double>(tensor.shape[1]) * token_share(config, layer, tensor);
   }
   double sum = 0;
   for (const auto& [place, width] : widths) sum += width;

@@ -29,6 +29,8 @@ struct WorkingMemory {
 // for 0.
 std::vector<std::vector<InputPlace>> place_batches(const Config& config, std::int64_t layer, std::uint64_t bytes);
 
+// The mean share of the tokens that the tensor's linear sees: an expert's in a mixture, else 1.
+double token_share(const Config& config, std::int64_t layer, const LayerTensor& tensor);
 // Values that all linears of a layer read for one token: the sum over places, an expert's by the mean share of tokens that it sees.
 double observed_width(const Config& config, std::int64_t layer);
 // How many windows pass through a layer before what its linears read is used and dropped: about 32 MiB of it, at least a window a

@@ -17,39 +17,42 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 BEGIN, END = "<!-- table: bench/ablation.py -->", "<!-- end of table -->"
 
 # What is not asked for is off in the base; options that the binary does not know are left out of it.
-PLAIN = "--clip search --refine 0 --scale-bits 16 --tune none"
+PLAIN = "--clip search --refine 0 --scale-bits 16 --tune none --no-true-sequential"
 MIXED = "--method mixed --target-bpw {bpw} --group-size 64 " + PLAIN
 SPARSE = "--method mixed --target-bpw {sparse_bpw} --sparsity 0.5 --group-size 128 " + PLAIN
 UNIFORM = "--method gptq --wbits 3 --group-size 64 --clip search --refine 0 --scale-bits 16"
 # part, name, what it starts from, what replaces or is added to that, the setting that it is compared with. By importance.
 SETTINGS = [
     ("base", "base", MIXED, "", None),
+    ("order", "true-sequential", MIXED, "--true-sequential", "base"),
     ("grouping", "random", MIXED, "--grouping random", "base"),
-    ("grouping", "mi-sensitivity", MIXED, "--grouping mi-sensitivity", "base"),
     ("allocation", "per-layer", MIXED, "--allocator per-layer", "base"),
     ("allocation", "uniform", "--method mixed --target-avg-bits 3 --group-size 64 " + PLAIN, "--levels 3", "base"),
     ("clipping", "unclipped", MIXED, "--clip none", "base"),
-    ("refinement", "refine", MIXED, "--refine 2", "base"),
     ("scales", "coded", MIXED, "--scale-bits 6", "base"),
-    ("scales", "coded-32", MIXED, "--scale-bits 6 --group-size 32", "base"),
-    ("tuning", "tune", MIXED, "--tune scales", "base"),
-    ("everything", "defaults", "--method mixed --target-bpw {bpw}", "", "base"),
-    ("grouping", "contiguous", MIXED, "--grouping contiguous", "base"),
-    ("grouping", "mi", MIXED, "--grouping mi", "base"),
-    ("allocation", "budget", MIXED, "--allocator budget", "base"),
-    ("sparsity", "zeros", SPARSE, "", "base"),
-    ("sparsity", "zeros-even", SPARSE, "--sparsity-allocation even", "zeros"),
-    ("calibration", "windows-8", MIXED, "--nsamples 8", "base"),
-    ("calibration", "windows-64", MIXED, "--nsamples 64", "base"),
     ("order", "gptq", UNIFORM, "", "base"),
     ("order", "gptq-act-order", UNIFORM, "--act-order", "gptq"),
+    ("sparsity", "zeros", SPARSE, "", "base"),
+    ("sparsity", "zeros-even", SPARSE, "--sparsity-allocation even", "zeros"),
+    ("order", "zeros-true-sequential", SPARSE, "--true-sequential", "zeros"),
+    ("calibration", "windows-8", MIXED, "--nsamples 8", "base"),
     ("calibration", "windows-16", MIXED, "--nsamples 16", "base"),
     ("calibration", "windows-32", MIXED, "--nsamples 32", "base"),
+    ("calibration", "windows-64", MIXED, "--nsamples 64", "base"),
     ("calibration", "windows-128", MIXED, "--nsamples 128", "base"),
-    ("allocation", "redundancy", MIXED, "--allocator redundancy", "base"),
+    ("everything", "defaults", "--method mixed --target-bpw {bpw}", "", "base"),
+    ("grouping", "mi-sensitivity", MIXED, "--grouping mi-sensitivity", "base"),
+    ("refinement", "refine", MIXED, "--refine 2", "base"),
+    ("grouping", "mi", MIXED, "--grouping mi", "base"),
+    ("grouping", "contiguous", MIXED, "--grouping contiguous", "base"),
+    ("allocation", "budget", MIXED, "--allocator budget", "base"),
     ("allocation", "quantile", MIXED, "--allocator quantile", "base"),
+    ("allocation", "redundancy", MIXED, "--allocator redundancy", "base"),
+    ("scales", "coded-32", MIXED, "--scale-bits 6 --group-size 32", "base"),
     ("scales", "groups-32", MIXED, "--group-size 32", "base"),
     ("scales", "groups-128", MIXED, "--group-size 128", "base"),
+    ("scales", "channel-scaling", MIXED, "--channel-scaling", "base"),
+    ("tuning", "tune", MIXED, "--tune scales", "base"),
 ]
 PARTS = ["base", "grouping", "allocation", "order", "clipping", "scales", "refinement", "tuning", "everything", "sparsity", "calibration"]
 
@@ -93,14 +96,14 @@ class Bench:
         os.makedirs(os.path.join(arguments.out, "runs"), exist_ok=True)
 
     def knows(self, option):
-        return f"{option} " in self.help or f"{option}," in self.help
+        return any(f"{option}{after}" in self.help for after in (" ", ",", "{"))
 
     def options(self, start, change):
         """The command's options, or None where the binary lacks one that the setting is about."""
         changed = pairs(change.split())
         if not all(self.knows(pair[0]) for pair in changed):
             return None
-        replaced = {pair[0] for pair in changed}
+        replaced = {name for pair in changed for name in (pair[0], pair[0].replace("--", "--no-", 1))}
         values = {"bpw": self.a.bpw, "sparse_bpw": self.a.sparse_bpw}
         kept = [pair for pair in pairs(start.format(**values).split()) if pair[0] not in replaced and self.knows(pair[0])]
         options = [part for pair in [*kept, *changed] for part in pair]

@@ -127,7 +127,7 @@ struct Method {
   Allocator allocator = Allocator::Global;
   std::int64_t n_groups = 0;  // 0: a group size (resolve_groups)
   int refine = 0;             // passes
-  bool true_sequential = false;  // where nothing is pruned
+  bool true_sequential = false;
 };
 std::span<const Method> methods();
 // Whether it changes the model's sizes, not its matrices: such methods have a driver of their own (reshape.h) and no journal.

@@ -57,8 +57,7 @@ void resolve_solver(const CompressOptions& options, const Config& config, Recipe
   if (options.true_sequential.value_or(false) && !needs_calibration(recipe)) {
     throw UsageError("--true-sequential is about what is calibrated with; method " + name + " needs no calibration");
   }
-  // With zeros it can go badly wrong (docs/results.md): what one site lost the next is fitted to, and it adds up.
-  recipe.true_sequential = options.true_sequential.value_or(method.true_sequential && recipe.sparsity == 0);
+  recipe.true_sequential = options.true_sequential.value_or(method.true_sequential);
   recipe.static_groups = options.static_groups;
   recipe.dead_columns = options.dead_columns.value_or(DeadColumns::Keep);
   if (!(options.damping > 0 && options.damping <= 10)) throw UsageError("--damping must be in (0, 10]; 0.01 is usual");

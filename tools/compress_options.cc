@@ -112,7 +112,7 @@ void declare_solver(CLI::App& app, MethodFlags& flags) {
   app.add_flag("--act-order", method.act_order, "sparsegpt, gptq, enhanced: solve the channels by falling energy; groups are runs of that order");
   CLI::Option* staged = app.add_flag_callback("--true-sequential", [&method] { method.true_sequential = true; },
                                               "compress a layer's linears one after another, each calibrated on what those in front of it became; "
-                                              "one visit to a layer instead of two. Default for mi and mixed without zeros");
+                                              "one visit to a layer instead of two. Default for mi and mixed");
   app.add_flag_callback("--no-true-sequential", [&method] { method.true_sequential = false; }, "calibrate all linears of a layer on its dense self")
       ->excludes(staged);
   app.add_flag("--static-groups", method.static_groups,

@@ -132,15 +132,15 @@ TEST(TrueSequential, IsRefusedWhereNothingIsCalibrated) {
   EXPECT_THROW(resolve(options_of("rtn", ComputeType::Float32), config_of("llama")), UsageError);
 }
 
-TEST(TrueSequential, IsTheDefaultOfMixedPrecisionWithoutZeros) {
+TEST(TrueSequential, IsTheDefaultOfMixedPrecision) {
   CompressOptions options;
   options.method = "mixed";
   options.target_avg_bits = 3;
   EXPECT_TRUE(resolve(options, config_of("llama")).true_sequential);
   options.sparsity = 0.5;
-  EXPECT_FALSE(resolve(options, config_of("llama")).true_sequential);
-  options.true_sequential = true;
   EXPECT_TRUE(resolve(options, config_of("llama")).true_sequential);
+  options.true_sequential = false;
+  EXPECT_FALSE(resolve(options, config_of("llama")).true_sequential);
   options.method = "sparsegpt";
   options.true_sequential.reset(), options.target_avg_bits.reset();
   EXPECT_FALSE(resolve(options, config_of("llama")).true_sequential);

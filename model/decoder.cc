@@ -44,8 +44,8 @@ at::Tensor repeat_heads(const at::Tensor& x, std::int64_t heads) {
 }
 
 // Which keys each query sees: its own and the window - 1 before it.
-at::Tensor window_mask(std::int64_t tokens, std::int64_t window) {
-  const at::Tensor position = at::arange(tokens, at::kLong);
+at::Tensor window_mask(std::int64_t tokens, std::int64_t window, at::Device device) {
+  const at::Tensor position = at::arange(tokens, at::TensorOptions(at::kLong).device(device));
   const at::Tensor distance = position.unsqueeze(1) - position.unsqueeze(0);
   return (distance >= 0).logical_and(distance < window);
 }
@@ -174,7 +174,7 @@ class LayerRun {
     const std::int64_t tokens = queries.size(1), window = context_.sizes.window;
     const bool windowed = window > 0 && window < tokens;
     return at::scaled_dot_product_attention(queries.unsqueeze(0), keys.unsqueeze(0), values.unsqueeze(0),
-                                            windowed ? std::optional(window_mask(tokens, window)) : std::nullopt, 0.0, !windowed)
+                                            windowed ? std::optional(window_mask(tokens, window, queries.device())) : std::nullopt, 0.0, !windowed)
         .squeeze(0);
   }
 

@@ -5,12 +5,16 @@
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/logsumexp.h>
 #include <ATen/ops/softmax.h>
-#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+#include <c10/core/StreamGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
@@ -27,6 +31,7 @@ namespace {
 
 // Positions whose logits exist at once.
 constexpr std::int64_t kLossBlock = 128;
+constexpr std::int64_t kDeviceLossBlock = 1024;
 // Rows of the head that are widened to float32 at once.
 constexpr std::int64_t kHeadSlice = 4096;
 
@@ -109,10 +114,12 @@ at::Tensor to_torch(const Tensor& tensor, std::string_view name, at::ScalarType 
   return view.to(type);
 }
 
-ForwardPass::ForwardPass(const Model& model, ComputeType type, Kernels kernels) : model_(model), type_(type), kernels_(kernels) {
+ForwardPass::ForwardPass(const Model& model, ComputeType type, Kernels kernels, at::Device device)
+    : model_(model), type_(type), kernels_(device.is_cpu() ? kernels : Kernels::Device), device_(device) {
   use_single_threaded_torch();
-  rope_ = std::make_unique<RopeTables>(model.config);
+  rope_ = std::make_unique<RopeTables>(model.config, device);
   const Config& config = model.config;
+  const at::NoGradGuard no_grad;
   embedding_ = global(model, Role::Embedding, false, scalar_type(type));
   head_ = config.tied_head ? embedding_ : global(model, Role::Head, false, scalar_type(type));
   head_bias_ = global(model, Role::Head, true, at::kFloat);
@@ -121,8 +128,15 @@ ForwardPass::ForwardPass(const Model& model, ComputeType type, Kernels kernels) 
   output_projection_ = global(model, Role::OutputProjection, false, scalar_type(type));
   final_norm_ = {config.norm, config.norm_epsilon, config.hidden, global(model, Role::FinalNorm, false, at::kFloat),
                  global(model, Role::FinalNorm, true, at::kFloat)};
+  if (!device.is_cpu()) {
+    const at::Tensor host = embedding_;
+    for (at::Tensor* tensor : {&embedding_, &head_bias_, &positions_, &embedding_projection_, &output_projection_, &final_norm_.weight, &final_norm_.bias}) {
+      if (tensor->defined()) *tensor = tensor->to(device);
+    }
+    head_ = head_.is_same(host) ? embedding_ : head_.to(device);
+  }
   const bool plain_head = (config.norm == NormKind::Rms || config.norm == NormKind::FusedRms) && config.final_norm && !head_bias_.defined() && !output_projection_.defined();
-  if (kernels == Kernels::Best && type == ComputeType::BFloat16 && have_bf16_kernels() && plain_head && head_.size(1) % 2 == 0) {
+  if (kernels_ == Kernels::Best && type == ComputeType::BFloat16 && have_bf16_kernels() && plain_head && head_.size(1) % 2 == 0) {
     packs_head_ = true;
   }
 }
@@ -136,14 +150,37 @@ const at::Tensor& LayerWeights::tensor(std::string_view name) const {
 ForwardPass::~ForwardPass() = default;
 
 LayerWeights ForwardPass::load_layer(std::int64_t index) const {
-  LayerWeights layer = decoded_layer(model_, index, scalar_type(type_));
+  LayerWeights layer = on_device(decoded_layer(model_, index, scalar_type(type_)));
   prepare(layer);
+  return layer;
+}
+
+LayerWeights ForwardPass::on_device(LayerWeights layer) const {
+  if (device_.is_cpu()) return layer;
+  const at::NoGradGuard no_grad;
+  const c10::impl::VirtualGuardImpl streams(device_.type());
+  // The stream of this thread's computations is where the layer will be used, and let go.
+  const c10::Stream computing = streams.getStream(device_), copying = streams.getStreamFromGlobalPool(device_);
+  {
+    const c10::StreamGuard guard(copying);
+    for (auto& [name, tensor] : layer.tensors) {
+      if (!tensor.defined() || tensor.numel() == 0) {
+        tensor = tensor.to(device_);
+        continue;
+      }
+      // Through pinned memory, which the GPU reads by itself; LibTorch keeps such buffers and hands them out again.
+      const at::Tensor pinned = at::empty(tensor.sizes(), tensor.options().pinned_memory(true)).copy_(tensor);
+      tensor = pinned.to(device_, true);
+      tensor.record_stream(computing);
+    }
+  }
+  streams.synchronizeStream(copying);
   return layer;
 }
 
 LayerWeights ForwardPass::load_layer_to_run(std::int64_t index) const {
   LayerWeights layer = decoded_layer(model_, index, scalar_type(type_));
-  if (!own_kernels(index)) return layer;
+  if (!own_kernels(index)) return on_device(std::move(layer));
   const at::NoGradGuard no_grad;
   auto packed = std::make_shared<Bf16Layer>(model_.config, layer);
   packed->forget_linears(model_.config, index);
@@ -184,7 +221,7 @@ at::Tensor ForwardPass::embed(std::span<const std::int32_t> ids, std::span<const
     }
     *out++ = id;
   }
-  at::Tensor hidden = embedding_.index_select(0, index);
+  at::Tensor hidden = embedding_.index_select(0, index.to(device_));
   if (embedding_projection_.defined()) hidden = at::linear(hidden, embedding_projection_);
   hidden = hidden.to(at::kFloat);
   if (!positions_.defined()) return hidden;
@@ -194,7 +231,7 @@ at::Tensor ForwardPass::embed(std::span<const std::int32_t> ids, std::span<const
                 std::to_string(positions_.size(0) - model_.config.position_offset) + " learned positions; use a shorter one (--seqlen)");
   }
   std::transform(positions.begin(), positions.end(), index.data_ptr<std::int64_t>(), [&](std::int64_t p) { return p + model_.config.position_offset; });
-  return hidden + positions_.index_select(0, index);
+  return hidden + positions_.index_select(0, index.to(device_));
 }
 
 at::Tensor ForwardPass::run_layer(const LayerWeights& layer, const at::Tensor& hidden, const InputObserver& observer) const {
@@ -246,7 +283,7 @@ at::Tensor ForwardPass::exact_logits(const at::Tensor& head_input) const {
   const at::NoGradGuard no_grad;
   if (type_ == ComputeType::Float32) return project(head_input);
   const std::int64_t rows = head_input.size(0), vocabulary = head_.size(0);
-  at::Tensor z = at::empty({rows, vocabulary}, at::kFloat);
+  at::Tensor z = at::empty({rows, vocabulary}, head_input.options().dtype(at::kFloat));
   if (packs_head_) {
     std::call_once(packing_head_, [&] { packed_head_ = std::make_unique<PackedBf16>(pack_head(head_)); });
     bf16_logits(*packed_head_, head_input.contiguous(), z);
@@ -292,19 +329,35 @@ std::vector<float> ForwardPass::losses(const at::Tensor& hidden, std::span<const
                                                                   : PlainNorm{final_norm_.weight, final_norm_.epsilon};
     return bf16_losses(*packed_head_, norm.weight, norm.epsilon, hidden.contiguous(), first, targets);
   }
-  std::vector<float> result;
-  for (std::int64_t begin = first; begin < tokens - 1; begin += kLossBlock) {
-    const std::int64_t count = std::min(kLossBlock, tokens - 1 - begin);
-    const at::Tensor block = logits(hidden.narrow(0, begin, count));
-    const at::Tensor sums = at::logsumexp(block, 1);
-    const float* row = block.const_data_ptr<float>();
-    for (std::int64_t i = 0; i < count; ++i, row += block.size(1)) {
-      const std::int32_t target = ids[static_cast<std::size_t>(begin + i + 1)];
-      if (target < 0 || target >= block.size(1)) throw Error("token id " + std::to_string(target) + " lies outside the vocabulary");
-      result.push_back(sums.const_data_ptr<float>()[i] - row[target]);
-    }
+  return gather_losses(hidden, ids, first);
+}
+
+at::Tensor ForwardPass::targets(std::span<const std::int32_t> ids) const {
+  at::Tensor index = at::empty({static_cast<std::int64_t>(ids.size()), 1}, at::kLong);
+  auto* out = index.data_ptr<std::int64_t>();
+  for (const std::int32_t id : ids) {
+    if (id < 0 || id >= head_.size(0)) throw Error("token id " + std::to_string(id) + " lies outside the vocabulary");
+    *out++ = id;
   }
-  return result;
+  return index.to(device_);
+}
+
+// A block's losses stay where they are made: the host waits once, for all of them.
+std::vector<float> ForwardPass::gather_losses(const at::Tensor& hidden, std::span<const std::int32_t> ids, std::int64_t first) const {
+  use_single_threaded_torch();
+  const at::NoGradGuard no_grad;
+  const auto tokens = static_cast<std::int64_t>(ids.size());
+  const at::Tensor index = targets(ids.subspan(static_cast<std::size_t>(first + 1)));
+  std::vector<at::Tensor> parts;
+  const std::int64_t most = device_form() ? kDeviceLossBlock : kLossBlock;
+  for (std::int64_t begin = first; begin < tokens - 1; begin += most) {
+    const std::int64_t count = std::min(most, tokens - 1 - begin);
+    const at::Tensor block = logits(hidden.narrow(0, begin, count));
+    parts.push_back(at::logsumexp(block, 1) - block.gather(1, index.narrow(0, begin - first, count)).squeeze(1));
+  }
+  const at::Tensor all = at::cat(parts).to(at::kCPU);
+  const float* values = all.const_data_ptr<float>();
+  return {values, values + all.numel()};
 }
 
 at::Tensor ForwardPass::loss_gradient(const at::Tensor& hidden, std::span<const std::int32_t> ids) const {
@@ -312,17 +365,13 @@ at::Tensor ForwardPass::loss_gradient(const at::Tensor& hidden, std::span<const 
   const at::NoGradGuard no_grad;
   const auto tokens = static_cast<std::int64_t>(ids.size());
   if (hidden.size(0) != tokens) throw Error("loss_gradient: hidden states and ids differ in number");
-  at::Tensor result = at::zeros(hidden.sizes());  // the last position predicts nothing
+  at::Tensor result = at::zeros_like(hidden);  // the last position predicts nothing
+  const at::Tensor index = targets(ids.subspan(std::min<std::size_t>(1, ids.size())));
   for (std::int64_t begin = 0; begin < tokens - 1; begin += kLossBlock) {
     const std::int64_t count = std::min(kLossBlock, tokens - 1 - begin);
     const at::Tensor x = hidden.narrow(0, begin, count);
     at::Tensor difference = at::softmax(logits(x), 1);  // minus one at the target: d loss / d logits
-    float* row = difference.data_ptr<float>();
-    for (std::int64_t i = 0; i < count; ++i, row += difference.size(1)) {
-      const std::int32_t target = ids[static_cast<std::size_t>(begin + i + 1)];
-      if (target < 0 || target >= difference.size(1)) throw Error("token id " + std::to_string(target) + " lies outside the vocabulary");
-      row[target] -= 1;
-    }
+    difference.scatter_add_(1, index.narrow(0, begin, count), at::full({count, 1}, -1, difference.options()));
     result.narrow(0, begin, count).copy_(head_backward(x, difference));
   }
   return result;

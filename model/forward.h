@@ -34,8 +34,9 @@ class PackedBf16;
 class RopeTables;
 
 // Which kernels run_layer() and losses() use. Best: our own for bfloat16 on CPUs with AVX512-BF16,
-// LibTorch's elsewhere and for float32. Portable: LibTorch's everywhere; for tests and comparisons.
-enum class Kernels { Best, Portable };
+// LibTorch's elsewhere and for float32. Portable: LibTorch's everywhere; for tests and comparisons. Device: LibTorch's in the form that
+// GPUs run, with its fused operations; what a GPU always has, and the processor in tests.
+enum class Kernels { Best, Portable, Device };
 
 // One decoder layer: linears decoded to the compute type, norms to float32. Keys are rule names
 // ("self_attn.q_proj.weight"). An entry may be replaced by another tensor of its shape and type, or
@@ -65,16 +66,21 @@ struct WalkMemory {
 
 class ForwardPass {
  public:
-  // Keeps a reference to `model`, and decodes embedding, final norm and head.
-  ForwardPass(const Model& model, ComputeType type, Kernels kernels = Kernels::Best);
+  // Keeps a reference to `model`, and decodes embedding, final norm and head. On a GPU (device.h; load_cuda() first) everything that goes in
+  // and comes out as a tensor lies on it: weights of a layer, hidden states, logits.
+  ForwardPass(const Model& model, ComputeType type, Kernels kernels = Kernels::Best, at::Device device = at::kCPU);
   ~ForwardPass();
   ForwardPass(const ForwardPass&) = delete;
   ForwardPass& operator=(const ForwardPass&) = delete;
 
   const Model& model() const { return model_; }
   ComputeType type() const { return type_; }
+  at::Device device() const { return device_; }
+  // Whether windows go one after another, as a GPU wants them: it is busy with one.
+  bool device_form() const { return kernels_ == Kernels::Device; }
   std::int64_t layers() const { return static_cast<std::int64_t>(model_.config.layers.size()); }
 
+  // On a GPU: decoded by this thread, copied by a stream of its own, and there when the call returns. What runs on the GPU meanwhile goes on.
   LayerWeights load_layer(std::int64_t index) const;
   // For run_layer() alone: a layer whose linears the kernels pack keeps nothing else of them.
   LayerWeights load_layer_to_run(std::int64_t index) const;
@@ -141,6 +147,10 @@ class ForwardPass {
   bool own_way_back(LayerWeights& layer, const LayerContext& context) const;
 
   Kernels kernels_;
+  at::Device device_;
+  LayerWeights on_device(LayerWeights layer) const;
+  at::Tensor targets(std::span<const std::int32_t> ids) const;  // [ids, 1] int64; throws Error on one outside the vocabulary
+  std::vector<float> gather_losses(const at::Tensor& hidden, std::span<const std::int32_t> ids, std::int64_t first) const;
   std::unique_ptr<RopeTables> rope_;
   LayerContext layer_context(const LayerConfig& sizes, std::int64_t tokens) const;
 

@@ -103,9 +103,11 @@ RopeTable RopeTables::table(std::int64_t head_dim, std::int64_t tokens) {
   if (!kept.cosines.defined() || kept.cosines.size(0) < tokens) {
     const double factor = scaling_.kind == RopeScaling::Kind::Yarn ? scaling_.attention_factor : 1;
     kept = make_table(rope_inverse_frequencies(head_dim, theta_, scaling_, tokens), std::max<std::int64_t>(tokens, 64), factor);
+    kept.cosines = kept.cosines.to(device_);
+    kept.sines = kept.sines.to(device_);
   }
   RopeTable table{kept.cosines.narrow(0, 0, tokens), kept.sines.narrow(0, 0, tokens), {}};
-  if (log_scaled_from_ > 1 && tokens > log_scaled_from_) table.query_factors = make_query_factors(tokens, log_scaled_from_);
+  if (log_scaled_from_ > 1 && tokens > log_scaled_from_) table.query_factors = make_query_factors(tokens, log_scaled_from_).to(device_);
   return table;
 }
 

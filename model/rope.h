@@ -30,7 +30,9 @@ struct RopeTable {
 // Keeps the longest table asked for so far, per head size and base. Thread-safe.
 class RopeTables {
  public:
-  explicit RopeTables(const Config& config) : theta_(config.rope_theta), scaling_(config.rope_scaling), log_scaled_from_(config.log_scaled_from) {}
+  // Tables lie on `device`.
+  explicit RopeTables(const Config& config, at::Device device = at::kCPU)
+      : theta_(config.rope_theta), scaling_(config.rope_scaling), log_scaled_from_(config.log_scaled_from), device_(device) {}
   // Views of the kept table; a table handed out stays valid.
   RopeTable table(std::int64_t head_dim, std::int64_t tokens);
 
@@ -38,6 +40,7 @@ class RopeTables {
   double theta_;
   RopeScaling scaling_;
   std::int64_t log_scaled_from_;
+  at::Device device_;
   std::mutex mutex_;
   std::map<std::pair<std::int64_t, double>, RopeTable> tables_;  // by head size and the base for the text's length
 };

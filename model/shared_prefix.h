@@ -33,7 +33,7 @@ struct SharedRows {
 // and within rounding where LibTorch's matrix products depend on the number of rows.
 class SharedPass {
  public:
-  explicit SharedPass(const ForwardPass& forward) : forward_(forward), rope_(forward.model().config) {}
+  explicit SharedPass(const ForwardPass& forward) : forward_(forward), rope_(forward.model().config, forward.device()) {}
 
   // False where a token's rotation depends on the length of its sequence (dynamic scaling): sequences must then not share rows.
   static bool can_share(const Config& config);

@@ -19,7 +19,7 @@ struct StagedWindow {
 // the result is run_layer()'s, bit for bit. Any number of threads may call them, each for windows of its own.
 class StagedPass {
  public:
-  explicit StagedPass(const ForwardPass& forward) : forward_(forward), rope_(forward.model().config) {}
+  explicit StagedPass(const ForwardPass& forward) : forward_(forward), rope_(forward.model().config, forward.device()) {}
 
   // To the inputs of `stage`, by the linears of the stage before it. `layer` as load_layer() or prepare() left it.
   void reach(const LayerWeights& layer, InputSite stage, StagedWindow& window) const;

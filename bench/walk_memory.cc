@@ -11,6 +11,7 @@
 #include <string>
 
 #include "miq/converters/open_model.h"
+#include "miq/model/architecture.h"
 #include "miq/model/bf16_product.h"
 #include "miq/model/forward.h"
 
@@ -26,7 +27,10 @@ int main(int count, char** arguments) {
     const ForwardPass forward(model, narrow ? ComputeType::BFloat16 : ComputeType::Float32);
     const std::int64_t tokens = std::stoll(arguments[3]), windows = std::stoll(arguments[4]), threads = std::stoll(arguments[5]);
     const WalkMemory memory = forward.walk_memory(tokens);
-    const std::uint64_t global = narrow && have_bf16_kernels() ? 0 : forward.global_bytes();
+    // A file's own bfloat16 embedding is read where it lies; any other is decoded, and stays beside the head that is packed from it.
+    const Tensor& embedding = model.tensors.at(std::string(global_name(architecture(model.config.architecture), Role::Embedding)));
+    const bool mapped = embedding.encoding == Encoding::Dense && embedding.dtype == (narrow ? DType::BF16 : DType::F32);
+    const std::uint64_t global = mapped ? 0 : forward.global_bytes();
     const std::uint64_t work = memory.work * static_cast<std::uint64_t>(std::min(windows, threads)), between = memory.window * static_cast<std::uint64_t>(windows);
     std::printf("layers %llu\nloading %llu\nglobal %llu\nactivations %llu\nwork %llu\nsum %llu\n", 2ull * memory.kept, 0ull + memory.loading, 0ull + global + memory.head,
                 0ull + between, 0ull + work, 0ull + 2 * memory.kept + memory.loading + global + memory.head + between + work);

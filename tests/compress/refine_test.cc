@@ -88,7 +88,7 @@ TEST_P(RefineModes, LowersTheErrorByWhatItSays) {
   const Case& c = GetParam();
   const double before = error(swept_.values);
   double last = before;
-  for (const RefineOptions& options : {RefineOptions{0, 2, true}, RefineOptions{1, 1, false}, RefineOptions{2, 2, true}, RefineOptions{20, 2, true}}) {
+  for (const RefineOptions& options : {RefineOptions{0, 2, true, {}}, RefineOptions{1, 1, false, {}}, RefineOptions{2, 2, true, {}}, RefineOptions{20, 2, true, {}}}) {
     SweepResult result = copy(swept_);
     const double gain = refine_copy(result, options, pool_), after = error(result.values);
     EXPECT_NEAR(before - after, gain, 1e-4 * before);

@@ -1,8 +1,8 @@
 # CUDA sources, compiled by calling nvcc directly: CMake 3.25 does not know the C++20 flag of nvcc 13,
 # and none of our .cu files needs more than C++17 and the CUDA runtime.
 #
-# A feature that has a CUDA form is a pair NAME_cuda.cu and NAME_no_cuda.cc: exactly one of them is built. The
-# runtime is linked statically, so one installation runs with and without a GPU or a driver.
+# All kernels are in one library (folder cuda/) that is opened when a device is asked for; it links the runtime statically, so one
+# installation runs with and without a GPU or a driver.
 if(MIQ_CUDA)
   # A toolkit on the path or in its usual place, or the pieces that tools/setup takes from PyPI.
   file(GLOB cuda_wheels ${CMAKE_SOURCE_DIR}/.deps/venv/lib/python3*/site-packages/nvidia/cu13/bin)
@@ -23,29 +23,5 @@ endif()
 
 # Machine code for Ampere and Hopper, and PTX for what comes after. No fused multiply-add: a kernel rounds as its
 # counterpart on the CPU does (-ffp-contract=off there).
-set(MIQ_NVCC_FLAGS -std=c++17 -O3 -fmad=false -Xcompiler -fPIC,-Wall,-Wextra
+set(MIQ_NVCC_FLAGS -std=c++17 -O3 -fmad=false -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra
     -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=[sm_90,compute_90])
-
-# Adds the CUDA sources of a room, or what stands in for them, to its library.
-function(miq_add_cuda_sources name)
-  if(NOT MIQ_CUDA)
-    file(GLOB stubs CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*_no_cuda.cc)
-    target_sources(miq_${name} PRIVATE ${stubs})
-    return()
-  endif()
-  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*_cuda.cu)
-  foreach(source ${sources})
-    cmake_path(GET source STEM stem)
-    set(object ${CMAKE_CURRENT_BINARY_DIR}/${stem}.cu.o)
-    # Only headers of base, of formats (the arithmetic of codes) and of the room itself may be needed by a kernel.
-    add_custom_command(OUTPUT ${object}
-      COMMAND ${MIQ_NVCC} ${MIQ_NVCC_FLAGS} -I${CMAKE_BINARY_DIR}/include/base -I${CMAKE_BINARY_DIR}/include/formats
-              -I${CMAKE_BINARY_DIR}/include/${name} -MD -MF ${object}.d -c ${source} -o ${object}
-      DEPENDS ${source} DEPFILE ${object}.d VERBATIM COMMENT "Building CUDA object ${name}/${stem}.cu.o")
-    target_sources(miq_${name} PRIVATE ${object})
-    set_source_files_properties(${object} PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)
-  endforeach()
-  if(sources)
-    target_link_libraries(miq_${name} PRIVATE ${MIQ_CUDART} Threads::Threads ${CMAKE_DL_LIBS} rt)
-  endif()
-endfunction()

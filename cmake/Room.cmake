@@ -5,11 +5,10 @@
 # an include against the flow does not compile.
 #
 # Sources are found by pattern: adding a format, method or metric adds a file pair and one row in a
-# table, and touches no build file. CUDA sources (*_cuda.cu and *_no_cuda.cc) are chosen in Cuda.cmake.
+# table, and touches no build file.
 function(miq_add_room name)
   cmake_parse_arguments(ROOM "" "" "LINKS;PRIVATE_LINKS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
-  list(FILTER sources EXCLUDE REGEX "_no_cuda\\.cc$")
   set(view ${CMAKE_BINARY_DIR}/include/${name})
   file(MAKE_DIRECTORY ${view}/miq)
   file(CREATE_LINK ${CMAKE_CURRENT_SOURCE_DIR} ${view}/miq/${name} SYMBOLIC)
@@ -20,7 +19,6 @@ function(miq_add_room name)
     if(ROOM_PRIVATE_LINKS)
       target_link_libraries(miq_${name} PRIVATE ${ROOM_PRIVATE_LINKS})
     endif()
-    miq_add_cuda_sources(${name})
   else()
     add_library(miq_${name} INTERFACE)
     set(scope INTERFACE)

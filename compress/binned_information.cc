@@ -4,6 +4,10 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/isfinite.h>
+#include <ATen/ops/sort.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <array>
@@ -12,15 +16,25 @@
 #include <string>
 #include <vector>
 
+#include "miq/base/cuda_library.h"
 #include "miq/base/error.h"
+#include "miq/compress/information_math.h"
 #include "miq/compress/mutual_information.h"
 
 namespace miq {
 namespace {
 
 constexpr int kBins = kInformationBins;
+static_assert(kBins == kBinsOfChannel);
 constexpr std::int64_t kChannelsPerUnit = 8;
 using Word = std::uint64_t;
+
+// n ln n for n = 0 … tokens.
+std::vector<double> table_of_logs(std::int64_t tokens) {
+  std::vector<double> table(static_cast<std::size_t>(tokens) + 1);
+  for (std::size_t count = 1; count < table.size(); ++count) table[count] = static_cast<double>(count) * std::log(static_cast<double>(count));
+  return table;
+}
 
 struct BinnedChannel {
   std::array<std::int64_t, kBins> counts{};
@@ -34,9 +48,7 @@ class BinnedSamples {
     const std::int64_t n = samples.size(1);
     channels_.resize(static_cast<std::size_t>(n));
     sets_.assign(static_cast<std::size_t>(n * kBins * words_), 0);
-    log_table_.resize(static_cast<std::size_t>(tokens_) + 1);
-    for (std::size_t count = 1; count < log_table_.size(); ++count)
-      log_table_[count] = static_cast<double>(count) * std::log(static_cast<double>(count));
+    log_table_ = table_of_logs(tokens_);
     const float* x = samples.const_data_ptr<float>();
     pool.for_each((n + kChannelsPerUnit - 1) / kChannelsPerUnit, [&](std::int64_t unit) {
       for (std::int64_t j = unit * kChannelsPerUnit; j < std::min(n, (unit + 1) * kChannelsPerUnit); ++j) bin(x + j, n, j);
@@ -58,15 +70,7 @@ class BinnedSamples {
       for (int p = 0; p < kBins - 1; ++p) rest -= pairs[static_cast<std::size_t>(p * kBins + q)];
       pairs[static_cast<std::size_t>((kBins - 1) * kBins + q)] = rest;
     }
-    double count_logs = 0;
-    int occupied = 0;
-    for (std::int64_t count : pairs) {
-      count_logs += log_table_[static_cast<std::size_t>(count)];
-      occupied += count > 0;
-    }
-    const auto samples = static_cast<double>(tokens_);
-    const double plug_in = (count_logs - a.count_logs - b.count_logs + log_table_.back()) / samples;
-    return std::max(0.0, plug_in + (a.occupied + b.occupied - occupied - 1) / (2 * samples));
+    return binned_information_of(pairs.data(), log_table_.data(), tokens_, a.count_logs, b.count_logs, a.occupied, b.occupied);
   }
 
  private:
@@ -116,6 +120,39 @@ class BinnedSamples {
   std::vector<double> log_table_;
 };
 
+// A channel is cut and a pair counted by the device; logarithms of a channel's own counts are summed here, as BinnedSamples does.
+at::Tensor binned_on_device(const at::Tensor& samples, const ComputeDevice& where) {
+  const std::int64_t tokens = samples.size(0), n = samples.size(1);
+  if (!at::isfinite(samples).all().item<bool>()) throw Error("mutual information: an activation is not finite");
+  const at::Tensor rows = samples.t().contiguous();
+  at::Tensor bins = at::zeros({n, tokens}, samples.options().dtype(at::kByte));
+  {
+    const at::Tensor sorted = std::get<0>(at::sort(rows, 1));
+    for (int b = 1; b < kBins; ++b) bins.add_(rows.ge(sorted.narrow(1, b * tokens / kBins, 1)).to(at::kByte));
+  }
+  at::Tensor counts = at::empty({kBins, n}, samples.options().dtype(at::kLong));
+  for (int b = 0; b < kBins; ++b) counts.select(0, b).copy_(bins.eq(b).sum(1));
+  const at::Tensor host_counts = counts.to(at::kCPU);
+  const std::vector<double> logs = table_of_logs(tokens);
+  at::Tensor count_logs = at::zeros({n}, at::kDouble), occupied = at::zeros({n}, at::kInt);
+  for (int b = 0; b < kBins; ++b) {
+    for (std::int64_t j = 0; j < n; ++j) {
+      const std::int64_t count = host_counts.const_data_ptr<std::int64_t>()[b * n + j];
+      count_logs.mutable_data_ptr<double>()[j] += logs[static_cast<std::size_t>(count)];
+      occupied.mutable_data_ptr<std::int32_t>()[j] += count > 0;
+    }
+  }
+  count_logs = count_logs.to(where.device);
+  occupied = occupied.to(where.device);
+  const at::Tensor table = at::from_blob(const_cast<double*>(logs.data()), {tokens + 1}, at::TensorOptions(at::kDouble)).to(where.device);
+  at::Tensor out = at::empty({n, n}, samples.options());
+  check_cuda(*where.kernels,
+             where.kernels->binned_information(where.index(), bins.const_data_ptr<std::uint8_t>(), tokens, n, count_logs.const_data_ptr<double>(),
+                                               occupied.const_data_ptr<std::int32_t>(), table.const_data_ptr<double>(), out.mutable_data_ptr<float>()),
+             "binned mutual information");
+  return out;
+}
+
 }  // namespace
 
 TokenSample::TokenSample(std::int64_t expected, std::int64_t most) : stride_(std::max<std::int64_t>(1, (expected + most - 1) / most)) {}
@@ -129,10 +166,11 @@ void TokenSample::add(const at::Tensor& inputs) {
 
 at::Tensor TokenSample::rows() const { return parts_.empty() ? at::Tensor() : at::cat(parts_, 0); }
 
-at::Tensor binned_mutual_information(const at::Tensor& samples, ThreadPool& pool) {
+at::Tensor binned_mutual_information(const at::Tensor& samples, ThreadPool& pool, const ComputeDevice& where) {
   if (!samples.defined() || samples.dim() != 2 || samples.size(0) < 1 || samples.scalar_type() != at::kFloat || !samples.is_contiguous() ||
-      !samples.device().is_cpu())
-    throw Error("mutual information: the samples must be a contiguous float32 matrix [tokens, channels] on the CPU");
+      samples.device().type() != where.device.type())
+    throw Error("mutual information: the samples must be a contiguous float32 matrix [tokens, channels] on the CPU, or on the device that computes");
+  if (where.used()) return binned_on_device(samples, where);
   const std::int64_t n = samples.size(1);
   const BinnedSamples binned(samples, pool);
   at::Tensor result = at::empty({n, n}, at::kFloat);

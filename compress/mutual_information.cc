@@ -2,52 +2,70 @@
 #include "miq/compress/mutual_information.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
 
+#include "miq/base/cuda_library.h"
 #include "miq/base/error.h"
+#include "miq/compress/information_math.h"
 
 namespace miq {
 namespace {
 
 constexpr std::int64_t kRowsPerUnit = 16;
-constexpr double kLargestSquaredCorrelation = 1 - 1e-6;
-constexpr double kSmallestVariance = 1e-12;
 
 std::int64_t units_of(std::int64_t rows) { return (rows + kRowsPerUnit - 1) / kRowsPerUnit; }
 
-std::int64_t checked_square(const at::Tensor& matrix, const char* what) {
+std::int64_t checked_square(const at::Tensor& matrix, const char* what, at::Device device = at::kCPU) {
   if (!matrix.defined() || matrix.dim() != 2 || matrix.size(0) != matrix.size(1))
     throw Error(std::string(what) + " must be a square matrix");
-  if (!matrix.device().is_cpu() || (matrix.scalar_type() != at::kFloat && matrix.scalar_type() != at::kDouble))
-    throw Error(std::string(what) + " must be float32 or float64 on the CPU");
+  if (matrix.device().type() != device.type() || (matrix.scalar_type() != at::kFloat && matrix.scalar_type() != at::kDouble))
+    throw Error(std::string(what) + " must be float32 or float64 on " + (device.is_cpu() ? "the CPU" : "the device"));
   return matrix.size(0);
 }
 
 template <typename Element>
 void fill_information(const Element* h, std::span<const double> mean, float* out, ThreadPool& pool) {
   const auto n = static_cast<std::int64_t>(mean.size());
-  std::vector<double> inverse_deviation(mean.size());
-  for (std::int64_t i = 0; i < n; ++i) {
-    const double variance = h[i * n + i] - mean[i] * mean[i];
-    inverse_deviation[i] = variance > kSmallestVariance ? 1 / std::sqrt(variance) : 0;
-  }
+  std::vector<double> inverse(mean.size());
+  for (std::int64_t i = 0; i < n; ++i) inverse[i] = inverse_deviation(h[i * n + i], mean[i]);
   pool.for_each(units_of(n), [&](std::int64_t unit) {
     for (std::int64_t i = unit * kRowsPerUnit; i < std::min(n, (unit + 1) * kRowsPerUnit); ++i) {
       out[i * n + i] = 0;
       for (std::int64_t j = i + 1; j < n; ++j) {
-        const double rho = (h[i * n + j] - mean[i] * mean[j]) * inverse_deviation[i] * inverse_deviation[j];
-        const double information = -0.5 * std::log1p(-std::min(rho * rho, kLargestSquaredCorrelation));
-        out[i * n + j] = out[j * n + i] = static_cast<float>(information);
+        const double rho = correlation(h[i * n + j], mean[i], mean[j], inverse[i], inverse[j]);
+        out[i * n + j] = out[j * n + i] = static_cast<float>(information_of(rho));
         if (!std::isfinite(rho))
           throw Error("mutual information: the second moments of channels " + std::to_string(i) + " and " + std::to_string(j) +
                       " are not finite");
       }
     }
   });
+}
+
+at::Tensor information_on_device(const at::Tensor& h, std::span<const double> mean, const ComputeDevice& where) {
+  const auto n = static_cast<std::int64_t>(mean.size());
+  const at::Tensor diagonal = h.diagonal().to(at::kCPU, at::kDouble).contiguous();
+  at::Tensor factors = at::empty({2, n}, at::kDouble);  // means and inverse deviations
+  double* values = factors.mutable_data_ptr<double>();
+  for (std::int64_t i = 0; i < n; ++i) {
+    values[i] = mean[static_cast<std::size_t>(i)];
+    values[n + i] = inverse_deviation(diagonal.const_data_ptr<double>()[i], values[i]);
+  }
+  factors = factors.to(where.device);
+  const double* on_device = factors.const_data_ptr<double>();
+  at::Tensor out = at::empty({n, n}, at::TensorOptions(at::kFloat).device(where.device));
+  const at::Tensor bad = at::zeros({1}, at::TensorOptions(at::kInt).device(where.device));
+  check_cuda(*where.kernels,
+             where.kernels->gaussian_information(where.index(), h.const_data_ptr(), h.scalar_type() == at::kDouble, on_device, on_device + n, n,
+                                                 out.mutable_data_ptr<float>(), bad.mutable_data_ptr<std::int32_t>()),
+             "mutual information");
+  if (bad.item<std::int32_t>() != 0) throw Error("mutual information: the second moments of the channels are not finite");
+  return out;
 }
 
 struct PairSums {
@@ -61,11 +79,12 @@ double ratio(double sum, std::int64_t count) { return count > 0 ? sum / static_c
 
 std::string_view mi_estimator_name(MiEstimator estimator) { return estimator == MiEstimator::Gaussian ? "gaussian" : "binned"; }
 
-at::Tensor gaussian_mutual_information(const at::Tensor& second_moment, std::span<const double> mean, ThreadPool& pool) {
-  const std::int64_t n = checked_square(second_moment, "mutual information: the second moment");
+at::Tensor gaussian_mutual_information(const at::Tensor& second_moment, std::span<const double> mean, ThreadPool& pool, const ComputeDevice& where) {
+  const std::int64_t n = checked_square(second_moment, "mutual information: the second moment", where.device);
   if (static_cast<std::int64_t>(mean.size()) != n)
     throw Error("mutual information: " + std::to_string(n) + " channels but " + std::to_string(mean.size()) + " means");
   const at::Tensor h = second_moment.contiguous();
+  if (where.used()) return information_on_device(h, mean, where);
   at::Tensor out = at::empty({n, n}, at::kFloat);
   if (h.scalar_type() == at::kFloat) {
     fill_information(h.const_data_ptr<float>(), mean, out.data_ptr<float>(), pool);

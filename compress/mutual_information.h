@@ -26,6 +26,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "miq/base/thread_pool.h"
+#include "miq/compress/compute_device.h"
 
 namespace miq {
 
@@ -33,15 +34,15 @@ enum class MiEstimator { Gaussian, Binned };
 std::string_view mi_estimator_name(MiEstimator estimator);  // "gaussian", "binned"
 
 // `second_moment` [n, n] F32 or F64, symmetric, per token; `mean` [n]. Returns [n, n] F32, symmetric, never
-// negative, its diagonal 0. Throws Error when shapes disagree or a value is not finite.
-at::Tensor gaussian_mutual_information(const at::Tensor& second_moment, std::span<const double> mean, ThreadPool& pool);
+// negative, its diagonal 0. Throws Error when shapes disagree or a value is not finite. On a device the matrices lie there.
+at::Tensor gaussian_mutual_information(const at::Tensor& second_moment, std::span<const double> mean, ThreadPool& pool, const ComputeDevice& where = {});
 
 // Rows of activations for the binned estimate: every stride-th token, the first included, of all that are added.
 class TokenSample {
  public:
   // At most `most` of the `expected` tokens to come.
   explicit TokenSample(std::int64_t expected, std::int64_t most = 8192);
-  // [tokens, n] F32 or BF16 on the CPU.
+  // [tokens, n] F32 or BF16, all on one device, where the rows stay.
   void add(const at::Tensor& inputs);
   // The next token that is added is this one of those to come.
   void skip_to(std::int64_t token) { seen_ = token; }
@@ -52,10 +53,10 @@ class TokenSample {
   std::vector<at::Tensor> parts_;
 };
 
-inline constexpr int kInformationBins = 8;
+inline constexpr int kInformationBins = 8;  // kBinsOfChannel of information_math.h
 // `samples` [tokens, n] F32 contiguous, at least one token. Returns as gaussian_mutual_information. Throws Error on another shape
-// and on values that are not finite.
-at::Tensor binned_mutual_information(const at::Tensor& samples, ThreadPool& pool);
+// and on values that are not finite. On a device both matrices lie there; the counts are the same.
+at::Tensor binned_mutual_information(const at::Tensor& samples, ThreadPool& pool, const ComputeDevice& where = {});
 
 // Over the pairs i < j, in nats; 0 where there is no such pair.
 struct MutualInformationSummary {

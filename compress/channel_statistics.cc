@@ -3,6 +3,8 @@
 #include "miq/compress/channel_statistics.h"
 
 #include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/stack.h>
 
 #include <algorithm>
 #include <bit>
@@ -69,19 +71,41 @@ std::vector<double> ChannelStatistics::mean_abs() const { return divided(sum_abs
 std::vector<double> ChannelStatistics::second_moment() const { return divided(sum_squares, tokens); }
 std::vector<double> ChannelStatistics::fourth_moment() const { return divided(sum_fourths, tokens); }
 
-void accumulate(ChannelStatistics& statistics, const at::Tensor& inputs, ThreadPool& pool) {
-  if (inputs.dim() < 1 || !inputs.is_contiguous() || !inputs.device().is_cpu())
-    throw Error("channel statistics need a contiguous tensor on the CPU");
-  const bool bf16 = inputs.scalar_type() == at::kBFloat16;
-  if (!bf16 && inputs.scalar_type() != at::kFloat) throw Error("channel statistics take float32 or bfloat16 activations only");
+namespace {
+
+// Refuses what does not fit; returns the number of tokens.
+std::int64_t begin(ChannelStatistics& s, const at::Tensor& inputs) {
+  if (inputs.dim() < 1 || !inputs.is_contiguous()) throw Error("channel statistics need a contiguous tensor");
+  if (inputs.scalar_type() != at::kBFloat16 && inputs.scalar_type() != at::kFloat)
+    throw Error("channel statistics take float32 or bfloat16 activations only");
   const std::int64_t channels = inputs.size(-1);
-  const std::int64_t tokens = channels > 0 ? inputs.numel() / channels : 0;
-  ChannelStatistics& s = statistics;
   if (s.sum.empty() && s.tokens == 0) {
     for (auto* sums : {&s.sum, &s.sum_abs, &s.sum_squares, &s.sum_fourths}) sums->assign(static_cast<std::size_t>(channels), 0.0);
   } else if (s.channels() != channels) {
     throw Error("channel statistics were begun with " + std::to_string(s.channels()) + " channels and now get " + std::to_string(channels));
   }
+  return channels > 0 ? inputs.numel() / channels : 0;
+}
+
+}  // namespace
+
+void accumulate_on_device(ChannelStatistics& statistics, const at::Tensor& inputs) {
+  const at::NoGradGuard no_grad;
+  const std::int64_t tokens = begin(statistics, inputs), channels = inputs.size(-1);
+  const at::Tensor x = inputs.reshape({tokens, channels}).to(at::kDouble), squares = x.square();
+  const at::Tensor sums = at::stack({x.sum(0), x.abs().sum(0), squares.sum(0), squares.square().sum(0)}).to(at::kCPU);
+  const double* in = sums.const_data_ptr<double>();
+  for (auto* out : {&statistics.sum, &statistics.sum_abs, &statistics.sum_squares, &statistics.sum_fourths}) {
+    for (double& value : *out) value += *in++;
+  }
+  statistics.tokens += tokens;
+}
+
+void accumulate(ChannelStatistics& statistics, const at::Tensor& inputs, ThreadPool& pool) {
+  if (!inputs.is_cpu()) return accumulate_on_device(statistics, inputs);
+  ChannelStatistics& s = statistics;
+  const std::int64_t tokens = begin(s, inputs), channels = inputs.size(-1);
+  const bool bf16 = inputs.scalar_type() == at::kBFloat16;
   const void* data = inputs.const_data_ptr();
   const std::int64_t units = (channels + kChannelsPerUnit - 1) / kChannelsPerUnit;
   pool.for_each(units, [&](std::int64_t unit) {

@@ -26,9 +26,12 @@ struct ChannelStatistics {
   std::vector<double> fourth_moment() const;  // E[x^4], uncentred
 };
 
-// Adds the rows of `inputs` ([…, channels], F32 or BF16, contiguous, on the CPU). The first call sets the number of
+// Adds the rows of `inputs` ([…, channels], F32 or BF16, contiguous). The first call sets the number of
 // channels. Throws Error when a later call has another number of channels or the dtype is another.
 void accumulate(ChannelStatistics& statistics, const at::Tensor& inputs, ThreadPool& pool);
+
+// The same by LibTorch's operations, wherever the inputs lie; also what accumulate() does for those on a GPU. Sums of a call are LibTorch's, in double.
+void accumulate_on_device(ChannelStatistics& statistics, const at::Tensor& inputs);
 
 // Adds those of the other processes, in the rank `to` or in all; elsewhere they are unusable afterwards. `channels`: a rank may have seen no token.
 void sum_over(Ranks& ranks, ChannelStatistics& statistics, std::int64_t channels, int to = Ranks::kAll);

@@ -5,6 +5,8 @@
 // before the next stage is computed. Methods that need no calibration skip all of it.
 #include "miq/compress/compress.h"
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
 #include <chrono>
 #include <functional>
@@ -38,8 +40,8 @@ using SolvedMatrices = std::vector<std::pair<FinishedMatrix, double>>;  // and t
 class Driver {
  public:
   Driver(const Model& model, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool, const ProgressFunction& progress,
-         const MessageFunction& message, RankJournal* journal, const WorkingMemory& memory, Ranks& ranks)
-      : dense_(model), calibration_(calibration), recipe_(recipe), pool_(pool), progress_(progress), message_(message), journal_(journal), memory_(memory), ranks_(ranks),
+         const MessageFunction& message, RankJournal* journal, const WorkingMemory& memory, Ranks& ranks, const ComputeDevice& where)
+      : dense_(model), calibration_(calibration), recipe_(recipe), pool_(pool), progress_(progress), message_(message), journal_(journal), memory_(memory), ranks_(ranks), where_(where),
         report_(recipe_) {
     result_.model = model;
   }
@@ -50,6 +52,7 @@ class Driver {
     std::optional<TuneResult> tuned;
     if (recipe_.tune != Tune::None) tuned = tune_values();
     model.method = recipe_.to_json();
+    if (!where_.device.is_cpu()) model.method["device"] = "cuda";  // other roundings than the processor's
     if (recipe_.auto_groups) model.method["group_size_found"] = widest_group();
     model.calibration = needs_calibration(recipe_) || tuned || recipe_.channel_scaling ? calibration_.description : Json::object();
     model.statistics = report_.statistics(model);
@@ -65,7 +68,7 @@ class Driver {
 
  private:
   void compress_layers() {
-    const ForwardPass forward(result_.model, recipe_.compute);
+    const ForwardPass forward(result_.model, recipe_.compute, Kernels::Best, where_.device);
     const std::int64_t finished = journal_ ? journal_->layers() : 0;
     const bool known = journal_ && journal_->plan();  // the plan
     const bool planned = recipe_.method->layout == Layout::Groups && !known;
@@ -81,7 +84,7 @@ class Driver {
     if (known) plan_ = *journal_->plan();
     if (planned) {
       plan_ = make_plan(forward, calibration_, recipe_, pool_,
-                        [&](std::string_view stage, double share) { advance(stage, share * plan_visits); }, journal_, memory_, ranks_);
+                        [&](std::string_view stage, double share) { advance(stage, share * plan_visits); }, journal_, memory_, ranks_, where_);
       if (journal_) journal_->keep_plan(plan_);
     }
     std::optional<Walk> walk;
@@ -145,7 +148,7 @@ class Driver {
     } else {
       compress_at_once(forward, walk, layer, more);
     }
-    if (journal_) journal_->keep_layer(layer, std::exchange(finished_, {}), more ? walk->hidden() : std::vector<at::Tensor>{});
+    if (journal_) journal_->keep_layer(layer, std::exchange(finished_, {}), more ? on_host(walk->hidden()) : std::vector<at::Tensor>{});
     if (walk) advance(layer_stage("", layer, forward.layers()), visit(walk));
   }
 
@@ -201,7 +204,7 @@ class Driver {
     for (const LayerTensor& rule : layer_tensors(result_.model.config, weights.index)) {
       if (!rule.linear() || rule.place().site != site) continue;
       const std::string name = layer_tensor_name(table, weights.index, rule.name);
-      weights.tensors.insert_or_assign(std::string(rule.name), to_torch(result_.model.tensors.at(name), name, type));
+      weights.tensors.insert_or_assign(std::string(rule.name), to_torch(result_.model.tensors.at(name), name, type).to(forward.device()));
     }
     forward.prepare(weights);
   }
@@ -212,7 +215,7 @@ class Driver {
     std::map<InputPlace, HessianSum> sums;
     visit([&](InputPlace place, std::span<const at::Tensor> batch) {
       if (!std::binary_search(places.begin(), places.end(), place)) return;
-      if (needs_hessian(recipe_)) sums.try_emplace(place, batch.front().size(1)).first->second.add(batch, pool_);
+      if (needs_hessian(recipe_)) sums.try_emplace(place, batch.front().size(1), where_).first->second.add(batch, pool_);
       InputStatistics& input = inputs[place];
       for (const at::Tensor& window : batch) {
         input.tokens += window.size(0);
@@ -222,7 +225,7 @@ class Driver {
     if (!ranks_.alone()) RankWork(ranks_, result_.model.config, layer, places).sum_inputs(ranks_, recipe_, sums, inputs);
     for (auto& [place, sum] : sums) {
       inputs[place].hessian = sum.mean();
-      sum = HessianSum(0);
+      sum = HessianSum(0, where_);
     }
     return inputs;
   }
@@ -257,7 +260,7 @@ class Driver {
       weights += job.weights.numel();
     }
     if (jobs.empty()) return;
-    std::vector<MatrixResult> solved = solve_place(recipe_, jobs, input, site_plan, pool_);
+    std::vector<MatrixResult> solved = solve_place(recipe_, jobs, input, site_plan, pool_, where_);
     if (place.expert >= 0 && needs_calibration(recipe_)) {
       for (MatrixResult& result : solved) result.expert_tokens = input.tokens;
     }
@@ -299,6 +302,7 @@ class Driver {
   RankJournal* journal_;
   const WorkingMemory memory_;
   Ranks& ranks_;
+  const ComputeDevice where_;
   CompressionReport report_;
   CompressResult result_;
   std::vector<LayerPlan> plan_;
@@ -309,25 +313,33 @@ class Driver {
 }  // namespace
 
 CompressResult compress(const Model& model, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool,
-                        const ProgressFunction& progress, const MessageFunction& message, RunJournal* journal, const WorkingMemory& memory, Ranks& ranks) {
+                        const ProgressFunction& progress, const MessageFunction& message, RunJournal* journal, const WorkingMemory& memory, Ranks& ranks,
+                        const ComputeDevice& where) try {
   const bool reads = needs_calibration(recipe) || recipe.tune != Tune::None || recipe.channel_scaling;
   if (reads && calibration.windows.empty()) throw Error("no calibration windows");
   if (!ranks.alone() && (reshapes(*recipe.method) || recipe.tune != Tune::None || recipe.channel_scaling)) {
     throw UsageError("slicegpt, structured, --tune and --channel-scaling run in one process; start it without mpirun or srun");
   }
+  if (where.used() && (reshapes(*recipe.method) || recipe.tune != Tune::None || recipe.channel_scaling)) {
+    throw UsageError("slicegpt, structured, --tune and --channel-scaling run on the processor; give --device cpu");
+  }
   if (reshapes(*recipe.method)) return reshape_model(model, calibration, recipe, pool, progress, message);
   std::optional<RankJournal> kept;
   if (ranks.broadcast(static_cast<std::uint64_t>(journal != nullptr))) kept.emplace(ranks, journal, model, recipe);
   RankJournal* const all_kept = kept ? &*kept : nullptr;
-  if (!recipe.channel_scaling) return Driver(model, calibration, recipe, pool, progress, message, all_kept, memory, ranks).run();
+  if (!recipe.channel_scaling) return Driver(model, calibration, recipe, pool, progress, message, all_kept, memory, ranks, where).run();
   double done = 0;
   ChannelScaling scaled = scale_channels(model, calibration, recipe, pool, memory, [&](double share) {
     done += share;
     if (progress) progress({"channel scales", done, 1});
   });
-  CompressResult result = Driver(scaled.model, calibration, recipe, pool, progress, message, all_kept, memory, ranks).run();
+  CompressResult result = Driver(scaled.model, calibration, recipe, pool, progress, message, all_kept, memory, ranks, where).run();
   result.model.statistics["channel_scaling"] = std::move(scaled.record);
   return result;
+} catch (const c10::OutOfMemoryError& error) {
+  const std::string_view whole = error.what_without_backtrace();
+  throw Error("the device ran out of memory with one window in flight: " + std::string(whole.substr(0, whole.find('\n'))) +
+              ". A smaller --nsamples needs less of it, so does a larger --group-size; --memory moves hidden states to host memory and disk, and sums fewer Hessians at once");
 }
 
 }  // namespace miq

@@ -15,6 +15,7 @@
 #include "miq/base/ranks.h"
 #include "miq/base/thread_pool.h"
 #include "miq/compress/calibration.h"
+#include "miq/compress/compute_device.h"
 #include "miq/compress/methods.h"
 #include "miq/compress/working_memory.h"
 #include "miq/model/model.h"
@@ -35,9 +36,9 @@ struct CompressResult {
 // Throws UsageError (also when a quantizing run quantized no channel) and Error. Messages: one line for each
 // matrix with its time. With a journal of this model, these windows and this recipe, what an earlier run finished is taken
 // from it, and what this run finishes is kept in it; the caller removes it when the result is stored. Several `ranks` do it together, each with all windows and the same recipe and memory, and get the same
-// result; the journal is rank 0's. Methods that reshape, tuning and channel scaling are for one process: UsageError.
+// result; the journal is rank 0's. Calibration, statistics and the solver run on `where`; the model's tensors stay in host memory. Methods that reshape, tuning and channel scaling are for one process and the processor: UsageError.
 CompressResult compress(const Model& model, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool,
                         const ProgressFunction& progress = {}, const MessageFunction& message = {}, RunJournal* journal = nullptr,
-                        const WorkingMemory& memory = {}, Ranks& ranks = no_other_ranks());
+                        const WorkingMemory& memory = {}, Ranks& ranks = no_other_ranks(), const ComputeDevice& where = {});
 
 }  // namespace miq

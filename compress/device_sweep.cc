@@ -116,8 +116,7 @@ std::vector<SweepResult> sweep_on(const ComputeDevice& where, std::span<const Sw
   if (!where.used()) return sweep(matrices, factor, options, pool);
   const auto engine = [&](std::vector<SweepJob>& jobs, ThreadPool&) {
     if (jobs.empty() || jobs.front().cols == 0) return;
-    const std::int64_t cols = jobs.front().cols;
-    const at::Tensor lower = at::from_blob(const_cast<float*>(jobs.front().lower), {cols, cols}, at::TensorOptions(at::kFloat)).to(where.device);
+    const at::Tensor lower = factor.upper.to(where.device).t().contiguous();
     std::vector<bool> done(jobs.size());
     for (std::size_t i = 0; i < jobs.size(); ++i) {
       if (done[i]) continue;

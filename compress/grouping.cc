@@ -62,14 +62,20 @@ std::vector<std::int64_t> energy_order(const Labels& labels, std::span<const dou
   return order;
 }
 
-Labels clusters_of(const at::Tensor& information, std::int64_t count, Clustering clustering, std::uint64_t seed, ThreadPool& pool) {
-  return clustering == Clustering::Spectral ? spectral_clusters(information, count, seed, pool) : hierarchical_clusters(information, count);
+// Fewer channels than this are clustered by the processor: copies and launches would take longer than the work.
+constexpr std::int64_t kDeviceChannels = 1024;
+
+Labels clusters_of(const at::Tensor& information, std::int64_t count, Clustering clustering, std::uint64_t seed, ThreadPool& pool,
+                   const ComputeDevice& where) {
+  if (clustering != Clustering::Spectral) return hierarchical_clusters(information, count);
+  return spectral_clusters(information, count, seed, pool, information.size(0) >= kDeviceChannels ? where : ComputeDevice{});
 }
 
 // Clusters of the channels in `members` (any order), laid end to end by falling energy and cut into groups of `size`: labels from
 // `first` on, written for the members alone.
 void cluster_and_cut(std::span<const std::int64_t> members, std::span<const double> energy, const at::Tensor& information,
-                     std::int64_t size, Clustering clustering, std::uint64_t seed, std::int32_t first, Labels& labels, ThreadPool& pool) {
+                     std::int64_t size, Clustering clustering, std::uint64_t seed, std::int32_t first, Labels& labels, ThreadPool& pool,
+                     const ComputeDevice& where) {
   const auto count = static_cast<std::int64_t>(members.size());
   const std::int64_t clusters = (count + size - 1) / size;
   std::vector<double> its_energy(members.size());
@@ -82,7 +88,7 @@ void cluster_and_cut(std::span<const std::int64_t> members, std::span<const doub
     float* to = part.data_ptr<float>();
     for (std::int64_t i = 0; i < count; ++i)
       for (std::int64_t j = 0; j < count; ++j) to[i * count + j] = from[members[i] * source.size(0) + members[j]];
-    inside = clusters_of(part, clusters, clustering, seed, pool);
+    inside = clusters_of(part, clusters, clustering, seed, pool, where);
   }
   const auto order = energy_order(inside, its_energy);
   for (std::int64_t k = 0; k < count; ++k) labels[members[order[k]]] = first + static_cast<std::int32_t>(k / size);
@@ -90,7 +96,7 @@ void cluster_and_cut(std::span<const std::int64_t> members, std::span<const doub
 
 // Bands of `band_groups` groups by falling energy, each clustered and cut by itself.
 Labels banded(std::span<const double> energy, const at::Tensor& information, std::int64_t size, std::int64_t band_groups,
-              Clustering clustering, std::uint64_t seed, ThreadPool& pool) {
+              Clustering clustering, std::uint64_t seed, ThreadPool& pool, const ComputeDevice& where) {
   const auto n = static_cast<std::int64_t>(energy.size());
   const std::int64_t groups = (n + size - 1) / size;
   const std::int64_t per_band = band_groups > 0 ? std::min(band_groups, groups) : groups;
@@ -99,7 +105,7 @@ Labels banded(std::span<const double> energy, const at::Tensor& information, std
   for (std::int64_t g = 0; g < groups; g += per_band) {
     const std::int64_t first = g * size, last = std::min(n, (g + per_band) * size);
     cluster_and_cut(std::span(sorted).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(last - first)), energy, information,
-                    size, clustering, seed + static_cast<std::uint64_t>(g), static_cast<std::int32_t>(g), labels, pool);
+                    size, clustering, seed + static_cast<std::uint64_t>(g), static_cast<std::int32_t>(g), labels, pool, where);
   }
   return labels;
 }
@@ -131,7 +137,8 @@ std::vector<std::int64_t> expanded(const std::vector<std::int64_t>& runs, std::i
 }
 
 // Groups of runs as if they were channels, and then of their channels.
-ChannelGroups group_runs(GroupingOptions options, std::span<const double> energy, const at::Tensor& information, ThreadPool& pool) {
+ChannelGroups group_runs(GroupingOptions options, std::span<const double> energy, const at::Tensor& information, ThreadPool& pool,
+                         const ComputeDevice& where) {
   const std::int64_t run = std::exchange(options.run, 1);
   const auto n = static_cast<std::int64_t>(energy.size());
   if (n % run != 0 || options.group_size % run != 0) {
@@ -144,7 +151,7 @@ ChannelGroups group_runs(GroupingOptions options, std::span<const double> energy
   if (information.defined() && information.dim() == 2 && information.size(0) == n && information.size(1) == n) {
     between = information.reshape({n / run, run, n / run, run}).mean({1, 3}).contiguous();
   }
-  const ChannelGroups grouped = group_channels(options, mean_of_runs(energy, run), between, pool);
+  const ChannelGroups grouped = group_channels(options, mean_of_runs(energy, run), between, pool, where);
   ChannelGroups groups;
   groups.order = expanded(grouped.order, run);
   for (std::int32_t group : grouped.group_of) groups.group_of.insert(groups.group_of.end(), static_cast<std::size_t>(run), group);
@@ -182,10 +189,10 @@ std::vector<std::int64_t> runs_by_falling(std::span<const double> energy, std::i
 }
 
 ChannelGroups group_channels(const GroupingOptions& options, std::span<const double> energy, const at::Tensor& mutual_information,
-                             ThreadPool& pool) {
+                             ThreadPool& pool, const ComputeDevice& where) {
   const auto n = static_cast<std::int64_t>(energy.size());
   if (n == 0) throw Error("grouping: the input has no channels");
-  if (options.run > 1) return group_runs(options, energy, mutual_information, pool);
+  if (options.run > 1) return group_runs(options, energy, mutual_information, pool, where);
   if (options.group_size < 0 || options.groups < 0 || options.band_groups < 0)
     throw UsageError("the number and the size of groups and bands must not be negative");
   if (options.groups > n)
@@ -206,9 +213,9 @@ ChannelGroups group_channels(const GroupingOptions& options, std::span<const dou
     case Grouping::Contiguous: return from_order(identity(energy.size()), cut(identity(energy.size()), size));
     case Grouping::Sensitivity: labels = cut(by_falling(energy), size); break;
     case Grouping::Random: labels = cut(shuffled(energy.size(), options.seed), size); break;
-    case Grouping::MutualInformation: labels = clusters_of(mutual_information, clusters, options.clustering, options.seed, pool); break;
+    case Grouping::MutualInformation: labels = clusters_of(mutual_information, clusters, options.clustering, options.seed, pool, where); break;
     case Grouping::MutualInformationEqual:
-      labels = banded(energy, mutual_information, size, options.band_groups, options.clustering, options.seed, pool);
+      labels = banded(energy, mutual_information, size, options.band_groups, options.clustering, options.seed, pool, where);
       break;
   }
   return from_order(energy_order(labels, energy), labels);

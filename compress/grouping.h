@@ -9,6 +9,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "miq/base/thread_pool.h"
+#include "miq/compress/compute_device.h"
 
 namespace miq {
 
@@ -55,12 +56,14 @@ struct ChannelGroups {
   std::vector<std::int32_t> group_of_channel() const;  // [n] by the channel's own number
 };
 
+// Clusters of many channels are computed on the device `where`; all tensors are on the CPU.
+//
 // `energy` [n]: H_jj, the second moment of each channel (>= 0). `mutual_information` [n, n] is read by the two
 // mutual-information groupings only and may be undefined for the others. In all groupings but Contiguous, groups come in order of
 // falling mean energy and channels inside one in order of falling energy; ties by channel number.
 // Throws UsageError when group_size or groups is negative, groups > n, or the run does not divide.
 ChannelGroups group_channels(const GroupingOptions& options, std::span<const double> energy, const at::Tensor& mutual_information,
-                             ThreadPool& pool);
+                             ThreadPool& pool, const ComputeDevice& where = {});
 
 // Runs of `run` stored channels (which divides their number) by falling mean energy, equal ones as stored; 1: channels.
 std::vector<std::int64_t> runs_by_falling(std::span<const double> energy, std::int64_t run);

@@ -6,9 +6,16 @@
 #include "miq/compress/hessian.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/eye.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/isfinite.h>
+#include <ATen/ops/linalg_cholesky_ex.h>
+#include <ATen/ops/linalg_solve_triangular.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/sub.h>
+#include <ATen/ops/triu.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -102,7 +109,28 @@ at::Tensor reversed_input(const at::Tensor& hessian, std::span<const std::int64_
 
 }  // namespace
 
-HessianSum::HessianSum(std::int64_t channels) : channels_(channels), sum_(at::zeros({channels, channels}, at::kFloat)) {}
+HessianSum::HessianSum(std::int64_t channels, const ComputeDevice& where)
+    : channels_(channels), where_(where), sum_(at::zeros({channels, channels}, at::TensorOptions(at::kFloat).device(where.device))) {}
+
+// A GPU multiplies bfloat16 and sums in float32; the processor's LibTorch widens first, which gives the same products.
+void HessianSum::add_on_device(std::span<const at::Tensor> inputs) {
+  for (std::size_t first = 0; first < inputs.size();) {
+    std::vector<at::Tensor> some;
+    std::int64_t tokens = 0;
+    for (; first < inputs.size() && (some.empty() || (tokens + inputs[first].size(0) <= kDeviceTokens && inputs[first].scalar_type() == some[0].scalar_type()));
+         ++first) {
+      some.push_back(inputs[first]);
+      tokens += inputs[first].size(0);
+    }
+    const at::Tensor x = some.size() == 1 ? some[0] : at::cat(some, 0);
+    if (x.scalar_type() == at::kBFloat16 && x.is_cuda()) {
+      sum_.add_(at::mm(x.t(), x, at::kFloat));
+    } else {
+      const at::Tensor wide = x.to(at::kFloat);
+      sum_.addmm_(wide.t(), wide);
+    }
+  }
+}
 
 void HessianSum::add(std::span<const at::Tensor> inputs, ThreadPool& pool) {
   const at::NoGradGuard no_grad;
@@ -114,9 +142,11 @@ void HessianSum::add(std::span<const at::Tensor> inputs, ThreadPool& pool) {
     }
   }
   const bool narrow =
-      !inputs.empty() && bfloat16_products_available() &&
+      !where_.used() && !inputs.empty() && bfloat16_products_available() &&
       std::all_of(inputs.begin(), inputs.end(), [](const at::Tensor& input) { return input.scalar_type() == at::kBFloat16; });
-  if (narrow) {
+  if (where_.used()) {
+    add_on_device(inputs);
+  } else if (narrow) {
     add_bfloat16(inputs, pool, sum_.mutable_data_ptr<float>());
   } else {
     add_float32(inputs, pool, sum_);
@@ -127,6 +157,12 @@ void HessianSum::add(std::span<const at::Tensor> inputs, ThreadPool& pool) {
 at::Tensor HessianSum::mean() const {
   if (tokens_ == 0) throw Error("Hessian: no calibration tokens were seen");
   const std::int64_t n = channels_;
+  if (where_.used()) {
+    const at::NoGradGuard no_grad;
+    if (!at::isfinite(sum_.diagonal()).all().item<bool>()) throw Error("Hessian: the calibration inputs hold NaN or infinity");
+    const at::Tensor upper = at::triu(sum_.div(static_cast<double>(tokens_)));
+    return upper.add(at::triu(upper, 1).t());
+  }
   at::Tensor result = at::empty({n, n}, at::kFloat);
   const float* in = sum_.const_data_ptr<float>();
   float* out = result.mutable_data_ptr<float>();
@@ -139,10 +175,61 @@ at::Tensor HessianSum::mean() const {
   return result;
 }
 
+namespace {
+
+// The same by LibTorch's operations where the Hessian lies; `factor` knows the order, the scale and what is dead.
+std::optional<InverseFactor> factor_on_device(const at::Tensor& hessian, const FactorOptions& options, InverseFactor factor) {
+  const std::int64_t n = hessian.size(0);
+  const at::Device device = hessian.device();
+  std::vector<std::int64_t> reversed(factor.order.rbegin(), factor.order.rend());
+  const at::Tensor index = at::from_blob(reversed.data(), {n}, at::TensorOptions(at::kLong)).to(device);
+  at::Tensor input = hessian.index_select(0, index).index_select(1, index).to(at::kDouble).div_(factor.scale);
+  if (options.dead_columns == DeadColumns::Zero && factor.dead_count() > 0) {
+    const at::Tensor dead = at::from_blob(factor.dead.data(), {n}, at::TensorOptions(at::kByte)).to(device).to(at::kBool).index_select(0, index);
+    input.diagonal().masked_fill_(dead, 1 / factor.scale);
+  }
+  at::Tensor inverse;
+  double added = 0;
+  for (double damping = options.damping; !inverse.defined() && damping <= std::max(1.0, options.damping) * 1.0000001; damping *= 10) {
+    input.diagonal().add_(damping - added);
+    added = damping;
+    auto [lower, problem] = at::linalg_cholesky_ex(input);
+    if (problem.item<std::int32_t>() != 0) continue;
+    inverse = at::linalg_solve_triangular(lower, at::eye(n, input.options()), false);
+    lower = at::Tensor();
+    if (!std::isfinite(inverse.sum().item<double>())) inverse = at::Tensor();
+    factor.damping = damping;
+  }
+  if (!inverse.defined()) return std::nullopt;
+  input = at::Tensor();
+  inverse = at::triu(inverse.flip({0, 1}));  // U = J L^-1 J
+  const at::Tensor diagonal = inverse.square().sum(0).to(at::kCPU);
+  factor.inverse_diagonal.resize(static_cast<std::size_t>(n));
+  for (std::int64_t j = 0; j < n; ++j)
+    factor.inverse_diagonal[static_cast<std::size_t>(factor.order[static_cast<std::size_t>(j)])] = diagonal.const_data_ptr<double>()[j] / factor.scale;
+  factor.upper = inverse.to(at::kFloat);
+  if (!at::isfinite(factor.upper).all().item<bool>()) return std::nullopt;
+  return factor;
+}
+
+double error_on_device(const at::Tensor& a, const at::Tensor& b, const at::Tensor& hessian) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor difference = at::sub(a.to(hessian.device()), b.to(hessian.device()));
+  double sum = 0;
+  constexpr std::int64_t kStrip = 4096;  // rows at once
+  for (std::int64_t first = 0; first < difference.size(0); first += kStrip) {
+    const at::Tensor rows = difference.narrow(0, first, std::min(kStrip, difference.size(0) - first));
+    sum += at::mm(rows, hessian).mul_(rows).sum(at::kDouble).item<double>();
+  }
+  return sum;
+}
+
+}  // namespace
+
 std::int64_t InverseFactor::dead_count() const { return std::count(dead.begin(), dead.end(), std::uint8_t{1}); }
 
 std::optional<InverseFactor> factor_inverse(const at::Tensor& hessian, std::span<const std::int64_t> order, const FactorOptions& options,
-                                            ThreadPool& pool) {
+                                            ThreadPool& pool, const ComputeDevice& where) {
   const at::NoGradGuard no_grad;
   check_square(hessian);
   const std::int64_t n = hessian.size(0);
@@ -154,20 +241,22 @@ std::optional<InverseFactor> factor_inverse(const at::Tensor& hessian, std::span
   }
   if (!(options.damping > 0)) throw UsageError("damping must be above 0");
 
-  const float* data = hessian.const_data_ptr<float>();
-  if (n == 0 || !all_finite(data, n * n)) return std::nullopt;
+  if (n == 0 || !(where.used() ? at::isfinite(hessian).all().item<bool>() : all_finite(hessian.const_data_ptr<float>(), n * n))) return std::nullopt;
   InverseFactor factor;
   factor.order.assign(order.begin(), order.end());
   factor.dead_columns = options.dead_columns;
   factor.dead.resize(n);
+  const at::Tensor own = hessian.diagonal().to(at::kCPU).contiguous();
+  const float* diagonal_values = own.const_data_ptr<float>();
   double sum = 0;
-  for (std::int64_t j = 0; j < n; ++j) sum += std::max(0.0f, data[j * n + j]);
+  for (std::int64_t j = 0; j < n; ++j) sum += std::max(0.0f, diagonal_values[j]);
   if (!(sum > 0)) return std::nullopt;
   // A column is dead when it carries less than float32 can tell from zero beside the others.
   const bool unit_dead = options.dead_columns == DeadColumns::Zero;
-  for (std::int64_t j = 0; j < n; ++j) factor.dead[j] = data[j * n + j] <= (unit_dead ? 0.0 : 1e-14 * sum / n);
+  for (std::int64_t j = 0; j < n; ++j) factor.dead[j] = diagonal_values[j] <= (unit_dead ? 0.0 : 1e-14 * sum / n);
   factor.scale = (sum + (unit_dead ? factor.dead_count() : 0)) / n;
 
+  if (where.used()) return factor_on_device(hessian, options, std::move(factor));
   const at::Tensor input = reversed_input(hessian, order, factor.scale, unit_dead, factor.dead);
   at::Tensor inverse;
   for (double damping = options.damping; !inverse.defined() && damping <= std::max(1.0, options.damping) * 1.0000001; damping *= 10) {
@@ -218,6 +307,7 @@ double output_error(const at::Tensor& a, const at::Tensor& b, const at::Tensor& 
   check_square(hessian);
   const std::int64_t rows = a.size(0), n = hessian.size(0);
   if (a.sizes() != b.sizes() || a.dim() != 2 || a.size(1) != n) throw Error("output error: the matrices do not fit each other");
+  if (!hessian.is_cpu()) return error_on_device(a, b, hessian);
   std::vector<double> partial(tile_count(rows));
   pool.for_each(tile_count(rows), [&](std::int64_t tile) {
     const at::NoGradGuard no_grad;

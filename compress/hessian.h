@@ -6,6 +6,9 @@
 //
 // Sums are float32; what is added by one call is computed block by block of H, each block by one thread
 // in the order of the inputs, so the bytes do not depend on the number of threads.
+//
+// On a device the sums are products of LibTorch's: of at most kDeviceTokens tokens at once, added up in float32. A bfloat16 value has 8 bits, so products are
+// exact; what is rounded are sums, of which |error_ij| <= (kDeviceTokens + calls) 2^-24 sum_t |x_ti x_tj| (tests measure far less).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -17,12 +20,16 @@
 
 #include "miq/base/ranks.h"
 #include "miq/base/thread_pool.h"
+#include "miq/compress/compute_device.h"
 
 namespace miq {
 
+inline constexpr std::int64_t kDeviceTokens = 8192;
+
 class HessianSum {
  public:
-  explicit HessianSum(std::int64_t channels);
+  // The sums lie where they are computed.
+  explicit HessianSum(std::int64_t channels, const ComputeDevice& where = {});
 
   std::int64_t channels() const { return channels_; }
   std::int64_t tokens() const { return tokens_; }
@@ -30,7 +37,8 @@ class HessianSum {
   // Adds the inputs, each [tokens, channels] float32 or bfloat16 (one window each, usually a batch of
   // windows per call). bfloat16 inputs are multiplied exactly and summed in float32 (in another order where the
   // processor has AVX-512 BF16 instructions). Throws Error naming
-  // the index of an input that holds NaN or infinity, or has the wrong shape; the sum is then unusable.
+  // the index of an input that holds NaN or infinity, or has the wrong shape; the sum is then unusable. On a device, where the inputs lie too, NaN and
+  // infinity are found by mean().
   void add(std::span<const at::Tensor> inputs, ThreadPool& pool);
 
   // Adds what the other processes added to theirs, in the rank `to` or in all; elsewhere it is unusable afterwards. Summed in float64.
@@ -40,7 +48,10 @@ class HessianSum {
   at::Tensor mean() const;
 
  private:
+  void add_on_device(std::span<const at::Tensor> inputs);
+
   std::int64_t channels_, tokens_ = 0;
+  ComputeDevice where_;
   at::Tensor sum_;  // [n, n] float32, blocks on and above the diagonal
 };
 
@@ -58,7 +69,7 @@ struct FactorOptions {
 // `upper` is that of H divided by `scale`, which keeps its numbers near 1 whatever the unit of x.
 struct InverseFactor {
   std::vector<std::int64_t> order;       // [n] position in the sweep -> column of the matrix
-  at::Tensor upper;                      // [n, n] float32, contiguous, zero below the diagonal; sweep order
+  at::Tensor upper;                      // [n, n] float32, contiguous, zero below the diagonal; sweep order; where the Hessian lies
   double scale = 1;                      // mean diagonal of H
   double damping = 0;                    // the share that was needed; more than asked for: a higher rung
   std::vector<double> inverse_diagonal;  // [n] diagonal of the damped inverse, in H's own unit; matrix column order
@@ -73,14 +84,14 @@ struct InverseFactor {
 // Nothing: H is not finite, has no positive diagonal element, or failed on every rung: the caller rounds to nearest and
 // says so (exit code 3). Throws Error on a `hessian` that is no [n, n] float32 or an `order` that is no permutation.
 std::optional<InverseFactor> factor_inverse(const at::Tensor& hessian, std::span<const std::int64_t> order, const FactorOptions& options,
-                                            ThreadPool& pool);
+                                            ThreadPool& pool, const ComputeDevice& where = {});
 
 // Orders: as stored, and by falling H_jj (equal ones as stored).
 std::vector<std::int64_t> natural_order(std::int64_t columns);
 std::vector<std::int64_t> order_by_diagonal(const at::Tensor& hessian);
 
 // tr((A - B) H (A - B)^T) of two matrices [rows, n] float32: the expected squared error of the outputs
-// per token, summed over rows. Compare with the same figure of rounding to nearest.
+// per token, summed over rows. Compare with the same figure of rounding to nearest. Computed where the Hessian lies.
 double output_error(const at::Tensor& a, const at::Tensor& b, const at::Tensor& hessian, ThreadPool& pool);
 
 }  // namespace miq

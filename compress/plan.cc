@@ -150,7 +150,8 @@ std::int64_t plan_windows(const Config& config, std::int64_t windows, std::int64
 }
 
 std::vector<LayerPlan> make_plan(const ForwardPass& dense, const Calibration& all, const Recipe& recipe, ThreadPool& pool,
-                                 const PlanProgress& advance, RankJournal* journal, const WorkingMemory& memory, Ranks& ranks) {
+                                 const PlanProgress& advance, RankJournal* journal, const WorkingMemory& memory, Ranks& ranks,
+                                 const ComputeDevice& where) {
   Calibration calibration;
   const auto seqlen = static_cast<std::int64_t>(all.windows.front().size());
   const std::int64_t few = plan_windows(dense.model().config, static_cast<std::int64_t>(all.windows.size()), seqlen);
@@ -159,7 +160,7 @@ std::vector<LayerPlan> make_plan(const ForwardPass& dense, const Calibration& al
   const std::vector<Recipe> recipes = candidates(recipe);
   if (recipes.size() > 1) journal = nullptr;  // its steps hold one way to group the channels; the finished plan is kept all the same
   std::vector<std::vector<LayerPlan>> plans(recipes.size(), std::vector<LayerPlan>(static_cast<std::size_t>(dense.layers())));
-  auto states = walk_forward(dense, calibration, recipes, plans, pool, advance, journal, memory, ranks, few);
+  auto states = walk_forward(dense, calibration, recipes, plans, pool, advance, journal, memory, ranks, few, where);
   std::vector<std::vector<LayerCosts>> costs = walk_back(dense, calibration, recipes, plans, std::move(states), pool, advance, journal, ranks, few);
   std::size_t best = 0;
   double least = INFINITY;

@@ -68,6 +68,6 @@ inline constexpr double kPlanForwardShare = 0.45, kPlanBackwardShare = 0.45;
 // journal, layers that an earlier run measured or walked back are taken from it, and those of this run are kept in it.
 std::vector<LayerPlan> make_plan(const ForwardPass& dense, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool,
                                  const std::function<void(std::string_view stage, double share)>& advance, RankJournal* journal = nullptr,
-                                 const WorkingMemory& memory = {}, Ranks& ranks = no_other_ranks());
+                                 const WorkingMemory& memory = {}, Ranks& ranks = no_other_ranks(), const ComputeDevice& where = {});
 
 }  // namespace miq

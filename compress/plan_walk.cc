@@ -2,6 +2,8 @@
 // way back only vectors stay.
 #include "miq/compress/plan_walk.h"
 
+#include <ATen/core/grad_mode.h>
+
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -30,7 +32,8 @@ struct SiteSums {
   std::int64_t tokens = 0, seen = 0;  // and windows
 
   // `all`: how many tokens may come, in all ranks. A place that every token reaches is sampled as one rank would; an expert by its own order.
-  void add(InputPlace place, std::span<const at::Tensor> inputs, const Recipe& recipe, std::int64_t all, const Ranks& ranks, ThreadPool& pool) {
+  void add(InputPlace place, std::span<const at::Tensor> inputs, const Recipe& recipe, std::int64_t all, const Ranks& ranks, ThreadPool& pool,
+           const ComputeDevice& where) {
     const bool information = recipe.needs_information();
     if (information && recipe.mi_estimator == MiEstimator::Binned) {
       if (!sample) sample.emplace(all);
@@ -42,7 +45,7 @@ struct SiteSums {
     }
     for (const at::Tensor& window : inputs) tokens += window.size(0);
     if (information || recipe.sparsity > 0) {
-      if (!hessian) hessian.emplace(inputs.front().size(1));
+      if (!hessian) hessian.emplace(inputs.front().size(1), where);
       hessian->add(inputs, pool);
     }
     if (information || recipe.sparsity == 0) {
@@ -63,7 +66,7 @@ std::map<InputPlace, int> owners_of(const Ranks& ranks, std::span<const InputPla
 
 // Sums of all ranks, in the rank that measures the place. What is left in `sums` are places that any token reached.
 void sum_places(Ranks& ranks, std::span<const InputPlace> places, const std::map<InputPlace, int>& owners, const std::map<InputPlace, std::int64_t>& widths,
-                const Recipe& recipe, std::map<InputPlace, SiteSums>& sums) {
+                const Recipe& recipe, std::map<InputPlace, SiteSums>& sums, const ComputeDevice& where) {
   if (ranks.alone()) return;
   std::vector<double> tokens;
   for (InputPlace place : places) tokens.push_back(static_cast<double>(sums[place].tokens));
@@ -78,11 +81,11 @@ void sum_places(Ranks& ranks, std::span<const InputPlace> places, const std::map
     const std::int64_t width = widths.at(places[p]);
     const int owner = owners.at(places[p]);
     if (information || recipe.sparsity > 0) {
-      if (!site.hessian) site.hessian.emplace(width);
+      if (!site.hessian) site.hessian.emplace(width, where);
       site.hessian->sum_over(ranks, owner);
     }
     if (information || recipe.sparsity == 0) sum_over(ranks, site.channels, width, owner);
-    if (binned) site.rows = gather_rows(ranks, site.sample ? site.sample->rows() : at::Tensor(), width, owner);
+    if (binned) site.rows = gather_rows(ranks, site.sample ? site.sample->rows().to(at::kCPU) : at::Tensor(), width, owner);
     if (ranks.rank() != owner) site = {};
   }
 }
@@ -93,25 +96,26 @@ struct SiteFacts {
   at::Tensor information;
 };
 
-SiteFacts measure_site(const SiteSums& sums, const Recipe& recipe, ThreadPool& pool) {
+SiteFacts measure_site(const SiteSums& sums, const Recipe& recipe, ThreadPool& pool, const ComputeDevice& where) {
   SiteFacts facts;
   SitePlan& site = facts.site;
   const at::Tensor hessian = sums.hessian ? sums.hessian->mean() : at::Tensor();
   if (hessian.defined()) {
-    const at::Tensor diagonal = hessian.diagonal().to(at::kDouble).contiguous();
+    const at::Tensor diagonal = hessian.diagonal().to(at::kCPU, at::kDouble).contiguous();
     site.energy.assign(diagonal.const_data_ptr<double>(), diagonal.const_data_ptr<double>() + diagonal.numel());
   } else {
     site.energy = sums.channels.second_moment();
   }
   const auto channels = static_cast<std::int64_t>(site.energy.size());
   if (recipe.needs_information()) {
-    facts.information = recipe.mi_estimator == MiEstimator::Binned ? binned_mutual_information(sums.rows.defined() ? sums.rows : sums.sample->rows(), pool)
-                                                             : gaussian_mutual_information(hessian, sums.channels.mean(), pool);
+    facts.information = recipe.mi_estimator == MiEstimator::Binned ? binned_mutual_information((sums.rows.defined() ? sums.rows : sums.sample->rows()).to(where.device), pool, where)
+                                                             : gaussian_mutual_information(hessian, sums.channels.mean(), pool, where);
+    facts.information = facts.information.to(at::kCPU);
   }
   if (recipe.sparsity > 0) {
     FactorOptions factor_options;
     factor_options.damping = recipe.damping;
-    auto factor = factor_inverse(hessian, natural_order(channels), factor_options, pool);
+    auto factor = factor_inverse(hessian, natural_order(channels), factor_options, pool, where);
     if (factor) {
       site.inverse_diagonal = std::move(factor->inverse_diagonal);
     } else {  // as if channels were independent
@@ -122,7 +126,7 @@ SiteFacts measure_site(const SiteSums& sums, const Recipe& recipe, ThreadPool& p
   return facts;
 }
 
-SitePlan group_site(const SiteFacts& facts, const Recipe& recipe, std::uint64_t site_number, ThreadPool& pool) {
+SitePlan group_site(const SiteFacts& facts, const Recipe& recipe, std::uint64_t site_number, ThreadPool& pool, const ComputeDevice& where) {
   SitePlan site = facts.site;
   const at::Tensor& information = facts.information;
   const auto channels = static_cast<std::int64_t>(site.energy.size());
@@ -133,7 +137,7 @@ SitePlan group_site(const SiteFacts& facts, const Recipe& recipe, std::uint64_t 
   options.seed = recipe.seed + site_number;
   options.clustering = recipe.clustering;
   options.run = recipe.run();
-  site.channels = group_channels(options, site.energy, information, pool);
+  site.channels = group_channels(options, site.energy, information, pool, where);
   if (information.defined()) {
     const std::vector<std::int32_t> group = site.channels.group_of_channel();
     site.information = summarize(information, group, pool);
@@ -184,6 +188,11 @@ __attribute__((target_clones("avx512f", "avx2", "default"))) void add_squares(co
 
 // Sums over the rows of x^2, row after row in double.
 std::vector<double> column_squares(const at::Tensor& x) {
+  if (!x.is_cpu()) {
+    const at::NoGradGuard no_grad;
+    const at::Tensor on_device = x.to(at::kDouble).square().sum(0).to(at::kCPU);
+    return {on_device.const_data_ptr<double>(), on_device.const_data_ptr<double>() + on_device.numel()};
+  }
   const bool narrow = x.scalar_type() == at::kBFloat16;
   at::Tensor rows = narrow ? x : x.to(at::kFloat);
   if (rows.stride(1) != 1) rows = rows.contiguous();
@@ -199,15 +208,21 @@ std::vector<double> column_squares(const at::Tensor& x) {
   return sums;
 }
 
+// Windows go one after another on a GPU.
+void for_windows(const ForwardPass& forward, std::int64_t count, ThreadPool& pool, const std::function<void(std::int64_t)>& work) {
+  if (!forward.device_form()) return pool.for_each(count, work);
+  for (std::int64_t w = 0; w < count; ++w) work(w);
+}
+
 LayerCosts walk_layer_back(const ForwardPass& dense, const LayerWeights& weights, std::span<const at::Tensor> inputs,
                            std::vector<at::Tensor>& gradients, double all_tokens, ThreadPool& pool) {
   std::vector<std::map<std::string, std::vector<double>, std::less<>>> squares(inputs.size());
-  pool.for_each(static_cast<std::int64_t>(inputs.size()), [&](std::int64_t unit) {
+  for_windows(dense, static_cast<std::int64_t>(inputs.size()), pool, [&](std::int64_t unit) {
     const auto w = static_cast<std::size_t>(unit);
     auto observe = [&](std::string_view rule, const at::Tensor& gradient) {
       squares[w][std::string(rule)] = column_squares(gradient);
     };
-    gradients[w] = dense.backward_layer(weights, inputs[w].to(at::kFloat), gradients[w], observe);
+    gradients[w] = dense.backward_layer(weights, inputs[w].to(dense.device(), at::kFloat), gradients[w].to(dense.device()), observe);
   });
   LayerCosts costs;
   for (const auto& window : squares) {
@@ -299,7 +314,7 @@ at::Tensor matrix_values(const Model& model, std::int64_t layer, std::string_vie
 std::vector<std::vector<at::Tensor>> walk_forward(const ForwardPass& dense, const Calibration& calibration,
                                                   std::span<const Recipe> recipes, std::vector<std::vector<LayerPlan>>& plans,
                                                   ThreadPool& pool, const PlanProgress& advance, RankJournal* journal, const WorkingMemory& memory,
-                                                  Ranks& ranks, std::int64_t windows) {
+                                                  Ranks& ranks, std::int64_t windows, const ComputeDevice& where) {
   const Recipe& recipe = recipes.front();  // they differ in the groups alone
   Walk walk(dense, calibration, pool, memory);
   const std::int64_t back = share_of(ranks, std::min(windows, kSensitivityWindows));  // of this rank
@@ -308,7 +323,7 @@ std::vector<std::vector<at::Tensor>> walk_forward(const ForwardPass& dense, cons
   std::vector<std::vector<at::Tensor>> states;
   auto keep = [&](const std::vector<at::Tensor>& hidden, at::ScalarType type) {
     states.emplace_back();
-    for (std::int64_t w = 0; w < back; ++w) states.back().push_back(memory.keep(hidden[static_cast<std::size_t>(w)], type));
+    for (std::int64_t w = 0; w < back; ++w) states.back().push_back(memory.keep(hidden[static_cast<std::size_t>(w)].to(at::kCPU), type));
   };
   const auto stage = [&](std::int64_t l) { advance(layer_stage("measuring", l, dense.layers()), kPlanForwardShare / static_cast<double>(dense.layers())); };
   const std::int64_t first = journal ? journal->measured() : 0;
@@ -319,9 +334,9 @@ std::vector<std::vector<at::Tensor>> walk_forward(const ForwardPass& dense, cons
       plans.front()[static_cast<std::size_t>(l)] = journal->measured(l);
       keep(hidden, kept_type);
       const LayerWeights weights = dense.load_layer(l);
-      pool.for_each(back, [&](std::int64_t w) {
+      for_windows(dense, back, pool, [&](std::int64_t w) {
         at::Tensor& state = hidden[static_cast<std::size_t>(w)];
-        state = dense.run_layer(weights, state, [](InputPlace, const at::Tensor&) {});
+        state = dense.run_layer(weights, state.to(dense.device()), [](InputPlace, const at::Tensor&) {});
       });
     }
     // Those of all windows behind the last one are in the journal, where a layer is left to read them.
@@ -341,18 +356,18 @@ std::vector<std::vector<at::Tensor>> walk_forward(const ForwardPass& dense, cons
     for (std::size_t b = 0; b < batches.size(); ++b) {
       std::map<InputPlace, SiteSums> sums;
       const auto add = [&](InputPlace place, std::span<const at::Tensor> inputs) {
-        if (std::binary_search(batches[b].begin(), batches[b].end(), place)) sums[place].add(place, inputs, recipe, tokens, ranks, pool);
+        if (std::binary_search(batches[b].begin(), batches[b].end(), place)) sums[place].add(place, inputs, recipe, tokens, ranks, pool, where);
       };
       walk.observe(weights, add, b + 1 == batches.size());
       const std::map<InputPlace, int> owners = owners_of(ranks, batches[b], widths);
-      sum_places(ranks, batches[b], owners, widths, recipe, sums);
+      sum_places(ranks, batches[b], owners, widths, recipe, sums, where);
       RecordWriter found;  // for the other ranks
       for (auto& [place, site] : sums) {
         seen.insert(place);
         if (owners.at(place) != ranks.rank()) continue;
-        const SiteFacts facts = measure_site(site, recipe, pool);
+        const SiteFacts facts = measure_site(site, recipe, pool, where);
         for (std::size_t c = 0; c < recipes.size(); ++c) {
-          plans[c][layer].places[place] = group_site(facts, recipes[c], place_number(l, place), pool);
+          plans[c][layer].places[place] = group_site(facts, recipes[c], place_number(l, place), pool, where);
           if (!ranks.alone()) write_site(found, plans[c][layer].places[place]);
         }
         site = {};
@@ -374,7 +389,7 @@ std::vector<std::vector<at::Tensor>> walk_forward(const ForwardPass& dense, cons
     for (const auto& [place, channels] : unseen) {
       for (std::size_t c = 0; c < recipes.size(); ++c) plan_unseen(plans[c][layer], place, channels, recipes[c], pool);
     }
-    if (journal) journal->keep_measured(l, plans.front()[layer], l + 1 < dense.layers() ? walk.hidden() : std::vector<at::Tensor>{});
+    if (journal) journal->keep_measured(l, plans.front()[layer], l + 1 < dense.layers() ? on_host(walk.hidden()) : std::vector<at::Tensor>{});
     stage(l);
   }
   keep(walk.hidden(), at::kFloat);
@@ -398,9 +413,9 @@ std::vector<std::vector<LayerCosts>> walk_back(const ForwardPass& dense, const C
       states.pop_back();
     }
   } else {
-    pool.for_each(static_cast<std::int64_t>(gradients.size()), [&](std::int64_t w) {
+    for_windows(dense, static_cast<std::int64_t>(gradients.size()), pool, [&](std::int64_t w) {
       const auto unit = static_cast<std::size_t>(w);
-      gradients[unit] = dense.loss_gradient(states.back()[unit], calibration.windows[unit]);
+      gradients[unit] = dense.loss_gradient(states.back()[unit].to(dense.device()), calibration.windows[unit]);
     });
     states.pop_back();
   }
@@ -435,7 +450,7 @@ std::vector<std::vector<LayerCosts>> walk_back(const ForwardPass& dense, const C
         }
       }
     }
-    if (journal) journal->keep_costs(l, costs.front()[layer], l > 0 ? gradients : std::vector<at::Tensor>{});
+    if (journal) journal->keep_costs(l, costs.front()[layer], l > 0 ? on_host(gradients) : std::vector<at::Tensor>{});
     stage(l);
   }
   return costs;

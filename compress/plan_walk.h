@@ -27,7 +27,8 @@ at::Tensor matrix_values(const Model& model, std::int64_t layer, std::string_vie
 // outputs, for the first kSensitivityWindows windows: [layers + 1][windows], each [tokens, hidden].
 std::vector<std::vector<at::Tensor>> walk_forward(const ForwardPass& dense, const Calibration& calibration, std::span<const Recipe> recipes,
                                                   std::vector<std::vector<LayerPlan>>& plans, ThreadPool& pool, const PlanProgress& advance,
-                                                  RankJournal* journal, const WorkingMemory& memory, Ranks& ranks, std::int64_t windows);
+                                                  RankJournal* journal, const WorkingMemory& memory, Ranks& ranks, std::int64_t windows,
+                                                  const ComputeDevice& where = {});
 
 // Costs [recipes][layers]; `states` are walk_forward()'s.
 std::vector<std::vector<LayerCosts>> walk_back(const ForwardPass& dense, const Calibration& calibration, std::span<const Recipe> recipes,

@@ -33,7 +33,8 @@ void HessianSum::sum_over(Ranks& ranks, int to) {
   double tokens = static_cast<double>(tokens_);
   ranks.sum(std::span(&tokens, 1), to);
   tokens_ = static_cast<std::int64_t>(tokens);
-  float* values = sum_.mutable_data_ptr<float>();
+  at::Tensor host = sum_.to(at::kCPU);
+  float* values = host.mutable_data_ptr<float>();
   const std::int64_t n = channels_;
   std::vector<double> piece;
   piece.reserve(std::min<std::size_t>(kPiece, static_cast<std::size_t>(n * n)));
@@ -49,6 +50,7 @@ void HessianSum::sum_over(Ranks& ranks, int to) {
       for (std::int64_t j = i; j < n; ++j) values[i * n + j] = static_cast<float>(*sums++);
     }
   }
+  if (!host.is_same(sum_)) sum_.copy_(host);
 }
 
 void sum_over(Ranks& ranks, ChannelStatistics& statistics, std::int64_t channels, int to) {
@@ -121,6 +123,11 @@ at::Tensor gather_rows(Ranks& ranks, const at::Tensor& rows, std::int64_t column
     }
   }
   return together;
+}
+
+std::vector<at::Tensor> on_host(std::vector<at::Tensor> tensors) {
+  for (at::Tensor& tensor : tensors) tensor = tensor.to(at::kCPU);
+  return tensors;
 }
 
 std::vector<at::Tensor> gather_windows(Ranks& ranks, const std::vector<at::Tensor>& own) {

@@ -10,6 +10,7 @@
 
 #include "miq/base/error.h"
 #include "miq/compress/allocate.h"
+#include "miq/compress/device_sweep.h"
 #include "miq/compress/importance.h"
 #include "miq/compress/quantizer.h"
 #include "miq/compress/refine.h"
@@ -148,7 +149,7 @@ std::vector<double> refine_solutions(const Recipe& recipe, std::span<const Matri
   RefineOptions options;
   options.passes = recipe.refine;
   if (recipe.method->layout == Layout::Groups) options.clips = solving_clips();
-  return refine(matrices, hessian, factor.damping * factor.scale, factor.order, options, pool);
+  return refine(matrices, hessian.to(at::kCPU), factor.damping * factor.scale, factor.order, options, pool);
 }
 
 // `gains`: by how much refining lowered each matrix' loss, damping counted as input; empty: not refined.
@@ -169,13 +170,14 @@ std::vector<MatrixResult> collect(std::span<const MatrixJob> jobs, std::vector<S
 }
 
 // The masks that the sweep alone would choose. `enhanced` spends its bits on what is kept, so it must know that first.
-std::vector<KeptMask> masks_by_sweep(const Recipe& recipe, std::span<const MatrixJob> jobs, const InverseFactor& factor, ThreadPool& pool) {
+std::vector<KeptMask> masks_by_sweep(const Recipe& recipe, std::span<const MatrixJob> jobs, const InverseFactor& factor, ThreadPool& pool,
+                                     const ComputeDevice& where) {
   SweepOptions options;
   options.pruning = pruning_of(recipe);
   std::vector<SweepMatrix> matrices(jobs.size());
   for (std::size_t i = 0; i < jobs.size(); ++i) matrices[i].weights = jobs[i].weights;
   std::vector<KeptMask> masks;
-  for (SweepResult& result : sweep(matrices, factor, options, pool)) masks.push_back(std::move(result.kept));
+  for (SweepResult& result : sweep_on(where, matrices, factor, options, pool)) masks.push_back(std::move(result.kept));
   return masks;
 }
 
@@ -204,7 +206,7 @@ void keep_nearest_where_better(const Recipe& recipe, const MatrixJob& job, const
 }
 
 std::vector<MatrixResult> solve_by_sweep(const Recipe& recipe, std::span<const MatrixJob> jobs, const InputStatistics& input,
-                                         const InverseFactor& factor, const SitePlan* plan, ThreadPool& pool) {
+                                         const InverseFactor& factor, const SitePlan* plan, ThreadPool& pool, const ComputeDevice& where) {
   SweepOptions options;
   options.pruning = pruning_of(recipe);
   options.automatic_scale_dtype = !has_exact_scales(recipe, columns(jobs.front()));
@@ -212,7 +214,7 @@ std::vector<MatrixResult> solve_by_sweep(const Recipe& recipe, std::span<const M
   options.clips = recipe.clips();
   std::vector<KeptMask> masks(jobs.size());
   if (recipe.method->layout == Layout::Levels && recipe.sparsity > 0) {
-    masks = masks_by_sweep(recipe, jobs, factor, pool);
+    masks = masks_by_sweep(recipe, jobs, factor, pool, where);
     options.pruning.kind = Pruning::Kind::Given;
   }
   std::vector<SweepMatrix> matrices;
@@ -243,7 +245,7 @@ std::vector<MatrixResult> solve_by_sweep(const Recipe& recipe, std::span<const M
         break;
     }
   }
-  std::vector<SweepResult> swept = sweep(matrices, factor, options, pool);
+  std::vector<SweepResult> swept = sweep_on(where, matrices, factor, options, pool);
   const std::vector<double> gains = refine_solutions(recipe, jobs, swept, input.hessian, factor, pool);
   std::vector<MatrixResult> results = collect(jobs, std::move(swept), gains, factor, recipe.quantize, pool);
   for (std::size_t i = 0; i < results.size(); ++i) {
@@ -314,12 +316,17 @@ MatrixResult fall_back(const Recipe& recipe, const MatrixJob& job, const SitePla
 std::vector<std::int64_t> sweep_order(const Recipe& recipe, const at::Tensor& hessian, const SitePlan* plan) {
   if (plan) return plan->channels.order;
   if (!recipe.act_order) return natural_order(hessian.size(0));
-  const at::Tensor diagonal = hessian.diagonal().to(at::kDouble).contiguous();
+  const at::Tensor diagonal = hessian.diagonal().to(at::kCPU, at::kDouble).contiguous();
   return runs_by_falling(std::span(diagonal.const_data_ptr<double>(), static_cast<std::size_t>(diagonal.numel())), recipe.run());
 }
 
 // tr(W H W^T), in strips of rows.
 double output_energy(const at::Tensor& weights, const at::Tensor& hessian, at::ScalarType type, ThreadPool& pool) {
+  if (!hessian.is_cpu()) {
+    const at::NoGradGuard no_grad;
+    const at::Tensor w = weights.to(hessian.device());
+    return at::mm(w, hessian).mul_(w).sum(at::kDouble).item<double>();
+  }
   const at::Tensor h = hessian.to(type);
   const std::int64_t strip = 64, strips = (weights.size(0) + strip - 1) / strip;
   std::vector<double> sums(static_cast<std::size_t>(strips));
@@ -354,7 +361,7 @@ bool needs_channel_statistics(const Recipe& recipe) {
 }
 
 std::vector<MatrixResult> solve_place(const Recipe& recipe, std::span<const MatrixJob> jobs, const InputStatistics& input,
-                                      const SitePlan* plan, ThreadPool& pool) {
+                                      const SitePlan* plan, ThreadPool& pool, const ComputeDevice& where) {
   std::vector<MatrixResult> results;
   if (needs_calibration(recipe) && input.tokens == 0) {
     for (const MatrixJob& job : jobs) results.push_back(fall_back(recipe, job, plan, pool));
@@ -363,8 +370,8 @@ std::vector<MatrixResult> solve_place(const Recipe& recipe, std::span<const Matr
     options.damping = recipe.damping;
     options.dead_columns = recipe.dead_columns;
     const auto order = sweep_order(recipe, input.hessian, plan);
-    if (const auto factor = factor_inverse(input.hessian, order, options, pool)) {
-      results = solve_by_sweep(recipe, jobs, input, *factor, plan, pool);
+    if (const auto factor = factor_inverse(input.hessian, order, options, pool, where)) {
+      results = solve_by_sweep(recipe, jobs, input, *factor, plan, pool, where);
     } else {
       for (const MatrixJob& job : jobs) results.push_back(fall_back(recipe, job, plan, pool));
     }

@@ -52,8 +52,8 @@ struct MatrixResult {
   std::optional<std::array<double, 2>> importance;  // least and most of its channels
 };
 
-// `plan` of the place: Layout::Groups only.
+// `plan` of the place: Layout::Groups only. The Hessian lies on `where`, all other tensors on the CPU.
 std::vector<MatrixResult> solve_place(const Recipe& recipe, std::span<const MatrixJob> jobs, const InputStatistics& input,
-                                      const SitePlan* plan, ThreadPool& pool);
+                                      const SitePlan* plan, ThreadPool& pool, const ComputeDevice& where = {});
 
 }  // namespace miq

@@ -15,6 +15,7 @@
 
 #include "miq/base/error.h"
 #include "miq/compress/kmeans.h"
+#include "miq/compress/spectral_device.h"
 #include "miq/compress/symmetric_eigen.h"
 
 namespace miq {
@@ -56,13 +57,15 @@ std::vector<std::int32_t> numbered_by_first_use(const std::vector<std::int32_t>&
 
 }  // namespace
 
-std::vector<std::int32_t> spectral_clusters(const at::Tensor& affinity, std::int64_t clusters, std::uint64_t seed, ThreadPool& pool) {
-  if (!affinity.defined() || affinity.dim() != 2 || affinity.size(0) != affinity.size(1) || !affinity.device().is_cpu())
+std::vector<std::int32_t> spectral_clusters(const at::Tensor& affinity, std::int64_t clusters, std::uint64_t seed, ThreadPool& pool,
+                                            const ComputeDevice& where) {
+  if (!affinity.defined() || affinity.dim() != 2 || affinity.size(0) != affinity.size(1) || (!affinity.device().is_cpu() && !where.used()))
     throw Error("spectral clustering: the affinity must be a square matrix on the CPU");
   if (clusters < 1) throw UsageError("spectral clustering: at least one cluster is needed");
   const std::int64_t n = affinity.size(0);
   std::vector<std::int32_t> labels(static_cast<std::size_t>(n), 0);
-  const std::vector<float> l = normalised_affinity(affinity, pool);
+  if (where.used() && clusters > 1 && clusters < n) return numbered_by_first_use(clusters_on_device(affinity, clusters, seed, where.device));
+  const std::vector<float> l = normalised_affinity(affinity.to(at::kCPU), pool);
   if (clusters == 1 || n <= 1) return labels;
   if (clusters >= n) {
     std::iota(labels.begin(), labels.end(), 0);

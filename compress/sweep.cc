@@ -90,10 +90,10 @@ void plan_pruning(const SweepMatrix& matrix, const Pruning& pruning, SweepJob& j
 }
 
 // U_jj^-2 over its mean within the group: the weights of the clip search.
-std::vector<float> clip_weights(const SweepJob& job) {
+std::vector<float> clip_weights(const SweepJob& job, const at::Tensor& diagonal) {
   std::vector<double> weights(job.cols), sums(job.groups), counts(job.groups);
   for (std::int64_t k = 0; k < job.cols; ++k) {
-    const double d = job.lower[k * job.cols + k];
+    const double d = diagonal.const_data_ptr<float>()[k];
     weights[k] = 1 / (d * d);
     sums[job.group_of[k]] += weights[k];
     counts[job.group_of[k]] += 1;
@@ -103,7 +103,7 @@ std::vector<float> clip_weights(const SweepJob& job) {
   return result;
 }
 
-void plan_grids(const SweepMatrix& matrix, const InverseFactor& factor, const SweepOptions& options, ThreadPool& pool, SweepJob& job) {
+void plan_grids(const SweepMatrix& matrix, const InverseFactor& factor, const at::Tensor& diagonal, const SweepOptions& options, ThreadPool& pool, SweepJob& job) {
   job.groups = matrix.groups.groups();
   if (job.groups == 0) return;
   check_groups(matrix.groups, job.cols);
@@ -115,7 +115,7 @@ void plan_grids(const SweepMatrix& matrix, const InverseFactor& factor, const Sw
   for (std::uint8_t bits : matrix.groups.bits_of_group) job.max_codes.push_back(static_cast<float>((1 << bits) - 1));
   job.clips.assign(options.clips.begin(), options.clips.end());
   if (job.clips.empty()) job.clips.push_back(1.0f);
-  if (job.dynamic || job.clips.size() > 1) job.column_weights = clip_weights(job);
+  if (job.dynamic || job.clips.size() > 1) job.column_weights = clip_weights(job, diagonal);
   job.scales.resize(job.tiles * job.groups * kTileRows);
   job.zeros.resize(job.tiles * job.groups * kTileRows);
   job.codes.resize(job.tiles * job.cols * kTileRows);
@@ -245,7 +245,9 @@ std::vector<SweepResult> sweep_with(const SweepEngine& engine, std::span<const S
                                     const SweepOptions& options, ThreadPool& pool) {
   check_options(options);
   const std::int64_t cols = factor.size();
-  const std::vector<float> lower = transposed(factor.upper, pool);
+  // On a device the engine transposes.
+  const std::vector<float> lower = factor.upper.is_cpu() ? transposed(factor.upper, pool) : std::vector<float>();
+  const at::Tensor diagonal = factor.upper.diagonal().to(at::kCPU).contiguous();
   std::vector<SweepJob> jobs(matrices.size());
   for (std::size_t i = 0; i < matrices.size(); ++i) {
     const SweepMatrix& matrix = matrices[i];
@@ -254,11 +256,11 @@ std::vector<SweepResult> sweep_with(const SweepEngine& engine, std::span<const S
     job.rows = matrix.weights.size(0);
     job.cols = cols;
     job.tiles = tile_count(job.rows);
-    job.lower = lower.data();
+    job.lower = lower.empty() ? nullptr : lower.data();
     job.blocks = sweep_blocks(matrix.groups, factor.order, options.timing, options.block_columns);
     if (options.pruning.kind == Pruning::Kind::PatternNM) check_pattern(factor, options.pruning, job.blocks);
     plan_pruning(matrix, options.pruning, job);
-    plan_grids(matrix, factor, options, pool, job);
+    plan_grids(matrix, factor, diagonal, options, pool, job);
     job.weights.resize(job.tiles * cols * kTileRows);
     job.losses.resize(job.tiles);
   }

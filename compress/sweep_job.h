@@ -16,7 +16,7 @@ struct SweepJob {
 
   // In: weights. Out: their new values.
   std::vector<float> weights;
-  const float* lower = nullptr;      // [cols][cols] transposed factor: lower[j * cols + k] = U_kj, k <= j
+  const float* lower = nullptr;      // [cols][cols] transposed factor: lower[j * cols + k] = U_kj, k <= j; null where the factor is on a device
   std::vector<std::int64_t> blocks;  // first columns of the blocks, and cols
 
   // Quantization; groups is 0 without.

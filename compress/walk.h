@@ -33,6 +33,7 @@ class Walk {
   Walk(const ForwardPass& forward, const Calibration& calibration, ThreadPool& pool, const WorkingMemory& memory = {});
 
   // Runs the windows through `layer` and shows the inputs. `advance`: the hidden states become the layer's outputs.
+  // On a GPU windows go one after another; where it runs out of memory, half as many of them go between two calls of the observer, down to one.
   void observe(const LayerWeights& layer, const BatchObserver& observer, bool advance);
   void advance(const LayerWeights& layer);
 
@@ -50,15 +51,21 @@ class Walk {
   const at::Tensor& hidden(std::int64_t window) const { return hidden_[static_cast<std::size_t>(window)]; }
 
  private:
-  // Calls `window(unit, keep)` for each window of each batch, then `observer` with what the units kept.
-  using WindowObserver = std::function<void(std::size_t window, const InputObserver& keep)>;
+  // Calls `window(w, keep)` for each window of each batch, then `observer` with what they kept. What `window` returns replaces the hidden state, unless it
+  // is undefined. A batch may begin again, so `window` changes nothing.
+  using WindowObserver = std::function<at::Tensor(std::size_t window, const InputObserver& keep)>;
   void observe_batches(std::int64_t layer, const WindowObserver& window, const BatchObserver& observer);
+  void for_windows(std::int64_t count, const std::function<void(std::int64_t)>& work);
+  // Where the layers run: the window's state, or a copy there.
+  at::Tensor state_of(std::size_t window) const { return hidden_[window].to(forward_.device()); }
+  at::Tensor input_of(std::size_t window) const { return inputs_[window].defined() ? inputs_[window].to(forward_.device()) : at::Tensor(); }
 
   const ForwardPass& forward_;
   const StagedPass staged_;
   ThreadPool& pool_;
   const WorkingMemory memory_;
   std::int64_t seqlen_;
+  std::int64_t most_in_flight_ = 0;  // on a GPU; 0: not tried yet
   std::vector<at::Tensor> hidden_;  // [seqlen, hidden] float32 each
   std::vector<at::Tensor> inputs_;  // of a stage, [seqlen, in] compute type each; empty between layers
 };

@@ -10,6 +10,7 @@
 #include "miq/base/cuda_library.h"
 #include "miq/base/error.h"
 #include "miq/compress/compute_device.h"
+#include "miq/model/device.h"
 #include "tests/reference/cuda_emulation.h"
 
 namespace miq {
@@ -23,11 +24,7 @@ inline ComputeDevice emulated_device() { return {at::Device(at::kCPU), &referenc
 inline std::optional<ComputeDevice> gpu_device(std::string* why) {
   try {
     const MiqCudaTable& kernels = open_cuda_library(cuda_library_of_build());
-    int count = 0;
-    char found[256] = "";
-    kernels.devices(&count, found, sizeof found);
-    if (count > 0) return ComputeDevice{at::Device(at::kCUDA, 0), &kernels};
-    *why = found;
+    return ComputeDevice{open_devices(parse_device("cuda")).front(), &kernels};
   } catch (const Error& error) {
     *why = error.what();
   }

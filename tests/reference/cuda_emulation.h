@@ -125,7 +125,7 @@ inline const MiqCudaTable& emulated_cuda() {
         out[i * n + i] = 0;
         for (std::int64_t j = i + 1; j < n; ++j) {
           std::uint32_t counts[kBinsOfChannel * kBinsOfChannel] = {};
-          for (std::int64_t t = 0; t < tokens; ++t) ++counts[bins[i * tokens + t] * kBinsOfChannel + bins[j * tokens + t]];
+          for (std::int64_t k = 0; k < tokens; ++k) ++counts[bins[i * tokens + k] * kBinsOfChannel + bins[j * tokens + k]];
           out[i * n + j] = out[j * n + i] = static_cast<float>(
               binned_information_of(counts, log_table, tokens, count_logs[i], count_logs[j], occupied[i], occupied[j]));
         }

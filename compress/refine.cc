@@ -10,6 +10,11 @@
 // and 3 and 4 again; 2 to 4 cost some m^2 a row. G is made anew at every visit, so rounding errors do not pile up.
 #include "miq/compress/refine.h"
 
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/mm.h>
+
 #include <algorithm>
 #include <limits>
 #include <numeric>
@@ -213,11 +218,19 @@ std::int64_t refine_values(const RefineJob& job, std::int64_t first, std::int64_
   return moved;
 }
 
-void visit_group(const RefineJob& job, std::size_t group, const RefineOptions& options, float max_code, Tile& tile) {
+void multiply_errors(const RefineJob& job, std::size_t group, Tile& tile) {
+  const std::int64_t first = job.starts[group], width = job.starts[group + 1] - first;
+  multiply_columns(tile.errors.data(), job.cols, job.h->data() + first * job.cols, job.cols, width, tile.g.data());
+}
+
+// 2 to 4; 1 is done.
+void visit_group(const RefineJob& job, std::size_t group, const RefineMatrix& matrix, const RefineOptions& options, Tile& tile) {
   const std::int64_t first = job.starts[group], width = job.starts[group + 1] - first;
   Grids grids;
-  if (job.groups) grids = {&tile.scales[group * kTileRows], &tile.zeros[group * kTileRows], max_code};
-  multiply_columns(tile.errors.data(), job.cols, job.h->data() + first * job.cols, job.cols, width, tile.g.data());
+  if (job.groups) {
+    const auto max_code = static_cast<float>((1 << matrix.solution->packed.bits_of_group[job.group_at[group]]) - 1);
+    grids = {&tile.scales[group * kTileRows], &tile.zeros[group * kTileRows], max_code};
+  }
   for (int round = 0; round < options.rounds; ++round) {
     if (round == 0 && job.groups && !options.clips.empty()) refine_grids(job, group, grids, options.clips, tile);
     if (job.groups && options.scales) refine_scales(job, group, grids, tile);
@@ -285,6 +298,13 @@ void store(const RefineJob& job, const RefineMatrix& matrix, std::int64_t number
   store_tile(tile.values.data(), job.cols, first, count, job.order, solution.values.mutable_data_ptr<float>());
 }
 
+// Whether a pass that is over was the tile's last. `all`: its gains so far.
+bool is_last_pass(const Tile& tile, double& all) {
+  const double before = all;
+  all = std::accumulate(std::begin(tile.gains), std::end(tile.gains), 0.0);
+  return tile.moved == 0 || all - before < kLittle * all;
+}
+
 double refine_tile(const RefineJob& job, const RefineMatrix& matrix, const RefineOptions& options, std::int64_t number) {
   Tile tile;
   tile.first_row = number * kTileRows;
@@ -293,15 +313,65 @@ double refine_tile(const RefineJob& job, const RefineMatrix& matrix, const Refin
   for (int pass = 0; pass < options.passes; ++pass) {
     tile.moved = 0;
     for (std::size_t g = 0; g + 1 < job.starts.size(); ++g) {
-      const float max_code = job.groups ? static_cast<float>((1 << matrix.solution->packed.bits_of_group[job.group_at[g]]) - 1) : 0.0f;
-      visit_group(job, g, options, max_code, tile);
+      multiply_errors(job, g, tile);
+      visit_group(job, g, matrix, options, tile);
     }
-    const double before = all;
-    all = std::accumulate(std::begin(tile.gains), std::end(tile.gains), 0.0);
-    if (tile.moved == 0 || all - before < kLittle * all) break;
+    if (is_last_pass(tile, all)) break;
   }
   store(job, matrix, number, tile);
   return all;
+}
+
+// Columns first … first+width-1 of all tiles' errors as rows of [width][tiles * 64].
+void copy_errors(const std::vector<Tile>& tiles, std::int64_t first, std::int64_t width, float* out, ThreadPool& pool) {
+  const auto count = static_cast<std::int64_t>(tiles.size());
+  pool.for_each(count, [&](std::int64_t t) {
+    const float* errors = tiles[static_cast<std::size_t>(t)].errors.data() + first * kTileRows;
+    for (std::int64_t j = 0; j < width; ++j) std::copy_n(errors + j * kTileRows, kTileRows, out + (j * count + t) * kTileRows);
+  });
+}
+
+// A matrix of which the device multiplies the errors of all tiles, group after group; the rest of a visit stays with the tiles' threads. `h`: the job's, on
+// the device.
+void refine_on_device(RefineJob& job, const RefineMatrix& matrix, const RefineOptions& options, const at::Tensor& h, ThreadPool& pool) {
+  const at::NoGradGuard no_grad;
+  const std::int64_t count = job.tiles, rows = count * kTileRows;
+  std::vector<Tile> tiles(static_cast<std::size_t>(count));
+  pool.for_each(count, [&](std::int64_t t) {
+    tiles[static_cast<std::size_t>(t)].first_row = t * kTileRows;
+    load(job, matrix, t, tiles[static_cast<std::size_t>(t)]);
+  });
+  const auto buffer = [&](std::int64_t width) { return at::empty({width, rows}, at::TensorOptions(at::kFloat).pinned_memory(h.is_cuda())); };
+  at::Tensor errors = at::empty({job.cols, rows}, h.options());
+  std::int64_t widest = 0;
+  for (std::size_t g = 0; g + 1 < job.starts.size(); ++g) widest = std::max(widest, job.starts[g + 1] - job.starts[g]);
+  const at::Tensor out = buffer(widest), in = buffer(widest);
+  const auto upload = [&](std::size_t g) {
+    const std::int64_t first = job.starts[g], width = job.starts[g + 1] - first;
+    copy_errors(tiles, first, width, out.mutable_data_ptr<float>(), pool);
+    errors.narrow(0, first, width).copy_(out.narrow(0, 0, width));
+  };
+  for (std::size_t g = 0; g + 1 < job.starts.size(); ++g) upload(g);
+  std::vector<std::uint8_t> done(tiles.size());
+  for (int pass = 0; pass < options.passes && std::find(done.begin(), done.end(), 0) != done.end(); ++pass) {
+    for (Tile& tile : tiles) tile.moved = 0;
+    for (std::size_t g = 0; g + 1 < job.starts.size(); ++g) {
+      const std::int64_t first = job.starts[g], width = job.starts[g + 1] - first;
+      in.narrow(0, 0, width).copy_(at::mm(h.narrow(0, first, width), errors));
+      const float* products = in.const_data_ptr<float>();
+      pool.for_each(count, [&](std::int64_t t) {
+        if (done[static_cast<std::size_t>(t)]) return;
+        Tile& tile = tiles[static_cast<std::size_t>(t)];
+        for (std::int64_t j = 0; j < width; ++j) std::copy_n(products + (j * count + t) * kTileRows, kTileRows, &tile.g[static_cast<std::size_t>(j * kTileRows)]);
+        visit_group(job, g, matrix, options, tile);
+      });
+      upload(g);
+    }
+    for (std::size_t t = 0; t < tiles.size(); ++t) {
+      if (!done[t]) done[t] = is_last_pass(tiles[t], job.gains[t]);
+    }
+  }
+  pool.for_each(count, [&](std::int64_t t) { store(job, matrix, t, tiles[static_cast<std::size_t>(t)]); });
 }
 
 void check(const RefineMatrix& matrix, std::int64_t n) {
@@ -314,7 +384,7 @@ void check(const RefineMatrix& matrix, std::int64_t n) {
 }  // namespace
 
 std::vector<double> refine(std::span<const RefineMatrix> matrices, const at::Tensor& hessian, double damping,
-                           std::span<const std::int64_t> order, const RefineOptions& options, ThreadPool& pool) {
+                           std::span<const std::int64_t> order, const RefineOptions& options, ThreadPool& pool, const ComputeDevice& where) {
   const std::int64_t n = hessian.size(0);
   if (hessian.dim() != 2 || hessian.size(1) != n || hessian.scalar_type() != at::kFloat || !hessian.is_contiguous() ||
       static_cast<std::int64_t>(order.size()) != n)
@@ -331,7 +401,14 @@ std::vector<double> refine(std::span<const RefineMatrix> matrices, const at::Ten
   }
   std::vector<RefineJob> jobs = make_refine_jobs(solutions, hessian, damping, scale, order, !options.clips.empty(), pool);
   std::vector<std::pair<std::size_t, std::int64_t>> units;
-  for (std::size_t i = 0; i < jobs.size(); ++i)
+  const std::vector<float>* held = nullptr;
+  at::Tensor h;  // on the device
+  for (std::size_t i = 0; where.used() && i < jobs.size(); ++i) {
+    if (jobs[i].h.get() != held) h = at::from_blob(const_cast<float*>(jobs[i].h->data()), {n, n}, at::TensorOptions(at::kFloat)).to(where.device);
+    held = jobs[i].h.get();
+    refine_on_device(jobs[i], matrices[i], options, h, pool);
+  }
+  for (std::size_t i = 0; !where.used() && i < jobs.size(); ++i)
     for (std::int64_t tile = 0; tile < jobs[i].tiles; ++tile) units.emplace_back(i, tile);
   pool.for_each(static_cast<std::int64_t>(units.size()), [&](std::int64_t unit) {
     const auto [i, tile] = units[unit];

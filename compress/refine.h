@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "miq/base/thread_pool.h"
+#include "miq/compress/compute_device.h"
 #include "miq/compress/sweep.h"
 
 namespace miq {
@@ -40,8 +41,9 @@ struct RefineMatrix {
 
 // How much of tr(D (H + damping I) D^T) each matrix lost, in the unit of H: what its error fell by, at least 0. `order` is the order in
 // which columns are visited, those of a group together. `damping` is what is added to the diagonal, in the unit of H.
-// Throws Error when shapes do not fit.
+// Throws Error when shapes do not fit. All tensors are on the CPU; on a device the products of errors and Hessian, which are most of the work, are
+// computed there: a group of all rows at once, with other roundings.
 std::vector<double> refine(std::span<const RefineMatrix> matrices, const at::Tensor& hessian, double damping,
-                           std::span<const std::int64_t> order, const RefineOptions& options, ThreadPool& pool);
+                           std::span<const std::int64_t> order, const RefineOptions& options, ThreadPool& pool, const ComputeDevice& where = {});
 
 }  // namespace miq

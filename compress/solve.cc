@@ -142,14 +142,15 @@ at::Tensor swept_weights(const at::Tensor& weights, const InverseFactor& factor)
 
 // Empty where the recipe does not refine.
 std::vector<double> refine_solutions(const Recipe& recipe, std::span<const MatrixJob> jobs, std::span<SweepResult> swept,
-                                     const at::Tensor& hessian, const InverseFactor& factor, ThreadPool& pool) {
+                                     const at::Tensor& hessian, const InverseFactor& factor, ThreadPool& pool,
+                                     const ComputeDevice& where) {
   if (recipe.refine == 0) return {};
   std::vector<RefineMatrix> matrices;
   for (std::size_t i = 0; i < jobs.size(); ++i) matrices.push_back({swept_weights(jobs[i].weights, factor), &swept[i]});
   RefineOptions options;
   options.passes = recipe.refine;
   if (recipe.method->layout == Layout::Groups) options.clips = solving_clips();
-  return refine(matrices, hessian.to(at::kCPU), factor.damping * factor.scale, factor.order, options, pool);
+  return refine(matrices, hessian.to(at::kCPU), factor.damping * factor.scale, factor.order, options, pool, where);
 }
 
 // `gains`: by how much refining lowered each matrix' loss, damping counted as input; empty: not refined.
@@ -246,7 +247,7 @@ std::vector<MatrixResult> solve_by_sweep(const Recipe& recipe, std::span<const M
     }
   }
   std::vector<SweepResult> swept = sweep_on(where, matrices, factor, options, pool);
-  const std::vector<double> gains = refine_solutions(recipe, jobs, swept, input.hessian, factor, pool);
+  const std::vector<double> gains = refine_solutions(recipe, jobs, swept, input.hessian, factor, pool, where);
   std::vector<MatrixResult> results = collect(jobs, std::move(swept), gains, factor, recipe.quantize, pool);
   for (std::size_t i = 0; i < results.size(); ++i) {
     if (recipe.quantize) keep_nearest_where_better(recipe, jobs[i], input.hessian, results[i], pool);

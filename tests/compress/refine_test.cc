@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "miq/base/error.h"
+#include "tests/compress/cuda_devices.h"
 #include "tests/compress/solver_inputs.h"
 #include "tests/reference/refine_reference.h"
 
@@ -100,6 +101,23 @@ TEST_P(RefineModes, LowersTheErrorByWhatItSays) {
   const double gain = refine_copy(result, {3, 2, true, solving_clips()}, pool_), after = error(result.values);
   EXPECT_NEAR(before - after, gain, 1e-4 * before);
   EXPECT_LT(after, (c.scale_bits ? 1.0 : 0.999) * before);
+}
+
+// The device multiplies, in another order of sums; a step near a tie may go the other way, and those after it.
+TEST_P(RefineModes, ADeviceGainsAsMuch) {
+  const double before = error(swept_.values);
+  SweepResult cpu = copy(swept_), device = copy(swept_);
+  const RefineOptions options{2, 2, true, GetParam().clips ? solving_clips() : std::span<const float>{}};
+  const double expected = refine_copy(cpu, options, pool_);
+  const RefineMatrix matrix{matrix_.weights, &device};
+  const double gain = refine({&matrix, 1}, hessian_, damping(), factor_->order, options, pool_, emulated_device())[0];
+  EXPECT_NEAR(gain, expected, 0.01 * before);
+  EXPECT_NEAR(before - error(device.values), gain, 1e-4 * before);
+  EXPECT_EQ(device.packed.kept, cpu.packed.kept);
+  if (GetParam().group != -1) {
+    const at::Tensor decoded = decode_matrix(device.packed, pool_);
+    EXPECT_EQ(std::memcmp(decoded.const_data_ptr(), device.values.const_data_ptr(), decoded.nbytes()), 0);
+  }
 }
 
 TEST_P(RefineModes, KeepsTheFormOfTheSolution) {

@@ -189,11 +189,11 @@ Divergence summarise_divergence(const WindowPlan& plan, const std::vector<TokenD
   return result;
 }
 
-DivergenceReference::DivergenceReference(std::string name, std::shared_ptr<const Model> model, ComputeType type, ScratchFolder scratch)
-    : name_(std::move(name)), model_(std::move(model)), type_(type), scratch_(std::move(scratch)) {}
+DivergenceReference::DivergenceReference(std::string name, std::shared_ptr<const Model> model, ComputeType type, ScratchFolder scratch, at::Device device)
+    : name_(std::move(name)), model_(std::move(model)), type_(type), scratch_(std::move(scratch)), device_(device) {}
 
 ForwardPass& DivergenceReference::forward() {
-  if (!forward_) forward_ = std::make_unique<ForwardPass>(*model_, type_);
+  if (!forward_) forward_ = std::make_unique<ForwardPass>(*model_, type_, Kernels::Best, device_);
   return *forward_;
 }
 
@@ -249,7 +249,7 @@ void DivergenceReference::keep(std::size_t text, std::size_t window, const at::T
   Room& room = rooms_.at(text);
   const Window& place = planned_->plans[text].windows.at(window);
   if (scored(place) == 0) return;
-  const at::Tensor rows = forward_->head_input(hidden.narrow(0, place.first, scored(place))).contiguous();
+  const at::Tensor rows = forward_->head_input(hidden.narrow(0, place.first, scored(place))).to(at::kCPU).contiguous();
   const auto row_bytes = static_cast<std::size_t>(rows.nbytes()) / static_cast<std::size_t>(rows.size(0));
   std::memcpy(room.bytes.get() + static_cast<std::size_t>(room.starts[window]) * row_bytes, rows.const_data_ptr(), rows.nbytes());
   room.kept[window] = 1;
@@ -268,8 +268,8 @@ TokenDivergence DivergenceReference::compare(std::size_t text, std::size_t windo
   for (std::int64_t begin = 0; begin < scored(place); begin += block) {
     const std::int64_t count = std::min(block, scored(place) - begin);
     std::uint8_t* kept_rows = room.bytes.get() + static_cast<std::size_t>(room.starts[window] + begin) * row_bytes;
-    const at::Tensor theirs = forward_->exact_logits(at::from_blob(kept_rows, {count, width_}, type)).contiguous();
-    const at::Tensor mine = forward.exact_logits(forward.head_input(hidden.narrow(0, place.first + begin, count))).contiguous();
+    const at::Tensor theirs = forward_->exact_logits(at::from_blob(kept_rows, {count, width_}, type).to(device_)).to(at::kCPU).contiguous();
+    const at::Tensor mine = forward.exact_logits(forward.head_input(hidden.narrow(0, place.first + begin, count))).to(at::kCPU).contiguous();
     if (mine.size(1) != theirs.size(1)) throw Error("the heads of the two models differ in their number of rows");
     token_divergence(theirs.const_data_ptr<float>(), mine.const_data_ptr<float>(), count, theirs.size(1), result);
   }

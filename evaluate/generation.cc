@@ -20,19 +20,20 @@ std::int32_t some_id(const Config& config, std::int64_t place) {
 
 }  // namespace
 
-std::uint64_t generation_bytes(const Model& model, ComputeType type) {
+std::uint64_t generation_bytes(const Model& model, ComputeType type, at::Device device) {
   const std::uint64_t element = type == ComputeType::Float32 ? 4 : 2;
   const DType wanted = type == ComputeType::Float32 ? DType::F32 : DType::BF16;
   std::uint64_t bytes = 0, row = 0;
   for (const auto& [name, tensor] : model.tensors) {
-    if (tensor.encoding != Encoding::Dense || tensor.dtype != wanted) bytes += element * static_cast<std::uint64_t>(tensor.elements());
+    if (!device.is_cpu() || tensor.encoding != Encoding::Dense || tensor.dtype != wanted) bytes += element * static_cast<std::uint64_t>(tensor.elements());
   }
   for (const LayerConfig& sizes : model.config.layers) row += 2 * element * static_cast<std::uint64_t>(sizes.kv_heads * sizes.head_dim);
   const std::int64_t most = *std::max_element(std::begin(GenerationSpeed::kBatches), std::end(GenerationSpeed::kBatches));
   return bytes + row * static_cast<std::uint64_t>(most * (GenerationSpeed::kPrompt + GenerationSpeed::kNewTokens));
 }
 
-GenerationSpeed measure_generation(const Model& model, ComputeType type, double open_seconds, ThreadPool& pool, const ProgressFunction& progress) {
+GenerationSpeed measure_generation(const Model& model, ComputeType type, double open_seconds, ThreadPool& pool, const ProgressFunction& progress,
+                                   at::Device device) {
   const Config& config = model.config;
   GenerationSpeed speed;
   speed.prompt = GenerationSpeed::kPrompt;
@@ -49,7 +50,7 @@ GenerationSpeed measure_generation(const Model& model, ComputeType type, double 
   };
   report(0);
   const auto loading = Clock::now();
-  const Generator generator(model, type, pool);
+  const Generator generator(model, type, pool, device);
   {
     Generator::Sequence first = generator.start(1);
     generator.extend(first, std::vector<std::int32_t>{some_id(config, 1)});

@@ -11,10 +11,12 @@
 namespace miq {
 
 // Bytes of anonymous memory that measure_generation() takes, about: weights that are not mapped as they are, keys and values.
-std::uint64_t generation_bytes(const Model& model, ComputeType type);
+// On a GPU: of its memory, all weights.
+std::uint64_t generation_bytes(const Model& model, ComputeType type, at::Device device = at::kCPU);
 
 // Greedy, on arbitrary token ids. `open_seconds` is what opening the model took. REQUIRES a model for kShortest tokens
 // or more.
-GenerationSpeed measure_generation(const Model& model, ComputeType type, double open_seconds, ThreadPool& pool, const ProgressFunction& progress);
+GenerationSpeed measure_generation(const Model& model, ComputeType type, double open_seconds, ThreadPool& pool, const ProgressFunction& progress,
+                                   at::Device device = at::kCPU);
 
 }  // namespace miq

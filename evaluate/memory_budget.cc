@@ -6,10 +6,40 @@
 
 #include "miq/base/error.h"
 #include "miq/evaluate/report.h"
+#include "miq/model/device.h"
 
 namespace miq {
 
+namespace {
+
+constexpr std::uint64_t kUnlimited = std::uint64_t{1} << 60;
+
+// On a device: two layers, or one, and the buffers of one window must fit; hidden states that do not go to the host's memory.
+WalkOptions fit_device(const ForwardPass& forward, const WalkOptions& options, std::int64_t tokens) {
+  const WalkMemory memory = forward.walk_memory(tokens);
+  const DeviceMemory there = device_memory(forward.device());
+  std::uint64_t room = there.total > 0 ? there.free / 16 * 15 : kUnlimited;  // the rest is for what the allocator cannot join
+  if (options.memory_bytes > 0) room = std::min(room, options.memory_bytes - std::min(options.memory_bytes, forward.global_bytes()));
+  const auto needed = [&](bool early) { return (early ? 2 : 1) * memory.kept + memory.work; };
+  WalkOptions fitted = options;
+  for (const bool early : {true, false}) {
+    if (needed(early) > room) continue;
+    const std::uint64_t windows = (room - needed(early)) / std::max<std::uint64_t>(1, memory.window);
+    fitted.device_windows = static_cast<std::int64_t>(windows);
+    fitted.load_early = early;
+    fitted.activation_bytes = std::min(kUnlimited, options.activation_bytes + windows * memory.window);
+    return fitted;
+  }
+  throw Error((options.memory_bytes > 0 ? "--memory " + bytes_text(options.memory_bytes) : forward.device().str() + " with " + bytes_text(there.free) + " free") +
+              " is too little for '" + forward.model().name + "' in windows of " + std::to_string(tokens) + " tokens: beside embedding and head (" +
+              bytes_text(forward.global_bytes()) + ") it takes " + bytes_text(needed(false)) + ", of which " + bytes_text(memory.kept) + " for a layer and " +
+              bytes_text(memory.work) + " for a window's buffers. Give " + (options.memory_bytes > 0 ? "more, " : "") + "shorter windows (--seqlen), or another --device");
+}
+
+}  // namespace
+
 WalkOptions fit_memory(const ForwardPass& forward, const WalkOptions& options, std::int64_t tokens, int threads) {
+  if (forward.device_form()) return fit_device(forward, options, tokens);
   if (options.memory_bytes == 0) return options;
   const WalkMemory memory = forward.walk_memory(tokens);
   const std::uint64_t now = anonymous_bytes();

@@ -8,6 +8,7 @@
 #include "miq/evaluate/generation.h"
 #include "miq/evaluate/memory_budget.h"
 #include "miq/evaluate/speed.h"
+#include "miq/model/device.h"
 
 namespace miq {
 namespace {
@@ -85,12 +86,19 @@ void measure_generation_speed(MetricContext& context) {
     context.report.failures.push_back("speed of generation: a model for " + std::to_string(most) + " tokens is too short to measure");
     return;
   }
-  const std::uint64_t budget = context.options.perplexity.walk.memory_bytes, needed = anonymous_bytes() + generation_bytes(context.model, context.options.type);
+  const at::Device device = context.options.device;
+  const std::uint64_t budget = context.options.perplexity.walk.memory_bytes;
+  const std::uint64_t needed = (device.is_cpu() ? anonymous_bytes() : 0) + generation_bytes(context.model, context.options.type, device);
+  if (const DeviceMemory there = device_memory(device); there.total > 0 && needed > there.free) {
+    context.report.failures.push_back("speed of generation: with all weights there it takes " + bytes_text(needed) + " of " + device.str() + ", which has " +
+                                      bytes_text(there.free) + " free");
+    return;
+  }
   if (budget > 0 && needed > budget) {
     context.report.failures.push_back("speed of generation: with all weights in memory it takes " + bytes_text(needed) + ", more than --memory");
     return;
   }
-  context.report.generation = measure_generation(context.model, context.options.type, context.open_seconds, context.pool, context.progress);
+  context.report.generation = measure_generation(context.model, context.options.type, context.open_seconds, context.pool, context.progress, device);
 }
 
 std::int64_t evaluated_length(const MetricContext& context) {
@@ -119,7 +127,7 @@ constexpr Metric kMetrics[] = {
 
 ForwardPass& MetricContext::forward() {
   if (is_reference(*this)) return options.reference->forward();
-  if (!made_forward) made_forward = std::make_unique<ForwardPass>(model, options.type);
+  if (!made_forward) made_forward = std::make_unique<ForwardPass>(model, options.type, Kernels::Best, options.device);
   return *made_forward;
 }
 

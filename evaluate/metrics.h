@@ -20,6 +20,7 @@ struct EvaluationOptions {
   PerplexityOptions perplexity;
   ZeroShotOptions zeroshot;            // its tasks: read once for all models
   ComputeType type = ComputeType::Float32;
+  at::Device device = at::kCPU;              // device.h
   DivergenceReference* reference = nullptr;  // whom `divergence` compares with; null: nobody
   CacheOptions cache;
   // Given what was measured of every token of a model, where it is set.

@@ -3,6 +3,8 @@
 // overlaps with the windows' products. Progress is reported from the calling thread's units.
 #include "miq/evaluate/perplexity.h"
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -11,8 +13,11 @@
 #include <thread>
 
 #include "miq/base/error.h"
+#include "miq/evaluate/beside.h"
 #include "miq/evaluate/memory_budget.h"
 #include "miq/evaluate/rank_lists.h"
+#include "miq/evaluate/report.h"
+#include "miq/model/device.h"
 
 namespace miq {
 namespace {
@@ -42,6 +47,9 @@ class WalkProgress {
     }
     if (function_ && std::this_thread::get_id() == caller_) function_({stage, now + work, total_});
   }
+  double done() const { return done_.load(); }
+  // What came after that is done again.
+  void go_back(double done) { done_.store(done); }
 
  private:
   const ProgressFunction& function_;
@@ -55,13 +63,17 @@ double walk_batch(const ForwardPass& forward, std::span<const Item> items, Threa
   const auto count = static_cast<std::int64_t>(items.size());
   std::vector<at::Tensor> hidden(items.size());
   std::optional<LayerWeights> current, next;
-  pool.for_each(count + 1, [&](std::int64_t unit) {
-    if (unit == 0) {
-      if (forward.layers() > 0) next = forward.load_layer_to_run(0);
-      return;
-    }
-    const Item& item = items[static_cast<std::size_t>(unit - 1)];
-    hidden[static_cast<std::size_t>(unit - 1)] = forward.embed(item.plan->ids(*item.window));
+  // Where the states of a window wait for the next layer.
+  const auto keep = [&](std::int64_t i, at::Tensor states) {
+    const bool stays = options.device_windows < 0 || i < options.device_windows;
+    hidden[static_cast<std::size_t>(i)] = stays ? std::move(states) : moved_to_host(states);
+  };
+  const auto embed = [&](std::int64_t i) {
+    const Item& item = items[static_cast<std::size_t>(i)];
+    keep(i, forward.embed(item.plan->ids(*item.window)));
+  };
+  beside(forward, pool, count, embed, [&] {
+    if (forward.layers() > 0) next = forward.load_layer_to_run(0);
   });
   for (std::int64_t layer = 0; layer < forward.layers(); ++layer) {
     const std::string stage = "layer " + std::to_string(layer + 1) + " of " + std::to_string(forward.layers());
@@ -71,40 +83,84 @@ double walk_batch(const ForwardPass& forward, std::span<const Item> items, Threa
     }
     current = std::move(next);
     next.reset();
-    pool.for_each(count + 1, [&](std::int64_t unit) {
-      if (unit == 0) {
-        if (options.load_early && layer + 1 < forward.layers()) next = forward.load_layer_to_run(layer + 1);
-        return;
-      }
-      at::Tensor& states = hidden[static_cast<std::size_t>(unit - 1)];
-      states = forward.run_layer(*current, states);
-      progress.add(stage, static_cast<double>(items[static_cast<std::size_t>(unit - 1)].window->length));
+    const auto run = [&](std::int64_t i) {
+      const at::Tensor states = std::move(hidden[static_cast<std::size_t>(i)]);
+      keep(i, forward.run_layer(*current, moved_to_device(states, forward.device())));
+      progress.add(stage, static_cast<double>(items[static_cast<std::size_t>(i)].window->length));
+    };
+    beside(forward, pool, count, run, [&] {
+      if (options.load_early && layer + 1 < forward.layers()) next = forward.load_layer_to_run(layer + 1);
     });
+    if (forward.device_form()) progress.add(stage, 0);  // the windows may have been another thread's
   }
   current.reset();
-  pool.for_each(count, [&](std::int64_t unit) {
+  beside(forward, pool, count, [&](std::int64_t unit) {
     const Item& item = items[static_cast<std::size_t>(unit)];
     at::Tensor& states = hidden[static_cast<std::size_t>(unit)];
+    states = moved_to_device(states, forward.device());
     *item.losses = forward.losses(states, item.plan->ids(*item.window), item.window->first);
-    if (!options.observer) states = at::Tensor();
+    if (!options.observer) {
+      states = at::Tensor();
+    } else {
+      keep(unit, std::move(states));
+    }
     progress.add("losses", kHeadLayers * static_cast<double>(item.window->length));
   });
   if (!options.observer) return 0;
   const auto started = std::chrono::steady_clock::now();
-  pool.for_each(count, [&](std::int64_t unit) {
+  beside(forward, pool, count, [&](std::int64_t unit) {
     const Item& item = items[static_cast<std::size_t>(unit)];
     at::Tensor& states = hidden[static_cast<std::size_t>(unit)];
-    options.observer(item.plan_number, item.window_number, states);
+    options.observer(item.plan_number, item.window_number, moved_to_device(states, forward.device()));
     states = at::Tensor();
     progress.add("divergence", kHeadLayers * static_cast<double>(item.window->length));
   });
   return seconds_since(started);
 }
 
+[[noreturn]] void fail_for_memory(const ForwardPass& forward, const Window& window, const std::string& problem) {
+  const auto tokens = static_cast<std::int64_t>(window.length);
+  const WalkMemory memory = forward.walk_memory(tokens);
+  const DeviceMemory there = device_memory(forward.device());
+  const std::string has = there.total > 0 ? " (" + bytes_text(there.total) + ", of which " + bytes_text(there.free) + " are free)" : std::string();
+  throw Error(forward.device().str() + has + " runs out of memory with one window of " + std::to_string(tokens) + " tokens of '" + forward.model().name +
+              "': a layer takes " + bytes_text(memory.kept) + ", a window's buffers " + bytes_text(memory.work) + ", its hidden states " +
+              bytes_text(memory.window) + ", embedding and head " + bytes_text(forward.global_bytes()) +
+              ". Give shorter windows (--seqlen), a cap so that layers are loaded one at a time (--memory), or another --device. LibTorch says: " + problem);
+}
+
+// As many windows at once as memory lets through: half as many after each time that it ran out.
+double walk_fitting(const ForwardPass& forward, std::span<const Item> items, ThreadPool& pool, WalkOptions& options, WalkProgress& progress) {
+  double observing = 0;
+  std::size_t most = items.size();
+  for (std::size_t begin = 0; begin < items.size();) {
+    const auto some = items.subspan(begin, std::min(most, items.size() - begin));
+    const double before = progress.done();
+    std::string problem;
+    try {
+      observing += walk_batch(forward, some, pool, options, progress);
+      begin += some.size();
+      continue;
+    } catch (const c10::OutOfMemoryError& error) {
+      problem = error.what_without_backtrace();
+    }
+    // All that the walk held is gone by now.
+    empty_device_cache(forward.device());
+    progress.go_back(before);
+    if (some.size() == 1) fail_for_memory(forward, *some.front().window, problem);
+    most = (some.size() + 1) / 2;
+    options.most_windows = static_cast<std::int64_t>(most);
+    if (options.message) {
+      options.message(forward.device().str() + " ran out of memory with " + std::to_string(some.size()) + " windows in flight; going on with " + std::to_string(most));
+    }
+  }
+  return observing;
+}
+
 // The same for several processes: each walks its own windows, as many at once as its memory allows, then all know all.
-double walk_round(const ForwardPass& forward, std::span<const Item> items, ThreadPool& pool, const WalkOptions& options, WalkProgress& progress) {
+double walk_round(const ForwardPass& forward, std::span<const Item> items, ThreadPool& pool, WalkOptions& options, WalkProgress& progress) {
   Ranks& ranks = options.group();
-  if (ranks.alone()) return walk_batch(forward, items, pool, options, progress);
+  if (ranks.alone()) return walk_fitting(forward, items, pool, options, progress);
   std::vector<Item> own;
   for (const Item& item : items) {
     if (item.owner == ranks.rank()) own.push_back(item);
@@ -112,7 +168,7 @@ double walk_round(const ForwardPass& forward, std::span<const Item> items, Threa
   double observing = 0;
   const std::size_t most = options.most_windows > 0 ? static_cast<std::size_t>(options.most_windows) : own.size();
   for (std::size_t begin = 0; begin < own.size(); begin += most) {
-    observing += walk_batch(forward, std::span(own).subspan(begin, std::min(most, own.size() - begin)), pool, options, progress);
+    observing += walk_fitting(forward, std::span(own).subspan(begin, std::min(most, own.size() - begin)), pool, options, progress);
   }
   std::vector<std::vector<float>> observed(options.observed ? items.size() : 0);
   std::vector<std::vector<float>*> lists;
@@ -173,7 +229,7 @@ std::vector<std::vector<std::vector<float>>> walk_windows(const ForwardPass& for
       longest = std::max(longest, static_cast<std::int64_t>(plans[p]->windows[w].length));
     }
   }
-  const WalkOptions options = items.empty() ? asked : fit_memory(forward, asked, longest, pool.threads());
+  WalkOptions options = items.empty() ? asked : fit_memory(forward, asked, longest, pool.threads());
   WalkProgress reporter(progress, static_cast<double>(own_tokens) * (static_cast<double>(forward.layers()) + (options.observer ? 2 : 1) * kHeadLayers));
   double observing = 0;
   std::int64_t walked = 0;

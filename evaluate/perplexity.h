@@ -24,6 +24,10 @@ struct WalkOptions {
   std::uint64_t activation_bytes = std::uint64_t{1} << 30;
   std::uint64_t memory_bytes = 0;  // cap on the process's anonymous memory, kept by memory_budget.h; 0: none
   std::int64_t most_windows = 0;   // in flight; 0: as activation_bytes says
+  // Where windows go one after another (ForwardPass::device_form): hidden states of so many of them stay on the device, the others' wait in
+  // the host's memory. Less than 0: all stay. fit_memory() says how many there is room for.
+  std::int64_t device_windows = -1;
+  MessageFunction message;         // told when the device ran out of memory and fewer windows go at once
   bool load_early = true;          // a layer while windows pass through the one before it
   // Sees the states behind the last layer, [tokens, hidden], of each window after its losses: from several threads, each window
   // once. Its time does not count in the walk's.

@@ -7,6 +7,7 @@
 #include "miq/base/error.h"
 #include "miq/evaluate/result_record.h"
 #include "miq/formats/digest.h"
+#include "miq/model/device.h"
 #include "miq/model/bf16_product.h"
 
 namespace miq {
@@ -78,7 +79,8 @@ Json loss_subject(const ForwardPass& forward, const std::string& weights_digest,
           {"weights", weights_digest},
           {"config", forward.model().config.to_json()},
           {"dtype", compute_type_name(forward.type())},
-          {"kernels", own ? "avx512-bf16" : "libtorch"},
+          {"device", forward.device().is_cpu() ? std::string("cpu") : device_name(forward.device())},
+          {"kernels", forward.device_form() ? "libtorch-fused" : own ? "avx512-bf16" : "libtorch"},
           {"conditions", options.conditions}};
 }
 

@@ -16,9 +16,11 @@
 #include <span>
 
 #include "miq/base/error.h"
+#include "miq/evaluate/beside.h"
 #include "miq/evaluate/memory_budget.h"
 #include "miq/evaluate/zeroshot_text.h"
 #include "miq/formats/digest.h"
+#include "miq/model/device.h"
 #include "miq/model/shared_prefix.h"
 
 namespace miq {
@@ -131,7 +133,7 @@ void score(const ForwardPass& forward, const at::Tensor& hidden, const Unit& uni
     take(place.begin + std::max<std::int64_t>(first - place.prefix, 0), end - std::max(first, place.prefix));
     ids.insert(ids.end(), sequence->encoded.ids.end() - static_cast<std::ptrdiff_t>(sequence->encoded.scored), sequence->encoded.ids.end());
   }
-  read.push_back(at::zeros({1, hidden.size(1)}));
+  read.push_back(at::zeros({1, hidden.size(1)}, hidden.options()));
   const std::vector<float> losses = forward.losses(at::cat(read), ids);
   std::size_t at = 0;
   for (Sequence* sequence : unit.sequences) {
@@ -149,30 +151,25 @@ void walk_batch(const ForwardPass& forward, const SharedPass& shared, std::span<
   std::optional<LayerWeights> current, next;
   double rows = 0;
   for (const Unit* unit : units) rows += static_cast<double>(unit->rows.rows());
-  pool.for_each(count + 1, [&](std::int64_t number) {
-    if (number == 0) {
-      if (load_early && forward.layers() > 0) next = forward.load_layer(0);
-      return;
-    }
-    const auto i = static_cast<std::size_t>(number - 1);
-    hidden[i] = shared.embed(units[i]->rows);
+  const auto embed = [&](std::int64_t i) { hidden[static_cast<std::size_t>(i)] = shared.embed(units[static_cast<std::size_t>(i)]->rows); };
+  beside(forward, pool, count, embed, [&] {
+    if (load_early && forward.layers() > 0) next = forward.load_layer(0);
   });
   for (std::int64_t layer = 0; layer < forward.layers(); ++layer) {
     current = std::move(next);
     next.reset();
     if (!load_early) current = forward.load_layer(layer);
-    pool.for_each(count + 1, [&](std::int64_t number) {
-      if (number == 0) {
-        if (load_early && layer + 1 < forward.layers()) next = forward.load_layer(layer + 1);
-        return;
-      }
-      const auto i = static_cast<std::size_t>(number - 1);
+    const auto run = [&](std::int64_t number) {
+      const auto i = static_cast<std::size_t>(number);
       hidden[i] = share ? shared.run_layer(*current, hidden[i], units[i]->rows) : forward.run_layer(*current, hidden[i]);
+    };
+    beside(forward, pool, count, run, [&] {
+      if (load_early && layer + 1 < forward.layers()) next = forward.load_layer(layer + 1);
     });
     report("questions, layer " + std::to_string(layer + 1) + " of " + std::to_string(forward.layers()), rows);
   }
   current.reset();
-  pool.for_each(count, [&](std::int64_t number) {
+  beside(forward, pool, count, [&](std::int64_t number) {
     const auto i = static_cast<std::size_t>(number);
     score(forward, hidden[i], *units[i]);
     hidden[i] = at::Tensor();
@@ -327,7 +324,8 @@ std::vector<ZeroShotResult> measure_zeroshot(const ForwardPass& forward, const Z
     tokens += unit.rows.rows();
     longest = std::max(longest, unit.rows.rows());
   }
-  const WalkOptions walk = units.empty() ? options.walk : fit_memory(forward, options.walk, longest, pool.threads());
+  WalkOptions walk = units.empty() ? options.walk : fit_memory(forward, options.walk, longest, pool.threads());
+  walk.activation_bytes = options.walk.activation_bytes;  // on a device, too: questions are short
   const double total = static_cast<double>(tokens) * (static_cast<double>(forward.layers()) + kHeadLayers);
   double done = 0;
   const auto report = [&](const std::string& stage, double work) {
@@ -348,7 +346,16 @@ std::vector<ZeroShotResult> measure_zeroshot(const ForwardPass& forward, const Z
       ++end;
     }
     const auto batch = std::span(units).subspan(begin, end - begin);
-    walk_batch(forward, shared, batch, walk.load_early, pool, report);
+    const double before = done;
+    try {
+      walk_batch(forward, shared, batch, walk.load_early, pool, report);
+    } catch (const c10::OutOfMemoryError&) {
+      if (batch.size() == 1) throw;
+      walk.most_windows = static_cast<std::int64_t>((batch.size() + 1) / 2);
+      done = before;
+      empty_device_cache(forward.device());
+      continue;
+    }
     results_kept.store(batch);
     begin = end;
   }

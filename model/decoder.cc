@@ -6,9 +6,12 @@
 #include "miq/model/decoder.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/addcmul.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/relu.h>
@@ -36,6 +39,17 @@ at::Tensor rotate(const at::Tensor& heads, const RopeTable& rope) {
   return at::cat({low * rope.cosines - high * rope.sines, high * rope.cosines + low * rope.sines}, 2);
 }
 
+// The same from heads of any type to heads of `type`, each half in two passes; the angles stay float32.
+at::Tensor rotate_fused(const at::Tensor& heads, const RopeTable& rope, at::ScalarType type) {
+  const std::int64_t half = heads.size(2) / 2;
+  const at::Tensor low = heads.narrow(2, 0, half), high = heads.narrow(2, half, half);
+  const at::Tensor out = at::empty({heads.size(1), heads.size(0), heads.size(2)}, heads.options().dtype(type)).transpose(0, 1);
+  at::Tensor to_low = out.narrow(2, 0, half), to_high = out.narrow(2, half, half);
+  at::addcmul_out(to_low, low * rope.cosines, high, rope.sines, -1);
+  at::addcmul_out(to_high, high * rope.cosines, low, rope.sines, 1);
+  return out;
+}
+
 // Key or value heads [kv_heads, tokens, head_dim], each repeated for the query heads that share it.
 at::Tensor repeat_heads(const at::Tensor& x, std::int64_t heads) {
   const std::int64_t times = heads / x.size(0);
@@ -53,7 +67,8 @@ at::Tensor window_mask(std::int64_t tokens, std::int64_t window, at::Device devi
 class LayerRun {
  public:
   LayerRun(const LayerContext& context, const LayerWeights& layer, const InputObserver& on_input, const OutputObserver& on_output)
-      : context_(context), layer_(layer), rules_(architecture(context.config.architecture)), on_input_(on_input), on_output_(on_output) {}
+      : context_(context), layer_(layer), rules_(architecture(context.config.architecture)), on_input_(on_input), on_output_(on_output),
+        fused_(context.fused && !at::GradMode::is_enabled()) {}
 
   at::Tensor run(const at::Tensor& hidden, bool inputs_only) const {
     return feed(attend(hidden), inputs_only ? std::optional(InputSite::MlpOutput) : std::nullopt);
@@ -103,7 +118,10 @@ class LayerRun {
     return x;
   }
 
-  at::Tensor norm(Role role, const at::Tensor& x) const { return normalise(layer_norm(context_.config, layer_, role), x); }
+  at::Tensor norm(Role role, const at::Tensor& x) const {
+    const Norm norm = layer_norm(context_.config, layer_, role);
+    return fused_ ? normalise_fused(norm, x) : normalise(norm, x);
+  }
 
   // The residual stream on its way around a block.
   at::Tensor carried(Role rotation, const at::Tensor& x) const {
@@ -140,9 +158,11 @@ class LayerRun {
 
   // Heads of a query or key: normalised where the model does, rotated, in the compute type.
   at::Tensor positioned(const at::Tensor& x, Role norm_role) const {
-    at::Tensor heads = split_heads(x, context_.sizes.head_dim).to(at::kFloat);
+    const bool rotary = context_.config.positions == Positions::Rotary;
+    at::Tensor heads = split_heads(x, context_.sizes.head_dim);
+    if (!fused_ || context_.config.query_key_norm) heads = heads.to(at::kFloat);
     if (context_.config.query_key_norm) heads = norm(norm_role, heads);
-    if (context_.config.positions == Positions::Rotary) heads = rotate(heads, context_.rope);
+    if (rotary) heads = fused_ ? rotate_fused(heads, context_.rope, x.scalar_type()) : rotate(heads, context_.rope);
     if (norm_role == Role::QueryNorm && context_.rope.query_factors.defined()) heads = heads * context_.rope.query_factors;
     return heads.to(x.scalar_type());
   }
@@ -163,18 +183,26 @@ class LayerRun {
     const std::int64_t tokens = x.size(0);
     const at::Tensor queries = positioned(q, Role::QueryNorm);
     if (context_.steps) return context_.steps->attend(queries, positioned(k, Role::KeyNorm), split_heads(v, sizes.head_dim));
-    const at::Tensor keys = repeat_heads(positioned(k, Role::KeyNorm), sizes.heads);
-    const at::Tensor values = repeat_heads(split_heads(v, sizes.head_dim), sizes.heads);
+    const std::int64_t copies = shares_heads(tokens) ? sizes.kv_heads : sizes.heads;
+    const at::Tensor keys = repeat_heads(positioned(k, Role::KeyNorm), copies);
+    const at::Tensor values = repeat_heads(split_heads(v, sizes.head_dim), copies);
     const at::Tensor mixed = context_.shared ? mix_shared(queries, keys, values) : mix(queries, keys, values);
     return mixed.transpose(0, 1).reshape({tokens, sizes.heads * sizes.head_dim});
   }
 
-  // Causal attention of one window: all [heads, tokens, head_dim].
+  bool windowed(std::int64_t tokens) const { return context_.sizes.window > 0 && context_.sizes.window < tokens; }
+  // Whether LibTorch's attention lets query heads share keys and values by itself: its flash kernels on GPUs do, which know 16-bit
+  // numbers and no masks.
+  bool shares_heads(std::int64_t tokens) const {
+    return fused_ && context_.type == ComputeType::BFloat16 && !windowed(tokens) && context_.sizes.head_dim <= 256;
+  }
+
+  // Causal attention of one window: queries [heads, tokens, head_dim], keys and values the same, or with fewer heads.
   at::Tensor mix(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values) const {
     const std::int64_t tokens = queries.size(1), window = context_.sizes.window;
-    const bool windowed = window > 0 && window < tokens;
     return at::scaled_dot_product_attention(queries.unsqueeze(0), keys.unsqueeze(0), values.unsqueeze(0),
-                                            windowed ? std::optional(window_mask(tokens, window, queries.device())) : std::nullopt, 0.0, !windowed)
+                                            windowed(tokens) ? std::optional(window_mask(tokens, window, queries.device())) : std::nullopt, 0.0,
+                                            !windowed(tokens), std::nullopt, keys.size(0) != queries.size(0))
         .squeeze(0);
   }
 
@@ -202,7 +230,7 @@ class LayerRun {
   }
 
   at::Tensor activate(const at::Tensor& x) const {
-    return each(x, [this](const at::Tensor& values) {
+    const auto function = [this](const at::Tensor& values) -> at::Tensor {
       switch (context_.config.activation) {
         case Activation::Silu: return at::silu(values);
         case Activation::Relu: return at::relu(values);
@@ -210,14 +238,15 @@ class LayerRun {
         case Activation::GeluTanh: return at::gelu(values, "tanh");
       }
       throw Error("unknown activation");
-    });
+    };
+    return fused_ ? function(x) : each(x, function);
   }
 
   // What the last matrix of an MLP reads, float32.
   at::Tensor mlp(Role gate, Role up, const at::Tensor& x, std::int64_t expert = -1) const {
     if (!context_.config.gated_mlp) return activate(linear(up, x, expert));
     const std::vector<at::Tensor> both = linears(std::array{gate, up}, x, expert);
-    return activate(both[0]) * both[1];
+    return fused_ ? activate(both[0]).mul_(both[1]) : activate(both[0]) * both[1];
   }
 
   // Every token goes through the experts with its largest router probabilities, and through the shared one.
@@ -251,6 +280,7 @@ class LayerRun {
   const Architecture& rules_;
   const InputObserver& on_input_;
   const OutputObserver& on_output_;
+  const bool fused_;
 };
 
 }  // namespace

@@ -38,6 +38,7 @@ struct LayerContext {
   RopeTable rope;                      // the rows of the tokens' positions; empty where positions are learned
   const SharedRows* shared = nullptr;  // shared_prefix.h; null: the rows are one window
   LayerSteps* steps = nullptr;         // null: by LibTorch's operations
+  bool fused = false;                  // in the form that GPUs want, where no gradient is asked for: fewer passes over memory (Kernels::Device)
 };
 
 // Called with the name and the output [tokens, out] of every linear, its bias added.

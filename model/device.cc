@@ -2,7 +2,7 @@
 // takes a second on a large machine, so it is asked for only where there are several devices.
 #include "miq/model/device.h"
 
-#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/DeviceGuard.h>
@@ -190,7 +190,7 @@ void load_cuda(const std::string& named) {
   // Global: what it registers is found by LibTorch's own libraries, and exceptions cross between them.
   if (!dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL)) {
     throw Error("LibTorch's CUDA part cannot be loaded: " + std::string(dlerror()) +
-                ". It comes with the wheel torch 2.11.0 and needs the nvidia-* packages that the wheel names: install them (tools/setup --cuda)" + kNoGpu);
+                ". It comes with the wheel torch 2.11.0 and needs the nvidia-* packages that the wheel names: install them (tools/setup --gpu)" + kNoGpu);
   }
   if (!c10::impl::hasDeviceGuardImpl(at::kCUDA)) throw Error(library + " is not LibTorch's CUDA part: it registers no device" + kNoGpu);
 }
@@ -241,6 +241,14 @@ void empty_device_cache(at::Device device) {
 void synchronize(at::Device device) {
   if (!device.is_cpu()) c10::impl::VirtualGuardImpl(device.type()).synchronizeDevice(device.index());
 }
+
+at::Tensor moved_to_host(const at::Tensor& tensor) {
+  if (tensor.device().is_cpu()) return tensor;
+  at::Tensor copy = at::empty(tensor.sizes(), tensor.options().device(at::kCPU).pinned_memory(true));
+  return copy.copy_(tensor, true);
+}
+
+at::Tensor moved_to_device(const at::Tensor& tensor, at::Device device) { return tensor.to(device, true); }
 
 std::string device_name(at::Device device) {
   if (device.is_cpu()) return {};

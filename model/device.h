@@ -6,7 +6,7 @@
 // CUDA_VISIBLE_DEVICES: hidden devices do not exist, and numbers count the visible ones.
 #pragma once
 
-#include <c10/core/Device.h>
+#include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <string>
@@ -59,6 +59,10 @@ DeviceMemory device_memory(at::Device device);
 void empty_device_cache(at::Device device);
 // Waits for all work on a device; nothing on the processor.
 void synchronize(at::Device device);
+// What another computation on the same device will read again, out of its memory: a copy in pinned host memory, written and read by the
+// device itself. Behind the device's earlier work; the host must not look at it. On the processor: the tensor itself.
+at::Tensor moved_to_host(const at::Tensor& tensor);
+at::Tensor moved_to_device(const at::Tensor& tensor, at::Device device);
 // "NVIDIA H100 80GB HBM3"; empty for the processor.
 std::string device_name(at::Device device);
 

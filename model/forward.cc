@@ -308,12 +308,15 @@ std::uint64_t ForwardPass::global_bytes() const {
 at::Tensor ForwardPass::head_input(const at::Tensor& hidden) const {
   use_single_threaded_torch();
   const at::NoGradGuard no_grad;
-  const at::Tensor x = (model_.config.final_norm ? normalise(final_norm_, hidden) : hidden).to(scalar_type(type_));
+  const auto norm = device_form() ? normalise_fused : normalise;
+  const at::Tensor x = (model_.config.final_norm ? norm(final_norm_, hidden) : hidden).to(scalar_type(type_));
   return output_projection_.defined() ? at::linear(x, output_projection_) : x;
 }
 
 LayerContext ForwardPass::layer_context(const LayerConfig& sizes, std::int64_t tokens) const {
-  return {model_.config, sizes, type_, model_.config.positions == Positions::Rotary ? rope_->table(sizes.head_dim, tokens) : RopeTable{}};
+  LayerContext context{model_.config, sizes, type_, model_.config.positions == Positions::Rotary ? rope_->table(sizes.head_dim, tokens) : RopeTable{}};
+  context.fused = device_form();
+  return context;
 }
 
 std::vector<float> ForwardPass::losses(const at::Tensor& hidden, std::span<const std::int32_t> ids, std::int64_t first) const {

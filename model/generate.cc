@@ -83,12 +83,17 @@ std::vector<at::Tensor> multiply(const at::Tensor& x, std::span<const at::Tensor
 class Generator::Steps : public LayerSteps {
  public:
   // `together`: the rows belong to different sequences. Else they follow each other in one.
-  Steps(const Config& config, std::span<const Row> rows, bool together, ThreadPool& pool)
-      : config_(config), rows_(rows), together_(together), pool_(pool) {}
+  Steps(const Config& config, std::span<const Row> rows, bool together, bool by_torch, ThreadPool& pool)
+      : config_(config), rows_(rows), together_(together), by_torch_(by_torch), pool_(pool) {}
 
   void enter(std::size_t layer) { layer_ = layer; }
 
   std::vector<at::Tensor> products(const at::Tensor& x, std::span<const at::Tensor> matrices) override {
+    if (by_torch_) {
+      std::vector<at::Tensor> all;
+      for (const at::Tensor& matrix : matrices) all.push_back(at::linear(x, matrix));
+      return all;
+    }
     // Rows of different sequences meet one kernel, however many they are.
     std::vector<at::Tensor> outputs = multiply(x, matrices, together_ || x.size(0) <= kFewRows, pool_);
     for (std::size_t i = 0; i < outputs.size(); ++i) outputs[i] = outputs[i].to(matrices[i].scalar_type());
@@ -97,6 +102,7 @@ class Generator::Steps : public LayerSteps {
 
   at::Tensor attend(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values) override {
     const std::int64_t tokens = queries.size(1);
+    if (by_torch_) return attend_by_torch(queries, keys, values);
     if (together_ || tokens <= kFewRows) return attend_each(queries, keys, values);
     const LayerConfig& sizes = config_.layers[layer_];
     Row first = rows_.front();
@@ -113,6 +119,18 @@ class Generator::Steps : public LayerSteps {
   }
 
  private:
+  at::Tensor attend_by_torch(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values) {
+    const LayerConfig& sizes = config_.layers[layer_];
+    const std::int64_t tokens = queries.size(1), at_once = together_ ? 1 : tokens;
+    std::vector<at::Tensor> mixed;  // [heads, tokens, head_dim]
+    for (std::int64_t row = 0; row < tokens; row += at_once) {
+      const Row& token = rows_[static_cast<std::size_t>(row)];
+      token.sequence->cache.store_all(layer_, token.position, keys.narrow(1, row, at_once), values.narrow(1, row, at_once));
+      mixed.push_back(token.sequence->cache.attend_heads(layer_, sizes, token.position, queries.narrow(1, row, at_once)));
+    }
+    return at::cat(mixed, 1).transpose(0, 1).reshape({tokens, sizes.heads * sizes.head_dim});
+  }
+
   at::Tensor attend_each(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values) {
     const LayerConfig& sizes = config_.layers[layer_];
     const auto tokens = static_cast<std::int64_t>(rows_.size());
@@ -133,14 +151,15 @@ class Generator::Steps : public LayerSteps {
 
   const Config& config_;
   std::span<const Row> rows_;
-  bool together_;
+  bool together_, by_torch_;
   ThreadPool& pool_;
   std::size_t layer_ = 0;
 };
 
-Generator::Generator(const Model& model, ComputeType type, ThreadPool& pool) : model_(model), pool_(pool), type_(type) {
-  pass_ = std::make_unique<ForwardPass>(model, type, Kernels::Portable);
-  rope_ = std::make_unique<RopeTables>(model.config);
+Generator::Generator(const Model& model, ComputeType type, ThreadPool& pool, at::Device device, Kernels kernels)
+    : model_(model), pool_(pool), type_(type), device_(device) {
+  pass_ = std::make_unique<ForwardPass>(model, type, kernels == Kernels::Device ? kernels : Kernels::Portable, device);
+  rope_ = std::make_unique<RopeTables>(model.config, device);
   layers_.resize(model.config.layers.size());
   step_layers_.resize(layers_.size());
   const Architecture& rules = architecture(model.config.architecture);
@@ -149,7 +168,7 @@ Generator::Generator(const Model& model, ComputeType type, ThreadPool& pool) : m
     const at::NoGradGuard no_grad;
     LayerWeights& layer = layers_[static_cast<std::size_t>(unit)] = pass_->load_layer(unit);
     for (auto& [name, tensor] : layer.tensors) tensor = tensor.contiguous();
-    if (StepLayer::supports(model.config, model.config.layers[static_cast<std::size_t>(unit)]))
+    if (!pass_->device_form() && StepLayer::supports(model.config, model.config.layers[static_cast<std::size_t>(unit)]))
       step_layers_[static_cast<std::size_t>(unit)] = std::make_unique<const StepLayer>(model.config, layer);
     if (!model.config.sliced) return;
     for (const Role role : {Role::AttentionRotation, Role::MlpRotation}) {  // kept the way round that products read them
@@ -169,7 +188,7 @@ std::uint64_t Generator::weight_bytes() const {
   return bytes + pass_->global_bytes();
 }
 
-Generator::Sequence Generator::start(std::int64_t capacity) const { return {{}, KvCache(model_.config, type_, capacity)}; }
+Generator::Sequence Generator::start(std::int64_t capacity) const { return {{}, KvCache(model_.config, type_, capacity, device_)}; }
 
 bool Generator::turns(std::int64_t before, std::int64_t after) const {
   if (model_.config.positions != Positions::Rotary || before == 0) return false;
@@ -198,7 +217,7 @@ RopeTable Generator::rope_rows(std::span<const Row> rows, std::int64_t head_dim,
   const bool scaled = std::any_of(factors.begin(), factors.end(), [](const at::Tensor& t) { return t.defined(); });
   if (cosines.size() == 1) return {cosines[0], sines[0], factors[0]};
   for (at::Tensor& factor : factors) {
-    if (scaled && !factor.defined()) factor = at::ones({1, 1});
+    if (scaled && !factor.defined()) factor = at::ones({1, 1}, at::TensorOptions(device_));
   }
   return {at::cat(cosines), at::cat(sines), scaled ? at::cat(factors) : at::Tensor()};
 }
@@ -216,7 +235,7 @@ at::Tensor Generator::run(std::span<const Row> rows, std::int64_t length, bool t
     embedded.push_back(pass_->embed(ids, positions));
   }
   at::Tensor hidden = (embedded.size() == 1 ? embedded[0] : at::cat(embedded)).to(at::kFloat).contiguous();
-  Steps steps(model_.config, rows, together, pool_);
+  Steps steps(model_.config, rows, together, pass_->device_form(), pool_);
   std::map<std::int64_t, RopeTable> ropes;
   std::vector<StepRow> step_rows;
   for (const Row& row : rows) step_rows.push_back({&row.sequence->cache, row.position});
@@ -229,7 +248,8 @@ at::Tensor Generator::run(std::span<const Row> rows, std::int64_t length, bool t
       continue;
     }
     steps.enter(layer);
-    hidden = decode_layer({model_.config, sizes, type_, ropes[sizes.head_dim], nullptr, &steps}, layers_[layer], hidden, {}, {});
+    const LayerContext context{model_.config, sizes, type_, ropes[sizes.head_dim], nullptr, &steps, pass_->device_form()};
+    hidden = decode_layer(context, layers_[layer], hidden, {}, {});
   }
   return hidden;
 }
@@ -237,6 +257,7 @@ at::Tensor Generator::run(std::span<const Row> rows, std::int64_t length, bool t
 at::Tensor Generator::logits(const at::Tensor& hidden) const {
   use_single_threaded_torch();
   const at::NoGradGuard no_grad;
+  if (pass_->device_form()) return pass_->logits(hidden).to(at::kCPU);
   std::vector<at::Tensor> rows;
   for (std::int64_t row = 0; row < hidden.size(0); ++row) rows.push_back(pass_->head_input(hidden.narrow(0, row, 1)));
   const at::Tensor z = multiply(at::cat(rows), std::array{pass_->head().contiguous()}, true, pool_).front();

@@ -20,8 +20,9 @@ namespace miq {
 
 class Generator {
  public:
-  // Decodes all weights. Keeps references to `model` and `pool`.
-  Generator(const Model& model, ComputeType type, ThreadPool& pool);
+  // Decodes all weights. Keeps references to `model` and `pool`. On a GPU (device.h), and with Kernels::Device on the processor, every step
+  // is LibTorch's; weights, keys and values lie on the device. Logits are always in the host's memory.
+  Generator(const Model& model, ComputeType type, ThreadPool& pool, at::Device device = at::kCPU, Kernels kernels = Kernels::Portable);
   ~Generator();
   Generator(const Generator&) = delete;
   Generator& operator=(const Generator&) = delete;
@@ -60,6 +61,7 @@ class Generator {
   const Model& model_;
   ThreadPool& pool_;
   ComputeType type_;
+  at::Device device_;
   std::unique_ptr<ForwardPass> pass_;
   std::unique_ptr<RopeTables> rope_;
   std::vector<LayerWeights> layers_;

@@ -44,7 +44,7 @@ void attend_rows(const at::Tensor& keys, const at::Tensor& values, std::int64_t 
 
 }  // namespace
 
-KvCache::KvCache(const Config& config, ComputeType type, std::int64_t capacity) : capacity_(capacity) {
+KvCache::KvCache(const Config& config, ComputeType type, std::int64_t capacity, at::Device device) : capacity_(capacity) {
   if (capacity < 1) throw Error("a sequence needs room for a token");
   for (const LayerConfig& sizes : config.layers) {
     if (sizes.identity) {
@@ -56,7 +56,8 @@ KvCache::KvCache(const Config& config, ComputeType type, std::int64_t capacity) 
     if (!elements || !checked_mul(*elements, std::uint64_t{16})) {
       throw Error("keys and values of " + std::to_string(capacity) + " tokens are more than can be addressed; ask for fewer tokens");
     }
-    layers_.push_back({at::empty(shape, scalar_type(type)), at::empty(shape, scalar_type(type))});
+    const auto options = at::TensorOptions(scalar_type(type)).device(device);
+    layers_.push_back({at::empty(shape, options), at::empty(shape, options)});
   }
 }
 
@@ -117,6 +118,30 @@ at::Tensor KvCache::attend_all(std::size_t layer, const LayerConfig& sizes, std:
     if (sizes.window > 0) mask = mask->logical_and(distance < sizes.window);
   }
   return at::scaled_dot_product_attention(queries.unsqueeze(0), part(kept.keys), part(kept.values), mask, 0.0, plain).squeeze(0);
+}
+
+at::Tensor KvCache::attend_heads(std::size_t layer, const LayerConfig& sizes, std::int64_t first, const at::Tensor& queries) const {
+  const Layer& kept = layers_.at(layer);
+  const std::int64_t tokens = queries.size(1);
+  const std::int64_t begin = sizes.window > 0 ? std::max<std::int64_t>(0, first - sizes.window + 1) : 0, count = first + tokens - begin;
+  // One token sees all that is looked at; a text from its beginning is plainly causal.
+  const bool causal = tokens > 1 && first == 0 && (sizes.window == 0 || sizes.window >= tokens);
+  std::optional<at::Tensor> mask;
+  if (tokens > 1 && !causal) {
+    const auto options = at::TensorOptions(at::kLong).device(queries.device());
+    const at::Tensor distance = at::arange(first, first + tokens, options).unsqueeze(1) - at::arange(begin, begin + count, options).unsqueeze(0);
+    mask = distance >= 0;
+    if (sizes.window > 0) mask = mask->logical_and(distance < sizes.window);
+  }
+  const std::int64_t shared = sizes.heads / sizes.kv_heads;
+  // As in decoder.cc: LibTorch's flash kernels share keys and values among heads by themselves.
+  const bool by_itself = shared > 1 && !mask && queries.scalar_type() == at::kBFloat16 && sizes.head_dim <= 256;
+  const auto part = [&](const at::Tensor& all) {
+    const at::Tensor seen = all.narrow(1, begin, count);
+    if (by_itself || shared == 1) return seen.unsqueeze(0);
+    return seen.unsqueeze(1).expand({sizes.kv_heads, shared, count, sizes.head_dim}).reshape({1, sizes.heads, count, sizes.head_dim});
+  };
+  return at::scaled_dot_product_attention(queries.unsqueeze(0), part(kept.keys), part(kept.values), mask, 0.0, causal, std::nullopt, by_itself).squeeze(0);
 }
 
 }  // namespace miq

@@ -13,7 +13,7 @@ class KvCache {
  public:
   // Room for `capacity` tokens, [kv_heads, capacity, head_dim] of keys and as many values in each layer that is not deleted;
   // memory is taken as tokens come. Throws Error when the sizes overflow.
-  KvCache(const Config& config, ComputeType type, std::int64_t capacity);
+  KvCache(const Config& config, ComputeType type, std::int64_t capacity, at::Device device = at::kCPU);
 
   std::int64_t capacity() const { return capacity_; }
   std::uint64_t bytes() const;  // of the whole capacity
@@ -31,6 +31,9 @@ class KvCache {
   void attend(std::size_t layer, const LayerConfig& sizes, std::int64_t position, std::int64_t kv_head, const float* queries, float* to) const;
   // Tokens first … first + n - 1 at once, by LibTorch: queries [heads / kv_heads, n, head_dim] -> the same shape.
   at::Tensor attend_all(std::size_t layer, const LayerConfig& sizes, std::int64_t first, std::int64_t kv_head, const at::Tensor& queries) const;
+
+  // The same for all heads, wherever the cache lies: queries [heads, n, head_dim] -> the same shape.
+  at::Tensor attend_heads(std::size_t layer, const LayerConfig& sizes, std::int64_t first, const at::Tensor& queries) const;
 
  private:
   struct Layer {

@@ -3,6 +3,10 @@
 #include "miq/model/norm.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/layer_norm.h>
+#include <ATen/ops/rms_norm.h>
+
+#include <optional>
 
 namespace miq {
 namespace {
@@ -22,6 +26,15 @@ at::Tensor normalise(const Norm& norm, const at::Tensor& x) {
   at::Tensor y = c * inverse_deviation(norm, c);
   if (norm.weight.defined()) y = y * norm.weight;
   return norm.bias.defined() ? y + norm.bias : y;
+}
+
+at::Tensor normalise_fused(const Norm& norm, const at::Tensor& x) {
+  if (norm.kind == NormKind::FusedRms) return normalise(norm, x);
+  const std::optional<at::Tensor> weight = norm.weight.defined() ? std::optional(norm.weight) : std::nullopt;
+  const std::optional<at::Tensor> bias = norm.bias.defined() ? std::optional(norm.bias) : std::nullopt;
+  if (norm.kind == NormKind::Layer) return at::layer_norm(x, {x.size(-1)}, weight, bias, norm.epsilon);
+  const at::Tensor y = at::rms_norm(x, {x.size(-1)}, weight, norm.epsilon);
+  return bias ? y + *bias : y;
 }
 
 at::Tensor normalise_backward(const Norm& norm, const at::Tensor& x, const at::Tensor& gradient) {

@@ -17,6 +17,8 @@ struct Norm {
 
 // x [tokens, width] float32 -> the same.
 at::Tensor normalise(const Norm& norm, const at::Tensor& x);
+// The same by LibTorch's fused operations where it has one for the kind: one pass over memory instead of five. Not for gradients.
+at::Tensor normalise_fused(const Norm& norm, const at::Tensor& x);
 // d loss / d x, given d loss / d normalise(x).
 at::Tensor normalise_backward(const Norm& norm, const at::Tensor& x, const at::Tensor& gradient);
 // d loss / d weight, summed over the rows of x [tokens, width]: [width]. REQUIRES a norm with a weight.

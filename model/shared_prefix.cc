@@ -54,6 +54,7 @@ at::Tensor SharedPass::run_layer(const LayerWeights& layer, const at::Tensor& hi
       longest = std::max(longest, sequence.prefix + sequence.length);
       for (std::int64_t i = 0; i < sequence.length; ++i) positions.data_ptr<std::int64_t>()[sequence.begin + i] = sequence.prefix + i;
     }
+    positions = positions.to(forward_.device());
     const RopeTable table = rope_.table(sizes.head_dim, longest);
     rope.cosines = table.cosines.index_select(0, positions);
     rope.sines = table.sines.index_select(0, positions);
@@ -61,6 +62,7 @@ at::Tensor SharedPass::run_layer(const LayerWeights& layer, const at::Tensor& hi
   }
   LayerContext context{config, sizes, forward_.type(), rope};
   context.shared = &rows;
+  context.fused = forward_.device_form();
   return layer.packed ? layer.packed->run(context, hidden.contiguous(), {}) : decode_layer(context, layer, hidden, {}, {});
 }
 

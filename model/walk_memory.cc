@@ -8,7 +8,7 @@
 namespace miq {
 namespace {
 
-constexpr std::int64_t kLossPositions = 128;  // whose logits exist at once with LibTorch's kernels
+constexpr std::int64_t kLossPositions = 128, kDeviceLossPositions = 1024;  // whose logits exist at once with LibTorch's kernels
 constexpr std::int64_t kHeadTiles = 3;        // copies of such a block: logits, their exponentials, what is kept of them
 
 std::int64_t layer_work(const Config& config, const LayerConfig& sizes, std::int64_t tokens, bool own) {
@@ -39,7 +39,7 @@ WalkMemory ForwardPass::walk_memory(std::int64_t tokens) const {
       if (found == model_.tensors.end()) continue;
       const DType wanted = tensor.linear() && type_ == ComputeType::BFloat16 ? DType::BF16 : DType::F32;
       const auto bytes = static_cast<std::uint64_t>(found->second.elements()) * (tensor.linear() ? static_cast<std::uint64_t>(element) : 4);
-      const bool mapped = found->second.encoding == Encoding::Dense && found->second.dtype == wanted;
+      const bool mapped = device_.is_cpu() && found->second.encoding == Encoding::Dense && found->second.dtype == wanted;
       if (!mapped) decoded += bytes;
       if (own && tensor.linear()) packed += bytes + bytes / 8;  // columns are rounded up
       if (own && tensor.rule->part == Part::Rotation) packed += bytes + bytes / 8 + (mapped ? 0 : bytes);  // beside itself
@@ -49,7 +49,7 @@ WalkMemory ForwardPass::walk_memory(std::int64_t tokens) const {
     work = std::max(work, layer_work(config, sizes, tokens, own));
     width = std::max({width, input_width(config, sizes), output_width(config, sizes)});
   }
-  const std::int64_t losses = packs_head_ ? tokens * 2 * config.hidden : std::min(tokens, kLossPositions) * config.vocabulary * 4 * kHeadTiles;
+  const std::int64_t losses = packs_head_ ? tokens * 2 * config.hidden : std::min(tokens, device_form() ? kDeviceLossPositions : kLossPositions) * config.vocabulary * 4 * kHeadTiles;
   memory.work = static_cast<std::uint64_t>(std::max(work, losses));
   memory.window = static_cast<std::uint64_t>(tokens * width * 4);
   if (packs_head_ && !packed_head_) memory.head = head_.nbytes();

@@ -7,6 +7,7 @@
 #include "miq/model/generate.h"
 #include "miq/model/unicode.h"
 #include "miq/tools/checkpoint_path.h"
+#include "miq/tools/device_option.h"
 #include "miq/tools/machine.h"
 #include "miq/tools/program.h"
 
@@ -14,7 +15,7 @@ namespace miq {
 namespace {
 
 struct Options {
-  std::string model, prompt, dtype = "auto";
+  std::string model, prompt, dtype = "auto", device = "cpu";
   std::int64_t new_tokens = 128;
   Sampling sampling;
   bool echo = false;
@@ -61,13 +62,14 @@ class Writer {
 
 ExitCode run(const Options& options, Session& session) {
   check_sampling(options.sampling);
+  const at::Device device = chosen_device(options.device, session);
   session.progress().start("opening");
   const Model model = open_model(checkpoint_path(options.model));
   for (const std::string& warning : model.warnings) session.warn(warning);
   if (!model.tokenizer) throw Error(options.model + ": has no tokenizer, so its prompt cannot be read; package it with its tokenizer's files");
   const std::vector<std::int32_t> prompt = model.tokenizer->encode(options.prompt);
-  const ComputeType type = compute_type(options.dtype);
-  const Generator generator(model, type, session.pool());
+  const ComputeType type = compute_type(options.dtype, device);
+  const Generator generator(model, type, session.pool(), device);
   const ProgressFunction alive = session.progress_function();
   alive({"reading the prompt", 0, 1});
   session.progress().clear();
@@ -104,6 +106,7 @@ void declare(CLI::App& app, Options& options) {
   app.add_option("--dtype", options.dtype, "float32, bfloat16, or auto: bfloat16 where the processor has it")
       ->check(CLI::IsMember({"float32", "bfloat16", "auto"}))
       ->capture_default_str();
+  declare_device_option(app, options.device);
   app.add_flag("--echo", options.echo, "print the prompt in front");
 }
 

@@ -14,6 +14,7 @@
 #include "miq/formats/digest.h"
 #include "miq/formats/mapped_file.h"
 #include "miq/tools/checkpoint_path.h"
+#include "miq/tools/device_option.h"
 #include "miq/tools/machine.h"
 #include "miq/tools/program.h"
 #include "miq/tools/report_outputs.h"
@@ -25,7 +26,7 @@ namespace fs = std::filesystem;
 
 struct Options {
   std::vector<std::string> models, listed_models, datasets, tasks;
-  std::string metrics = "all", data_dir, dtype = "float32", device = "cpu", protocol = "gptq";
+  std::string metrics = "all", data_dir, dtype, device = "cpu", protocol = "gptq";
   std::string reference, scratch, losses, cache;
   bool compare = false, item_scores = false, no_cache = false;
   OutputFlags outputs;
@@ -116,7 +117,9 @@ EvaluationOptions evaluation_options(const Options& options, Session& session) {
   evaluation.perplexity.windows = options.windows;
   evaluation.perplexity.walk.memory_bytes = options.memory;
   evaluation.perplexity.walk.ranks = &session.ranks();
-  evaluation.type = compute_type(options.dtype);
+  evaluation.perplexity.walk.message = session.message_function();
+  evaluation.device = chosen_device(options.device, session);
+  evaluation.type = compute_type(options.dtype, evaluation.device);
   const RowJoin join = protocol(options.protocol).join;
   if (std::find(evaluation.metrics.begin(), evaluation.metrics.end(), "zeroshot") != evaluation.metrics.end()) {
     evaluation.zeroshot.tasks = load_tasks(options);
@@ -222,7 +225,7 @@ ExitCode evaluate(const Options& options, Session& session) {
   const Reference reference = choose_reference(options, models, evaluation);
   std::unique_ptr<DivergenceReference> compared_with;
   const auto keep_reference = [&](const std::string& name, std::shared_ptr<const Model> model) {
-    compared_with = std::make_unique<DivergenceReference>(name, std::move(model), evaluation.type, ScratchFolder(scratch_folder(options)));
+    compared_with = std::make_unique<DivergenceReference>(name, std::move(model), evaluation.type, ScratchFolder(scratch_folder(options)), evaluation.device);
     evaluation.reference = compared_with.get();
     evaluation.reference_named = reference.named;
   };
@@ -235,8 +238,8 @@ ExitCode evaluate(const Options& options, Session& session) {
   Report report;
   report.version = version();
   report.torch_version = torch_version();
-  report.device = "cpu";
-  report.device_name = processor_name();
+  report.device = evaluation.device.str();
+  report.device_name = name_of_device(evaluation.device);
   report.dtype = compute_type_name(evaluation.type);
   report.threads = session.pool().threads();
   report.processes = session.ranks().size();
@@ -331,12 +334,9 @@ void declare(CLI::App& app, Options& options) {
       ->allow_extra_args(false);
   app.add_option("--limit", options.limit, "at most the first N questions of each task; by default all")->check(CLI::PositiveNumber);
   app.add_flag("--item-scores", options.item_scores, "keep the log-likelihood of every choice in report.json");
-  app.add_option("--dtype", options.dtype, "float32, bfloat16, or auto: bfloat16 where the processor has it")
-      ->check(CLI::IsMember({"float32", "bfloat16", "auto"}))
-      ->capture_default_str();
-  app.add_option("--device", options.device, "cpu or auto; evaluation runs on the processor")
-      ->check(CLI::IsMember({"cpu", "auto"}))
-      ->capture_default_str();
+  app.add_option("--dtype", options.dtype, "float32, bfloat16, or auto: bfloat16 where the processor has it; by default float32, on a GPU bfloat16")
+      ->check(CLI::IsMember({"float32", "bfloat16", "auto"}));
+  declare_device_option(app, options.device);
   app.add_option("--reference", options.reference,
                  "the model that the others are compared with: one of them by name or path, or another; by default the first; none: no comparison");
   app.add_option("--scratch", options.scratch, "folder for what is kept of the reference, in unnamed files; by default /var/tmp or $TMPDIR");
@@ -348,7 +348,8 @@ void declare(CLI::App& app, Options& options) {
   app.add_flag("--no-cache", options.no_cache, "measure everything anew and keep nothing");
   app.add_option("--losses", options.losses, "write the loss of every token here, as JSON lines: one a window");
   app.add_option("--memory", options.memory,
-                 "cap on the program's anonymous memory, such as 2GB: fewer windows at once, one layer at a time where two do not fit; the figures stay the same")
+                 "cap on the program's anonymous memory, such as 2GB: fewer windows at once, one layer at a time where two do not fit; the figures stay the "
+                 "same. On a GPU: of its memory; windows without room there wait in the host's")
       ->transform(CLI::AsSizeValue(true));
   declare_output_options(app, options.outputs);
 }

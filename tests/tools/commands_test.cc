@@ -127,6 +127,26 @@ TEST_F(Commands, TheMainJob) {
   EXPECT_NE(slurp(work_ / "report.html").find("<html"), std::string::npos);
 }
 
+TEST_F(Commands, DevicesAreChosenOrRefused) {
+  make_dense();
+  const std::string evaluate = "run-eval dense.miq --metrics ppl --dataset text=text.txt --seqlen 64 --windows 2 --output report.json --device ";
+  for (const std::string wrong : {"gpu", "cuda:x", "cuda:0,0", "cpu:1"}) {
+    expect_refused(run(evaluate + wrong), 2, "--device");
+    expect_refused(run("miq-generate dense.miq --prompt Sentence --device " + wrong), 2, "--device");
+  }
+  // Hidden from the driver, or no driver at all.
+  setenv("CUDA_VISIBLE_DEVICES", "", 1);
+  expect_refused(run(evaluate + "cuda:0"), 1, "--device cuda: found ");
+  const Outcome outcome = run(evaluate + "auto");
+  unsetenv("CUDA_VISIBLE_DEVICES");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.err.find("on the processor: found "), std::string::npos) << outcome.err;
+  const Json report = Json::parse(slurp(work_ / "report.json"));
+  EXPECT_EQ(report["device"], "cpu");
+  EXPECT_EQ(report["conditions"]["device"], "cpu");
+  EXPECT_EQ(report["conditions"]["dtype"], "float32");
+}
+
 TEST_F(Commands, EvaluationComparesWithAReferenceAndGoesOnFromItsCache) {
   make_dense();
   ASSERT_EQ(compress("--method rtn --wbits 4").code, 0);

@@ -143,8 +143,8 @@ TEST_F(Commands, DevicesAreChosenOrRefused) {
   EXPECT_NE(outcome.err.find("on the processor: found "), std::string::npos) << outcome.err;
   const Json report = Json::parse(slurp(work_ / "report.json"));
   EXPECT_EQ(report["device"], "cpu");
-  EXPECT_EQ(report["conditions"]["device"], "cpu");
-  EXPECT_EQ(report["conditions"]["dtype"], "float32");
+  EXPECT_EQ(report["device"], "cpu");
+  EXPECT_EQ(report["dtype"], "float32");
 }
 
 TEST_F(Commands, EvaluationComparesWithAReferenceAndGoesOnFromItsCache) {

@@ -10,6 +10,7 @@
 
 namespace miq {
 struct SweepLaunch;  // compress/sweep_view.h
+struct PackedView;   // formats/packed_octets.h
 }
 
 extern "C" {
@@ -30,11 +31,16 @@ struct MiqCudaTable {
   // `bins` [n][tokens], `count_logs` [n], `occupied` [n], `log_table` [tokens + 1].
   int (*binned_information)(int device, const std::uint8_t* bins, std::int64_t tokens, std::int64_t n, const double* count_logs,
                             const std::int32_t* occupied, const double* log_table, float* out);
+
+  // A packed matrix (formats/packed_octets.h; `view` is the host's, what it points to the device's) times one vector: `x` [cols] in storage
+  // order, 16-byte aligned, `y` [rows], float32. And decoded to bfloat16, `out` [rows][cols] in the columns' own order, 16-byte aligned.
+  int (*packed_product)(int device, const miq::PackedView* view, const float* x, float* y);
+  int (*packed_decode)(int device, const miq::PackedView* view, std::uint16_t* out);
 };
 
 // The library's one symbol.
 typedef const MiqCudaTable* (*MiqCudaEntry)(void);
 }
 
-inline constexpr std::uint32_t kMiqCudaVersion = 1;
+inline constexpr std::uint32_t kMiqCudaVersion = 2;
 inline constexpr const char* kMiqCudaEntry = "miq_cuda_table";

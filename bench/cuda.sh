@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# bench/cuda.sh [WORK]: what a machine with an NVIDIA GPU has to show of the compression, in one call: the tests of the kernels, compute-sanitizer on
-# them, the time of each part against its floors at the shapes of Llama 2 7B and 70B, and a whole random 7B model compressed end to end.
+# bench/cuda.sh [WORK]: what a machine with an NVIDIA GPU has to show, in one call: the tests of the kernels and of the forward pass, compute-sanitizer on
+# them, the time of each part against its floors at the shapes of Llama 2 7B and 70B, a whole random 7B model compressed end to end; the rate of
+# evaluating that shape over the rate of bfloat16 products, its losses against the processor's float32, the packed kernels' bandwidth.
 #
 # Needs a build with -DMIQ_CUDA=ON (preset cuda) in BUILD, by default build/cuda, and LibTorch's CUDA part with the nvidia-* wheels. WORK: 40 GB of disk.
 # What cannot run is said, and the rest goes on.
@@ -19,15 +20,21 @@ if command -v nvidia-smi >/dev/null; then nvidia-smi --query-gpu=name,memory.tot
 say "tests of the kernels"
 run "$build/tests/base_tests" --gtest_filter='CudaLibrary.*' --gtest_brief=1
 run "$build/tests/compress_tests" --gtest_filter='Device*' --gtest_brief=1
+run "$build/tests/model_tests" --gtest_filter='Device*' --gtest_brief=1
 
 say "compute-sanitizer"
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
     run compute-sanitizer --tool $tool --error-exitcode 9 "$build/tests/compress_tests" --gtest_filter='DeviceSweep.Gpu*:DeviceStatistics.Mutual*' --gtest_brief=1
   done
+  run compute-sanitizer --tool memcheck --error-exitcode 9 "$build/tests/model_tests" --gtest_filter='DeviceForm.*OnAGpu' --gtest_brief=1
+  [[ -x $build/bench/cuda_speed ]] && run compute-sanitizer --tool racecheck --error-exitcode 9 "$build/bench/cuda_speed" "$device" "$library" 1 1
 else
   echo "not run: no compute-sanitizer"
 fi
+
+say "evaluation of Llama 2 7B's shape in windows of 2048, losses, packed kernels (goals: 0.6 of the product rate, 0.002, 0.6 of the bandwidth)"
+run "$build/bench/cuda_speed" "$device" "$library"
 
 for shape in 7b 70b; do
   say "parts, $shape"

@@ -26,7 +26,7 @@ int devices(int* count, char* found, std::uint64_t capacity) {
   return 0;
 }
 
-const MiqCudaTable table = {kMiqCudaVersion, problem, devices, sweep, gaussian_information, binned_information};
+const MiqCudaTable table = {kMiqCudaVersion, problem, devices, sweep, gaussian_information, binned_information, packed_product, packed_decode};
 
 }  // namespace
 

@@ -68,7 +68,7 @@ class Driver {
 
  private:
   void compress_layers() {
-    const ForwardPass forward(result_.model, recipe_.compute, Kernels::Best, where_.device);
+    const ForwardPass forward(result_.model, recipe_.compute, where_.used() ? Kernels::Device : Kernels::Best, where_.device);
     const std::int64_t finished = journal_ ? journal_->layers() : 0;
     const bool known = journal_ && journal_->plan();  // the plan
     const bool planned = recipe_.method->layout == Layout::Groups && !known;

@@ -14,6 +14,8 @@
 #include "miq/tools/calibration_options.h"
 #include "miq/tools/checkpoint_path.h"
 #include "miq/tools/compress_options.h"
+#include "miq/tools/cuda_kernels.h"
+#include "miq/tools/device_option.h"
 #include "miq/tools/machine.h"
 #include "miq/tools/program.h"
 
@@ -26,15 +28,15 @@ struct Options {
   std::int64_t eval_seqlen = 0, eval_windows = 0;
   bool dry_run = false, resume = false, no_journal = false;
   std::optional<std::uint64_t> memory;
-  std::string scratch;
+  std::string scratch, device = "cpu";
   TextFlags texts;
   CalibrationFlags sampling;
   MethodFlags method;
 };
 
-void evaluate(const Options& options, const Model& model, ComputeType compute, const std::vector<Text>& texts, Session& session) {
+void evaluate(const Options& options, const Model& model, ComputeType compute, at::Device device, const std::vector<Text>& texts, Session& session) {
   session.progress().start("evaluating");
-  const ForwardPass forward(model, compute);
+  const ForwardPass forward(model, compute, Kernels::Best, device);
   PerplexityOptions settings;
   settings.seqlen = options.eval_seqlen;
   settings.windows = options.eval_windows;
@@ -134,6 +136,7 @@ ExitCode run(const Options& options, Session& session) {
   if (options.output.empty() && options.save.empty() && options.eval.empty() && !options.dry_run) {
     throw UsageError("give -o OUT.miq, --save FOLDER, or --eval NAME to only look at the result");
   }
+  const ComputeDevice where = with_kernels(chosen_device(options.device, session));
   Ranks& ranks = session.ranks();
   const bool first = ranks.first();  // of several processes it alone writes
   if (!options.output.empty() && first) AtomicFile{options.output};  // throws where it cannot be written; leaves nothing
@@ -151,7 +154,9 @@ ExitCode run(const Options& options, Session& session) {
   const Model model = open_model(path, opening);
   for (const std::string& warning : model.warnings) session.warn(warning);
   if (!options.save.empty() && first) check_hugging_face_folder(model, options.save, {});
-  const Recipe recipe = resolve(method_options(options.method, options.sampling.seed), model.config);
+  MethodFlags method = options.method;
+  if (where.used() && method.dtype == "auto") method.dtype = "bfloat16";
+  const Recipe recipe = resolve(method_options(method, options.sampling.seed), model.config);
   if (options.resume && reshapes(*recipe.method)) {
     throw UsageError("method " + std::string(recipe.method->name) + " keeps no journal, so there is nothing to --resume; run it from the start");
   }
@@ -174,7 +179,7 @@ ExitCode run(const Options& options, Session& session) {
   session.progress().start(std::string(recipe.method->name));
   std::optional<KeptRun> kept;
   if (first) kept.emplace(options, model, calibration, recipe, session);
-  CompressResult result = compress(model, calibration, recipe, session.pool(), session.progress_function(), message, kept ? kept->journal() : nullptr, memory, ranks);
+  CompressResult result = compress(model, calibration, recipe, session.pool(), session.progress_function(), message, kept ? kept->journal() : nullptr, memory, ranks, where);
   session.progress().clear();
   if (!ranks.alone()) message(traffic_text(ranks));
   if (!options.output.empty() && first) save_model(result.model, options.output);
@@ -185,7 +190,7 @@ ExitCode run(const Options& options, Session& session) {
   }
   if (kept) kept->finish();
   session.print(result.summary + "\n");
-  if (!texts.empty()) evaluate(options, result.model, recipe.compute, texts, session);
+  if (!texts.empty()) evaluate(options, result.model, recipe.compute, where.device, texts, session);
   if (result.fallbacks > 0) {
     if (result.unseen > 0) {
       session.warn(std::to_string(result.unseen) +
@@ -208,6 +213,7 @@ void declare(CLI::App& app, Options& options) {
   app.add_flag("--dry-run", options.dry_run, "print what the run would take (memory, disk, size of the output, time) and end");
   app.add_flag("--resume", options.resume, "go on with what an interrupted run of the same command left in OUT.miq.journal; the result is the same, byte for byte");
   app.add_flag("--no-journal", options.no_journal, "keep nothing for --resume (saves disk space: twice the hidden states of all windows)")->excludes("--resume");
+  declare_device_option(app, options.device);
   app.add_option("--memory", options.memory,
                  "cap on the memory that the run takes for itself, such as 2GB; what does not fit goes to the disk, and experts are measured in batches; "
                  "the result is the same, byte for byte")

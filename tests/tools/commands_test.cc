@@ -133,10 +133,15 @@ TEST_F(Commands, DevicesAreChosenOrRefused) {
   for (const std::string wrong : {"gpu", "cuda:x", "cuda:0,0", "cpu:1"}) {
     expect_refused(run(evaluate + wrong), 2, "--device");
     expect_refused(run("miq-generate dense.miq --prompt Sentence --device " + wrong), 2, "--device");
+    expect_refused(compress("--method rtn --wbits 4 --device " + wrong), 2, "--device");
   }
   // Hidden from the driver, or no driver at all.
   setenv("CUDA_VISIBLE_DEVICES", "", 1);
   expect_refused(run(evaluate + "cuda:0"), 1, "--device cuda: found ");
+  expect_refused(compress("--method rtn --wbits 4 --device cuda"), 1, "--device cuda: found ");
+  const Outcome compressed = compress("--method rtn --wbits 4 --device auto");
+  EXPECT_EQ(compressed.code, 0) << compressed.err;
+  EXPECT_NE(compressed.err.find("on the processor: found "), std::string::npos) << compressed.err;
   const Outcome outcome = run(evaluate + "auto");
   unsetenv("CUDA_VISIBLE_DEVICES");
   ASSERT_EQ(outcome.code, 0) << outcome.err;

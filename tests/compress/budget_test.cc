@@ -162,7 +162,9 @@ TEST(Budgets, FiftyRandomSettingsAreExactAsStored) {
     const CompressResult& result = *made;
     SCOPED_TRACE(what);
     // Of so few windows the sweep of `enhanced` may lose to rounding; the nearest values then have the same bits.
-    if (options.method != "enhanced") EXPECT_EQ(result.fallbacks, 0);
+    if (options.method != "enhanced") {
+      EXPECT_EQ(result.fallbacks, 0);
+    }
     Spent all;
     for (const ExpectedTensor& expected : expected_tensors(config)) {
       if (!expected.linear) continue;

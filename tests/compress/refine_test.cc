@@ -127,7 +127,9 @@ TEST_P(RefineModes, KeepsTheFormOfTheSolution) {
     refine_copy(result, {2, 2, true, clips}, pool_);
     EXPECT_EQ(result.kept, swept_.kept);
     EXPECT_EQ(result.packed.kept, swept_.packed.kept);
-    if (clips.empty()) EXPECT_EQ(result.packed.zeros, swept_.packed.zeros);
+    if (clips.empty()) {
+      EXPECT_EQ(result.packed.zeros, swept_.packed.zeros);
+    }
     const auto& kept = c.group == -1 ? result.kept : result.packed.kept;
     for (std::size_t i = 0; i < kept.size(); ++i) {
       if (!kept[i]) {
@@ -163,7 +165,7 @@ TEST_P(RefineModes, FollowsTheReference) {
   const std::int64_t n = c.cols;
   SweepResult result = copy(swept_);
   result.packed.scale_dtype = DType::F32;
-  refine_copy(result, {1, 2, true}, pool_);
+  refine_copy(result, {1, 2, true, {}}, pool_);
 
   const PackedMatrix& packed = swept_.packed;
   std::vector<std::int64_t> order = factor_->order, rank(packed.groups(), -1);
@@ -210,7 +212,7 @@ TEST_P(RefineModes, EndsWhereNoSingleMoveHelps) {
   SweepResult result = copy(swept_);
   double last = 0;
   for (int i = 0; i < 60; ++i) {
-    const double gain = refine_copy(result, {1, 1, false}, pool_);
+    const double gain = refine_copy(result, {1, 1, false, {}}, pool_);
     if (gain == 0) break;
     last = gain;
   }

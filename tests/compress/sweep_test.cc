@@ -161,7 +161,9 @@ TEST_P(SweepModes, StoresWhatItOptimised) {
         EXPECT_LT(got.packed.zeros[g * c.rows + r], 1 << got.packed.bits_of_group[g]);
         EXPECT_EQ(got.packed.scale_dtype, c.scale_bits ? DType::F32 : DType::F16);
         EXPECT_EQ(got.packed.scale_bits, c.scale_bits);
-        if (!c.scale_bits) EXPECT_EQ(f16_to_f32(f32_to_f16(got.packed.scales[g * c.rows + r])), got.packed.scales[g * c.rows + r]);
+        if (!c.scale_bits) {
+          EXPECT_EQ(f16_to_f32(f32_to_f16(got.packed.scales[g * c.rows + r])), got.packed.scales[g * c.rows + r]);
+        }
       }
     }
     pack(got.packed);  // throws when a rule of the packed form is broken

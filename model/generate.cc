@@ -168,13 +168,14 @@ Generator::Generator(const Model& model, ComputeType type, ThreadPool& pool, at:
     const at::NoGradGuard no_grad;
     LayerWeights& layer = layers_[static_cast<std::size_t>(unit)] = pass_->load_layer(unit);
     for (auto& [name, tensor] : layer.tensors) tensor = tensor.contiguous();
+    if (model.config.sliced) {
+      for (const Role role : {Role::AttentionRotation, Role::MlpRotation}) {  // kept the way round that products read them
+        const auto found = layer.tensors.find(rule_name(rules, role));
+        if (found != layer.tensors.end()) found->second = found->second.t().contiguous().t();
+      }
+    }
     if (!pass_->device_form() && StepLayer::supports(model.config, model.config.layers[static_cast<std::size_t>(unit)]))
       step_layers_[static_cast<std::size_t>(unit)] = std::make_unique<const StepLayer>(model.config, layer);
-    if (!model.config.sliced) return;
-    for (const Role role : {Role::AttentionRotation, Role::MlpRotation}) {  // kept the way round that products read them
-      const auto found = layer.tensors.find(rule_name(rules, role));
-      if (found != layer.tensors.end()) found->second = found->second.t().contiguous().t();
-    }
   });
 }
 
@@ -244,7 +245,10 @@ at::Tensor Generator::run(std::span<const Row> rows, std::int64_t length, bool t
     if (sizes.identity) continue;
     if (!ropes.contains(sizes.head_dim)) ropes[sizes.head_dim] = rope_rows(rows, sizes.head_dim, length);
     if (step_layers_[layer] && (together || static_cast<std::int64_t>(rows.size()) <= kFewRows)) {
-      step_layers_[layer]->run(step_rows, ropes[sizes.head_dim], hidden.data_ptr<float>(), pool_);
+      const std::int64_t width = output_width(model_.config, sizes);
+      const at::Tensor output = width == hidden.size(1) ? hidden : at::empty({hidden.size(0), width}, at::kFloat);
+      step_layers_[layer]->run(step_rows, ropes[sizes.head_dim], hidden.const_data_ptr<float>(), output.data_ptr<float>(), pool_);
+      hidden = output;
       continue;
     }
     steps.enter(layer);

@@ -33,14 +33,23 @@ MIQ_CLONES void scale_by(const float* x, const float* weight, float scale, std::
   for (std::int64_t i = 0; i < n; ++i) to[i] = x[i] * scale * weight[i];
 }
 
+MIQ_CLONES void scale_by(const float* x, float scale, std::int64_t n, float* to) {
+  for (std::int64_t i = 0; i < n; ++i) to[i] = x[i] * scale;
+}
+
 MIQ_CLONES void add_to(const float* x, std::int64_t n, float* to) {
   for (std::int64_t i = 0; i < n; ++i) to[i] += x[i];
 }
 
-// `to` may be `x`.
-void rms_norm(const float* x, const float* weight, double epsilon, std::int64_t n, float* to) {
-  const double mean = static_cast<double>(sum_of_squares(x, n)) / static_cast<double>(n);
-  scale_by(x, weight, static_cast<float>(1 / std::sqrt(mean + epsilon)), n, to);
+MIQ_CLONES void add_both(const float* a, const float* b, std::int64_t n, float* to) {
+  for (std::int64_t i = 0; i < n; ++i) to[i] = a[i] + b[i];
+}
+
+// The sum of squares is divided by `mean_width`. No weight: all are 1. `to` may be `x`.
+void rms_norm(const float* x, const float* weight, double epsilon, std::int64_t n, std::int64_t mean_width, float* to) {
+  const double mean = static_cast<double>(sum_of_squares(x, n)) / static_cast<double>(mean_width);
+  const auto scale = static_cast<float>(1 / std::sqrt(mean + epsilon));
+  weight ? scale_by(x, weight, scale, n, to) : scale_by(x, scale, n, to);
 }
 
 MIQ_CLONES void rotate(float* x, const float* cosines, const float* sines, std::int64_t half, float factor) {
@@ -57,12 +66,12 @@ std::int64_t width_of(const LayerConfig& sizes, std::int64_t heads) { return hea
 
 struct StepLayer::Buffers {
   std::int64_t stride;                  // of projected: q, k and v of a row side by side
-  std::vector<float> x, projected, mixed, gated;
+  std::vector<float> x, projected, mixed, middle, gated;
 };
 
 bool StepLayer::supports(const Config& config, const LayerConfig& sizes) {
-  return config.norm == NormKind::Rms && config.norm_first && config.activation == Activation::Silu && config.gated_mlp && !config.output_bias &&
-         !config.mlp_bias && !config.sliced && config.positions == Positions::Rotary && sizes.experts == 0 && !sizes.identity;
+  return config.norm == (config.sliced ? NormKind::FusedRms : NormKind::Rms) && config.norm_first && config.activation == Activation::Silu &&
+         config.gated_mlp && !config.output_bias && !config.mlp_bias && config.positions == Positions::Rotary && sizes.experts == 0 && !sizes.identity;
 }
 
 StepLayer::StepLayer(const Config& config, const LayerWeights& layer)
@@ -87,7 +96,15 @@ StepLayer::StepLayer(const Config& config, const LayerWeights& layer)
     q_ = part(0, query), k_ = part(query, key), v_ = part(query + key, key);
   }
   o_ = whole(Role::AttentionOutput), gate_ = whole(Role::Gate), up_ = whole(Role::Up), down_ = whole(Role::Down);
-  input_norm_ = floats(Role::InputNorm, false), mlp_norm_ = floats(Role::MlpNorm, false);
+  if (config.sliced) {
+    const auto rotation = [&](Role role) {  // stored [in, out]
+      const at::Tensor weight = layer.tensor(rule_name(rules, role)).t();
+      return Matrix{weight, 0, weight.size(0), nullptr};
+    };
+    attention_rotation_ = rotation(Role::AttentionRotation), mlp_rotation_ = rotation(Role::MlpRotation);
+  } else {
+    input_norm_ = floats(Role::InputNorm, false), mlp_norm_ = floats(Role::MlpNorm, false);
+  }
   if (!config.query_key_norm) return;
   query_norm_ = floats(Role::QueryNorm, false), key_norm_ = floats(Role::KeyNorm, false);
 }
@@ -131,22 +148,34 @@ void StepLayer::place(std::span<const StepRow> rows, const RopeTable& rope, Buff
     const float factor = rope.query_factors.defined() ? rope.query_factors.const_data_ptr<float>()[row] : 1;
     for (std::int64_t head = 0; head < sizes_.heads + sizes_.kv_heads; ++head) {  // keys follow queries
       const float* norm = head < sizes_.heads ? query_norm_ : key_norm_;
-      if (norm) rms_norm(q + head * d, norm, config_.norm_epsilon, d, q + head * d);
+      if (norm) rms_norm(q + head * d, norm, config_.norm_epsilon, d, d, q + head * d);
       rotate(q + head * d, cosines, sines, half, head < sizes_.heads ? factor : 1);
     }
     rows[row].cache->store(index_, rows[row].position, k, v);
   }
 }
 
-void StepLayer::add_product(const Matrix& matrix, const float* x, std::int64_t rows, float* hidden, ThreadPool& pool) const {
+// to[r] = stream[r], rotated where there is a rotation, + matrix x[r]. `to` may be `stream` where there is none.
+void StepLayer::add_block(const Matrix& rotation, const Matrix& matrix, const float* stream, const float* x, std::int64_t rows, float* to,
+                          ThreadPool& pool) const {
   const std::int64_t height = tile_rows(matrix);
   pool.for_each((matrix.out + height - 1) / height, [&](std::int64_t unit) {
-    const std::int64_t begin = unit * height, end = std::min(matrix.out, begin + height);
+    const std::int64_t begin = unit * height, end = std::min(matrix.out, begin + height), count = end - begin;
     thread_local std::vector<float> made;
-    made.resize(static_cast<std::size_t>(rows * (end - begin)));
-    multiply(matrix, begin, end, x, rows, made.data(), end - begin);
-    for (std::int64_t row = 0; row < rows; ++row) add_to(made.data() + row * (end - begin), end - begin, hidden + row * matrix.out + begin);
+    made.resize(static_cast<std::size_t>(2 * rows * count));
+    float *product = made.data(), *rotated = product + rows * count;
+    multiply(matrix, begin, end, x, rows, product, count);
+    if (rotation.out > 0) multiply(rotation, begin, end, stream, rows, rotated, count);
+    for (std::int64_t row = 0; row < rows; ++row) {
+      const float* from = rotation.out > 0 ? rotated + row * count : stream + row * matrix.out + begin;
+      add_both(from, product + row * count, count, to + row * matrix.out + begin);
+    }
   });
+}
+
+void StepLayer::normalise(const float* stream, const float* weight, std::int64_t rows, std::int64_t width, float* to) const {
+  const std::int64_t mean_width = config_.sliced ? config_.hidden : width;  // NormKind::FusedRms
+  for (std::int64_t row = 0; row < rows; ++row) rms_norm(stream + row * width, weight, config_.norm_epsilon, width, mean_width, to + row * width);
 }
 
 // silu(gate x) * (up x)
@@ -169,17 +198,19 @@ void StepLayer::gate(std::int64_t rows, Buffers& buffers, ThreadPool& pool) cons
   });
 }
 
-void StepLayer::run(std::span<const StepRow> rows, const RopeTable& rope, float* hidden, ThreadPool& pool) const {
+void StepLayer::run(std::span<const StepRow> rows, const RopeTable& rope, const float* hidden, float* output, ThreadPool& pool) const {
   const auto count = static_cast<std::int64_t>(rows.size());
-  const std::int64_t n = config_.hidden, group = sizes_.heads / sizes_.kv_heads * sizes_.head_dim;
+  const std::int64_t width = input_width(config_, sizes_), middle = middle_width(config_, sizes_);
+  const std::int64_t group = sizes_.heads / sizes_.kv_heads * sizes_.head_dim;
   thread_local Buffers buffers;  // from one layer to the next
   buffers.stride = q_.out + k_.out + v_.out;
-  buffers.x.resize(static_cast<std::size_t>(count * n));
+  buffers.x.resize(static_cast<std::size_t>(count * std::max(width, middle)));
   buffers.projected.resize(static_cast<std::size_t>(count * buffers.stride));
   buffers.mixed.resize(static_cast<std::size_t>(count * q_.out));
+  buffers.middle.resize(static_cast<std::size_t>(count * middle));
   buffers.gated.resize(static_cast<std::size_t>(count * gate_.out));
   Buffers& own = buffers;  // units run in other threads
-  for (std::int64_t row = 0; row < count; ++row) rms_norm(hidden + row * n, input_norm_, config_.norm_epsilon, n, own.x.data() + row * n);
+  normalise(hidden, input_norm_, count, width, own.x.data());
   project(count, own, pool);
   place(rows, rope, own);
   pool.for_each(count * sizes_.kv_heads, [&](std::int64_t unit) {
@@ -188,10 +219,10 @@ void StepLayer::run(std::span<const StepRow> rows, const RopeTable& rope, float*
     token.cache->attend(index_, sizes_, token.position, head, own.projected.data() + row * own.stride + head * group,
                         own.mixed.data() + row * q_.out + head * group);
   });
-  add_product(o_, own.mixed.data(), count, hidden, pool);
-  for (std::int64_t row = 0; row < count; ++row) rms_norm(hidden + row * n, mlp_norm_, config_.norm_epsilon, n, own.x.data() + row * n);
+  add_block(attention_rotation_, o_, hidden, own.mixed.data(), count, own.middle.data(), pool);
+  normalise(own.middle.data(), mlp_norm_, count, middle, own.x.data());
   gate(count, own, pool);
-  add_product(down_, own.gated.data(), count, hidden, pool);
+  add_block(mlp_rotation_, down_, own.middle.data(), own.gated.data(), count, output, pool);
 }
 
 }  // namespace miq

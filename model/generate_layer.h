@@ -23,14 +23,16 @@ struct StepRow {
 
 class StepLayer {
  public:
-  // Pre-norm layers with RMS norms, rotary positions and one gated SiLU MLP; biases on q, k and v, norms of heads, windows.
+  // Pre-norm layers with RMS norms, rotary positions and one gated SiLU MLP; biases on q, k and v, norms of heads, windows; sliced ones too.
   static bool supports(const Config& config, const LayerConfig& sizes);
-  // Keeps views of the layer's tensors. REQUIRES supports(), and linears that are contiguous and of one type, F32 or BF16.
+  // Keeps views of the layer's tensors. REQUIRES supports(), linears that are contiguous and of one type, F32 or BF16, and rotations whose
+  // transposes are contiguous.
   StepLayer(const Config& config, const LayerWeights& layer);
 
-  // hidden [rows, config.hidden] float32, changed in place. `rope` has a row for each of the rows. Stores keys and values of all rows before
-  // any of them looks back, so rows may be tokens of one sequence, in order, or of several.
-  void run(std::span<const StepRow> rows, const RopeTable& rope, float* hidden, ThreadPool& pool) const;
+  // hidden [rows, input_width()] -> output [rows, output_width()], float32; the same memory where these widths are the same. `rope` has a row
+  // for each of the rows. Stores keys and values of all rows before any of them looks back, so rows may be tokens of one sequence, in
+  // order, or of several.
+  void run(std::span<const StepRow> rows, const RopeTable& rope, const float* hidden, float* output, ThreadPool& pool) const;
 
  private:
   struct Matrix {  // rows first … first + out - 1 of a tensor [.., in]
@@ -42,7 +44,8 @@ class StepLayer {
   void multiply(const Matrix& matrix, std::int64_t begin, std::int64_t end, const float* x, std::int64_t rows, float* y, std::int64_t ldy) const;
   void project(std::int64_t rows, Buffers& buffers, ThreadPool& pool) const;
   void place(std::span<const StepRow> rows, const RopeTable& rope, Buffers& buffers) const;
-  void add_product(const Matrix& matrix, const float* x, std::int64_t rows, float* hidden, ThreadPool& pool) const;
+  void add_block(const Matrix& rotation, const Matrix& matrix, const float* stream, const float* x, std::int64_t rows, float* to, ThreadPool& pool) const;
+  void normalise(const float* stream, const float* weight, std::int64_t rows, std::int64_t width, float* to) const;
   void gate(std::int64_t rows, Buffers& buffers, ThreadPool& pool) const;
   std::int64_t tile_rows(const Matrix& matrix) const;
 
@@ -51,6 +54,7 @@ class StepLayer {
   std::size_t index_;
   std::vector<at::Tensor> kept_;  // norms and biases
   Matrix q_, k_, v_, o_, gate_, up_, down_;
+  Matrix attention_rotation_, mlp_rotation_;  // [out, in] float32; in sliced models
   const float *input_norm_ = nullptr, *mlp_norm_ = nullptr, *query_norm_ = nullptr, *key_norm_ = nullptr;
 };
 

@@ -18,6 +18,7 @@
 #include "miq/base/error.h"
 #include "miq/compress/channel_scaling.h"
 #include "miq/compress/dense.h"
+#include "miq/compress/place_error.h"
 #include "miq/compress/plan.h"
 #include "miq/compress/report.h"
 #include "miq/compress/reshape.h"
@@ -215,7 +216,9 @@ class Driver {
     std::map<InputPlace, HessianSum> sums;
     visit([&](InputPlace place, std::span<const at::Tensor> batch) {
       if (!std::binary_search(places.begin(), places.end(), place)) return;
-      if (needs_hessian(recipe_)) sums.try_emplace(place, batch.front().size(1), where_).first->second.add(batch, pool_);
+      if (needs_hessian(recipe_)) {
+        naming(place_name(result_.model.config, layer, place), [&] { sums.try_emplace(place, batch.front().size(1), where_).first->second.add(batch, pool_); });
+      }
       InputStatistics& input = inputs[place];
       for (const at::Tensor& window : batch) {
         input.tokens += window.size(0);
@@ -224,7 +227,7 @@ class Driver {
     });
     if (!ranks_.alone()) RankWork(ranks_, result_.model.config, layer, places).sum_inputs(ranks_, recipe_, sums, inputs);
     for (auto& [place, sum] : sums) {
-      inputs[place].hessian = sum.mean();
+      inputs[place].hessian = naming(place_name(result_.model.config, layer, place), [&sum = sum] { return sum.mean(); });
       sum = HessianSum(0, where_);
     }
     return inputs;

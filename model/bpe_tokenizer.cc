@@ -131,6 +131,7 @@ class BpeTokenizer final : public Tokenizer {
     std::vector<std::int32_t> cached;
     std::vector<std::string_view> now, next, pieces;
   };
+  void make_room(std::int32_t id, const std::string& name);
   void add_token(const AddedToken& token, const std::string& name);
   void encode_stretch(std::string_view text, bool first, Call& call) const;
   void encode_word(std::string_view word, Call& call) const;
@@ -145,7 +146,7 @@ class BpeTokenizer final : public Tokenizer {
 
 BpeTokenizer::BpeTokenizer(BpeTokenizerParts parts, const std::string& name) : parts_(std::move(parts)) {
   for (const auto& [token, id] : parts_.bpe->vocabulary()) {
-    if (static_cast<std::size_t>(id) >= tokens_.size()) tokens_.resize(id + 1);
+    make_room(id, name);
     tokens_[id] = token;
   }
   byte_level_ = !parts_.pre_tokenizers.empty() && std::holds_alternative<ByteLevel>(parts_.pre_tokenizers.back());
@@ -173,6 +174,16 @@ BpeTokenizer::BpeTokenizer(BpeTokenizerParts parts, const std::string& name) : p
   }
 }
 
+// The tables by id are as long as the ids are large, so these must keep to the number of tokens: one token with the id 4,000,000 would take 128 MB.
+void BpeTokenizer::make_room(std::int32_t id, const std::string& name) {
+  const auto wanted = static_cast<std::size_t>(id) + 1, tokens = parts_.bpe->vocabulary().size() + parts_.added.size();
+  if (wanted > 65'536 + 16 * tokens) {
+    throw FormatError(name, "a token has the id " + std::to_string(id) + ", far beyond the number of tokens, " + std::to_string(tokens),
+                      "Save the tokenizer again with transformers");
+  }
+  if (wanted > tokens_.size()) tokens_.resize(wanted);
+}
+
 void BpeTokenizer::add_token(const AddedToken& token, const std::string& name) {
   const auto what = [&] { return "the added token " + shown(token.content) + " (id " + std::to_string(token.id) + ")"; };
   if (token.id < 0 || token.id > kMaxTokenId) throw FormatError(name, what() + " has an id out of range");
@@ -180,7 +191,7 @@ void BpeTokenizer::add_token(const AddedToken& token, const std::string& name) {
   if (const auto known = parts_.bpe->find(token.content); known && *known != token.id) {
     throw FormatError(name, what() + " has the id " + std::to_string(*known) + " in the vocabulary");
   }
-  if (static_cast<std::size_t>(token.id) >= tokens_.size()) tokens_.resize(token.id + 1);
+  make_room(token.id, name);
   special_.resize(tokens_.size());
   if (!tokens_[token.id].empty() && tokens_[token.id] != token.content) {
     throw FormatError(name, what() + " has the id of another token, " + shown(tokens_[token.id]));

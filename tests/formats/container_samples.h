@@ -75,55 +75,76 @@ inline Container rich_container() {
   return content;
 }
 
-// Changes the table, the metadata or payloads and makes every digest right again: a file that some writer wrote. A payload
-// keeps its length; a table that is no longer JSON is not looked at.
+// A good container, taken apart once, and put together again with its table, metadata or payloads changed and every digest made right: a file
+// that some writer wrote. A payload keeps its length; a table that is no longer JSON is not looked at.
+class Rewriter {
+ public:
+  explicit Rewriter(const std::string& good) : good_(good), file_(read_safetensors(Blob(std::string_view(good_)), "x.miq")) {
+    for (const auto& [name, entry] : file_.entries) order_.emplace_back(entry.begin * 2 + (entry.end > entry.begin), name);
+    std::sort(order_.begin(), order_.end());
+    table_ = Json::parse(file_.data(file_.entries.at("miq/tensors.json")).text());
+  }
+
+  std::string operator()(const std::function<void(Json& table)>& change_table, const std::function<void(std::map<std::string, std::string>&)>& change_metadata = {},
+                         const std::function<void(const std::string& stored, std::string& bytes)>& change_payload = {}) const {
+    std::map<std::string, std::string> payloads;
+    std::string sums;
+    auto metadata = file_.metadata;
+    for (const auto& [begin, name] : order_) {
+      std::string& bytes = payloads[name] = file_.data(file_.entries.at(name)).text();
+      if (name == "miq/tensors.json") {
+        Json json = table_;
+        change_table(json);
+        bytes = json.dump();
+        bytes.resize(container::padded(bytes.size()), ' ');
+      }
+      if (change_payload) {
+        const std::size_t size = bytes.size();
+        change_payload(name, bytes);
+        bytes.resize(size);
+      }
+      if (name == "miq/manifest.json") metadata["manifest_digest"] = digest_of(bytes_of(bytes).first(bytes.find_last_not_of(' ') + 1));
+      if (name == "miq/checksums" || bytes.empty()) continue;
+      const std::uint64_t sum = xxh3_64(bytes_of(bytes));
+      sums.append(reinterpret_cast<const char*>(&sum), 8);
+    }
+    sums.resize(container::padded(sums.size()), '\0');
+    if (change_payload) change_payload("the checksums", sums);  // of any length
+    payloads["miq/checksums"] = sums;
+    metadata["checksums_digest"] = digest_of(bytes_of(sums));
+    if (change_metadata) change_metadata(metadata);
+    return put_together(payloads, metadata);
+  }
+
+ private:
+  static Bytes bytes_of(std::string_view text) { return Bytes(reinterpret_cast<const std::uint8_t*>(text.data()), text.size()); }
+
+  std::string put_together(const std::map<std::string, std::string>& payloads, const std::map<std::string, std::string>& metadata) const {
+    std::vector<SafetensorsLayout> layout;
+    std::string data;
+    for (const auto& [begin, name] : order_) {
+      const SafetensorsEntry& entry = file_.entries.at(name);
+      const std::string& bytes = payloads.at(name);
+      const bool text = name == "miq/tensors.json" || name == "miq/checksums";
+      layout.push_back({name, entry.dtype, text ? Shape{static_cast<std::int64_t>(bytes.size())} : entry.shape});
+      data += bytes;
+    }
+    std::string header = safetensors_header(layout, metadata, 64);
+    const std::size_t at = container::header_digest_at(header);
+    if (at != header.npos) header.replace(at, 32, container::header_digest(header));
+    return header + data;
+  }
+
+  std::string good_;
+  SafetensorsFile file_;
+  std::vector<std::pair<std::uint64_t, std::string>> order_;  // stored names as they lie in the file
+  Json table_;
+};
+
 inline std::string rewritten(const std::string& good, const std::function<void(Json& table)>& change_table,
                              const std::function<void(std::map<std::string, std::string>&)>& change_metadata = {},
                              const std::function<void(const std::string& stored, std::string& bytes)>& change_payload = {}) {
-  const SafetensorsFile file = read_safetensors(Blob(std::string_view(good)), "x.miq");
-  std::vector<std::pair<std::uint64_t, std::string>> order;
-  for (const auto& [name, entry] : file.entries) order.emplace_back(entry.begin * 2 + (entry.end > entry.begin), name);
-  std::sort(order.begin(), order.end());
-  const auto bytes_of = [](std::string_view text) { return Bytes(reinterpret_cast<const std::uint8_t*>(text.data()), text.size()); };
-  std::map<std::string, std::string> payloads;
-  std::string sums;
-  auto metadata = file.metadata;
-  for (const auto& [begin, name] : order) {
-    std::string& bytes = payloads[name] = file.data(file.entries.at(name)).text();
-    if (name == "miq/tensors.json") {
-      Json json = Json::parse(bytes);
-      change_table(json);
-      bytes = json.dump();
-      bytes.resize(container::padded(bytes.size()), ' ');
-    }
-    if (change_payload) {
-      const std::size_t size = bytes.size();
-      change_payload(name, bytes);
-      bytes.resize(size);
-    }
-    if (name == "miq/manifest.json") metadata["manifest_digest"] = digest_of(bytes_of(bytes).first(bytes.find_last_not_of(' ') + 1));
-    if (name == "miq/checksums" || bytes.empty()) continue;
-    const std::uint64_t sum = xxh3_64(bytes_of(bytes));
-    sums.append(reinterpret_cast<const char*>(&sum), 8);
-  }
-  sums.resize(container::padded(sums.size()), '\0');
-  if (change_payload) change_payload("the checksums", sums);  // of any length
-  payloads["miq/checksums"] = sums;
-  std::vector<SafetensorsLayout> layout;
-  std::string data;
-  for (const auto& [begin, name] : order) {
-    const SafetensorsEntry& entry = file.entries.at(name);
-    const std::string& bytes = payloads.at(name);
-    const bool text = name == "miq/tensors.json" || name == "miq/checksums";
-    layout.push_back({name, entry.dtype, text ? Shape{static_cast<std::int64_t>(bytes.size())} : entry.shape});
-    data += bytes;
-  }
-  metadata["checksums_digest"] = digest_of(bytes_of(sums));
-  if (change_metadata) change_metadata(metadata);
-  std::string header = safetensors_header(layout, metadata, 64);
-  const std::size_t at = container::header_digest_at(header);
-  if (at != header.npos) header.replace(at, 32, container::header_digest(header));
-  return header + data;
+  return Rewriter(good)(change_table, change_metadata, change_payload);
 }
 
 }  // namespace miq::test

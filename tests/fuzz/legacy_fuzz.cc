@@ -34,7 +34,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     for (miq::NodeId node = 0; node < file.tree().size(); ++node) {
       try {
         const auto tensor = file.tensor(node);
-        if (!tensor || *miq::tensor_bytes(tensor->dtype, tensor->shape) > (1 << 20)) continue;
+        if (!tensor || *miq::tensor_bytes(tensor->dtype, tensor->shape) > (1 << 14)) continue;
         if (miq::decode(file.read(*tensor, "t"), "t").size() != miq::tensor_bytes(tensor->dtype, tensor->shape)) std::abort();
       } catch (const miq::FormatError&) {
       }

@@ -42,9 +42,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     for (miq::NodeId node = 0; node < tree.size(); ++node) check(tree, node);
     for (const miq::PickleGlobal& global : tree.globals()) miq::global_risk(global.module, global.name);
     miq::PickleJsonLimits limits;
-    limits.max_values = 1000;
-    limits.max_text = 10'000;
-    expect(miq::to_json(tree, tree.root(), limits).dump().size() < 400'000);
+    limits.max_values = 100;
+    limits.max_text = 1000;
+    expect(miq::to_json(tree, tree.root(), limits).dump().size() < 40'000);
   } catch (const miq::FormatError&) {
   }
   return 0;

@@ -57,7 +57,13 @@ inline std::map<std::string, std::vector<std::string>> fuzz_seeds() {
                          ZipMaker().add("x/data.pkl", tensor.stop()).add("x/byteorder", "little").add("x/data/0", std::string(64, 'a')).add("x/version", "3\n").make()};
   const std::string storages = Pickle().op(']').str("0").op('a').stop() + little(12, 8) + std::string(48, 'b');
   seeds["legacy"] = {"o" + Pickle().op('N').stop(), "k" + storages, "x" + Pickle().op('M').raw(little(1001, 2)).stop()};
-  seeds["container"] = {"t{}", R"(t{"tensors":{"q":{"shape":[4,2]}}})", R"(t{"tensors":{"bias":null}})", std::string("0\0\1", 3), "1abcdefgh", "2", "3\x28\xb5\x2f\xfd", "7zzzz", "?{}"};
+  for (char base = '0'; base < '9'; ++base) {
+    seeds["container"].push_back(std::string("t") + base + R"({"tensors":{"d":{"shape":[4,2]}}})");
+    seeds["container"].push_back(std::string("p") + base + "0abcdefgh");
+  }
+  seeds["container"].insert(seeds["container"].end(),
+                            {R"(t1{"tensors":{"d":null}})", R"(t3{"tensors":{"d":{"sections":{"codes":9}}}})", R"(t7{"files":{"config.json":0}})", R"(t2{"manifest":7})",
+                             R"(h0{"version":"2"})", R"(h0{"format":null})", "p2\x30\x28\xb5\x2f\xfd", "p2\x30\x28\xb5\x2f\xfd\x20\x18\xc1", "p3\x31zzzz", "p57{}", "p57"});
   SentencePieceModel model;
   model.pieces = {{"<unk>", 0, PieceType::Unknown}, {"<s>", 0, PieceType::Control}, {"</s>", 0, PieceType::Control}, {"a", -1, PieceType::Normal},
                   {"b", -2, PieceType::Normal}, {"ab", -3, PieceType::Normal}, {"\xE2\x96\x81", -4, PieceType::Normal}, {"xy", 0, PieceType::UserDefined}};
@@ -70,7 +76,7 @@ inline std::map<std::string, std::vector<std::string>> fuzz_seeds() {
     model.pieces.push_back({name, 0, PieceType::Byte});
   }
   seeds["sentencepiece"].push_back(std::string(1, '\1') + sentencepiece_proto(model));
-  for (const char* kind : {"S", "B", "F", "G", "L"}) seeds["tokenizer_json"].push_back(std::string(kind) + "{}");
+  for (const char* kind : {"S", "W", "B", "F", "G", "L"}) seeds["tokenizer_json"].push_back(std::string(kind) + "{}");
   seeds["tokenizer_json"].insert(seeds["tokenizer_json"].end(),
                                  {R"(S{"normalizer":{"type":"Replace","pattern":{"String":" "},"content":"▁"},"decoder":{"type":"Replace","pattern":{"String":"▁"},"content":" "}})",
                                   R"(S{"pre_tokenizer":{"type":"Metaspace","replacement":"▁","prepend_scheme":"first","split":true}})",
@@ -81,7 +87,8 @@ inline std::map<std::string, std::vector<std::string>> fuzz_seeds() {
                                                  "\3" R"({"use_sliding_window":true,"sliding_window":16,"max_window_layers":1})"});
   seeds["index"] = {R"({"metadata":{"total_size":8},"weight_map":{"a":"model-00001-of-00002.safetensors","b":"model-00002-of-00002.safetensors"}})"};
   seeds["results"] = {std::string(32, 'a') + little(2, 8) + std::string(8, 'x') + std::string(32, 'b') + little(0, 8) + std::string(20, '\0')};
-  seeds["report"] = {"P{}", "M{}", R"(M{"parameters":{"total":5}})", R"({"schema":"miq.eval/1","models":[]})", R"(M{"perplexity":{"alice29":{"value":2.5,"window_nll":[1,null]}}})"};
+  seeds["report"] = {"P{}", "M{}", R"(M{"parameters":{"total":5}})", R"({"schema":"miq.eval/1","models":[]})", R"(M{"perplexity":{"alice29":{"value":2.5,"window_nll":[1,null]}}})",
+                     R"(M{"divergence":{"alice29":{"reference":"x","mean":1e300}}})", R"(M{"size":null,"structure":null})"};
   return seeds;
 }
 

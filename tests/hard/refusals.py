@@ -1,11 +1,12 @@
 """Does every refusal matter? Each check of the readers is switched off in turn, and a test must fail for it.
 
-    refusals.py --work FOLDER [--room formats] [--jobs 2] [--only WORD] [--list]
+    refusals.py --work FOLDER [--rooms formats,model,converters,evaluate] [--jobs 2] [--only WORD] [--list]
 
 The sources are copied to FOLDER/tree; there every `if (CONDITION) throw …Error(…)`, or a call of a function that throws (refuse, fail,
-fault, reject), becomes `if ((CONDITION) && !off(N)) …`. One build then holds all mutants: the variable MIQ_MUTANT chooses which check is off.
-Each test of the room runs once alone to learn which checks it reaches with a true condition; a mutant needs only those. Results are kept
-in FOLDER/results.json under the check's file and text, so that a run that was stopped goes on. Exit code 1 where one survives.
+fault, reject), becomes `if ((CONDITION) && !off(N)) …`, in the readers of all rooms. One build then holds all mutants: the variable
+MIQ_MUTANT chooses which check is off. Each test of the rooms named runs once alone to learn which checks it reaches with a true condition;
+a mutant of these rooms needs only those. Results are kept in FOLDER/results.json under the check's file and text, so that a run that was
+stopped goes on. Exit code 1 where one survives.
 """
 
 import argparse
@@ -51,10 +52,13 @@ UNREACHABLE = {
 
 # Files that read bytes of strangers, by room; the others refuse what a program of ours gave them.
 READERS = {
-    "formats": "container_layout container_read gguf gguf_blocks json pickle pickle_build pickle_json pickle_objects pickle_read safetensors "
-               "torch_file torch_tensor wrong_file zip tensor tensor_zstd tensor_bitmask packed_layout packed_unpack packed_decode compressed_file".split(),
-    "model": "bpe added_tokens config config_decoder config_fields config_hugging_face gguf_tokenizer json_tokenizer sentencepiece_proto "
-             "sentencepiece_tokenizer model_container model architecture architecture_opt architecture_qwen".split(),
+    "formats": "container_layout container_read gguf gguf_blocks journal json pickle pickle_build pickle_json pickle_objects pickle_read safetensors torch_file "
+               "torch_tensor wrong_file zip tensor tensor_ggml tensor_zstd tensor_bitmask packed_layout packed_unpack packed_decode compressed_file".split(),
+    "model": "bpe bpe_tokenizer added_tokens config config_decoder config_fields config_hugging_face gguf_tokenizer json_tokenizer sentencepiece_proto "
+             "sentencepiece_tokenizer model_container model architecture architecture_llama architecture_opt architecture_qwen".split(),
+    "converters": "assemble byte_level_json gguf_config gguf_model hub_cache hugging_face_config open_model sidecar slicegpt slicegpt_open torch_checkpoint "
+                  "torch_module weight_files weight_index".split(),
+    "evaluate": "report_read report_fields texts zeroshot_tasks".split(),
 }  # fmt: skip
 REFUSAL = re.compile(r"throw (?:Format|Usage)?Error\(|(?:[\w]+(?:\.|->))?(?:refuse|fail|fault|reject|refuse_type)\(")
 
@@ -86,7 +90,7 @@ def after_initialiser(condition):
         if condition[at] in "({[\"'":
             if condition[at] in "({[":
                 at = closing(condition, at)
-            else:
+            elif not (condition[at] == "'" and condition[at - 1].isdigit()):
                 quote, at = condition[at], at + 1
                 while condition[at] != quote:
                     at += 2 if condition[at] == "\\" else 1
@@ -125,13 +129,14 @@ def make_tree(arguments):
     tree.mkdir(parents=True, exist_ok=True)
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\n")
     checks = []
+    readers = {f"{room}/{reader}.cc" for room in READERS for reader in READERS[room]}
     for name in sorted(filter(None, listed)):
         source, target = ROOT / name, tree / name
         if not source.is_file():
             continue
         content = source.read_bytes()
-        if name in {f"{arguments.room}/{reader}.cc" for reader in READERS[arguments.room]}:
-            content = mutate(content.decode(), name, checks).encode()
+        if name in readers:
+            content = ('#include "mutants.h"\n' + mutate(content.decode(), name, checks)).encode()
         if not target.exists() or target.read_bytes() != content:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
@@ -139,17 +144,19 @@ def make_tree(arguments):
     for link in (".deps",):
         if (ROOT / link).exists() and not (tree / link).exists():
             (tree / link).symlink_to((ROOT / link).resolve())
-    (arguments.work / "mutants.h").write_text(HEADER)
+    header = arguments.work / "mutants.h"
+    if not header.exists() or header.read_text() != HEADER:
+        header.write_text(HEADER)
     return tree, checks
 
 
 def build(arguments, tree):
     folder = arguments.work / "build"
-    flags = f"-include {arguments.work / 'mutants.h'} -O1"
-    subprocess.run(["cmake", "-S", tree, "-B", folder, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=None", f"-DCMAKE_CXX_FLAGS={flags}", "-DMIQ_BENCH=OFF"],
+    subprocess.run(["cmake", "-S", tree, "-B", folder, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=None", f"-DCMAKE_CXX_FLAGS=-I{arguments.work} -O1", "-DMIQ_BENCH=OFF"],
                    check=True, stdout=subprocess.DEVNULL)  # fmt: skip
-    subprocess.run(["cmake", "--build", folder, "--target", f"{arguments.room}_tests", "-j", str(arguments.jobs)], check=True, stdout=subprocess.DEVNULL)
-    return folder / "tests" / f"{arguments.room}_tests"
+    targets = [f"{room}_tests" for room in arguments.rooms]
+    subprocess.run(["cmake", "--build", folder, "--target", *targets, "-j", str(arguments.jobs)], check=True, stdout=subprocess.DEVNULL)
+    return [folder / "tests" / target for target in targets]
 
 
 def run(program, test, environment):
@@ -163,54 +170,61 @@ def tests_of(program):
     names, suite = [], ""
     for line in subprocess.run([program, "--gtest_list_tests"], check=True, capture_output=True, text=True).stdout.splitlines():
         if line.startswith("  "):
-            names.append(suite + line.split("#")[0].strip())
+            names.append((program, suite + line.split("#")[0].strip()))
         else:
             suite = line.split("#")[0].strip()
     return names
 
 
-def reach(program, names, work, jobs):
-    """For each check the tests that come to it with a true condition."""
-    reached = {}
+def reach(tests, work, jobs):
+    """For each check the tests (program, name) that come to it with a true condition. Kept while the program is the same."""
+    reached, kept = {}, work / "reached.json"
+    known = json.loads(kept.read_text()) if kept.exists() else {}
 
     def learn(item):
-        number, name = item
+        number, (program, name) = item
+        key, built = f"{program.name} {name}", program.stat().st_mtime
+        if known.get(key, {}).get("built") == built:
+            return program, name, known[key]["code"], known[key]["ids"]
         log = work / f"reached{number}"
         log.unlink(missing_ok=True)
         code = run(program, name, {"MIQ_MUTANT_LOG": str(log)})
         ids = [int(line) for line in log.read_text().split()] if log.exists() else []
         log.unlink(missing_ok=True)
-        return name, code, ids
+        known[key] = {"built": built, "code": code, "ids": ids}
+        return program, name, code, ids
 
     with ThreadPoolExecutor(jobs) as pool:
-        for name, code, ids in pool.map(learn, enumerate(names)):
+        for program, name, code, ids in pool.map(learn, enumerate(tests)):
             if code != 0:
                 print(f"{name} fails without any mutant: left out", flush=True)
                 continue
             for check in ids:
-                reached.setdefault(check, []).append(name)
+                reached.setdefault(check, []).append((program, name))
+    kept.write_text(json.dumps(known))
     return reached
 
 
-def judge(arguments, program, checks, reached):
-    kept = arguments.work / f"results-{arguments.room}.json"
+def judge(arguments, checks, reached):
+    kept = arguments.work / "results.json"
     results = json.loads(kept.read_text()) if kept.exists() else {}
 
     def outcome(number):
-        check = checks[number]
-        key = f"{check['file']}: {check['text']}"
+        check, tests = checks[number], reached.get(number, [])
+        key, names = f"{check['file']}: {check['text']}", [name for _, name in tests]
         # A verdict stays while the same tests reach the check.
         known = results.get(key)
-        if known and known["tests"] == reached.get(number, []):
+        if known and known["tests"] == names:
             return key, known
-        verdict = "never reached" if number not in reached else "survives"
-        for name in reached.get(number, []):
+        verdict = "survives" if tests else "never reached"
+        for program, name in tests:
             if run(program, name, {"MIQ_MUTANT": str(number)}) != 0:
                 verdict = f"killed by {name}"
                 break
-        return key, {"verdict": verdict, "line": check["line"], "tests": reached.get(number, [])}
+        return key, {"verdict": verdict, "line": check["line"], "tests": names}
 
-    wanted = [number for number, check in enumerate(checks) if arguments.only in check["file"] + check["text"]]
+    rooms = tuple(f"{room}/" for room in arguments.rooms)
+    wanted = [number for number, check in enumerate(checks) if check["file"].startswith(rooms) and arguments.only in check["file"] + check["text"]]
     alive = []
     with ThreadPoolExecutor(arguments.jobs) as pool:
         for number, (key, result) in zip(wanted, pool.map(outcome, wanted)):
@@ -222,15 +236,18 @@ def judge(arguments, program, checks, reached):
     kept.write_text(json.dumps(results, indent=1))
     for check, verdict in alive:
         print(f"{check['file']}:{check['line']}: {verdict}: {check['text']}")
-    killed = sum(result["verdict"].startswith("killed") for result in (results[f"{checks[n]['file']}: {checks[n]['text']}"] for n in wanted))
-    print(f"{len(wanted)} refusals, {killed} killed, {len(wanted) - killed - len(alive)} that no test's file can reach, {len(alive)} not killed")
+    for room in rooms:
+        mine = [number for number in wanted if checks[number]["file"].startswith(room)]
+        killed = sum(results[f"{checks[n]['file']}: {checks[n]['text']}"]["verdict"].startswith("killed") for n in mine)
+        left = sum(check["file"].startswith(room) for check, _ in alive)
+        print(f"{room[:-1]}: {len(mine)} refusals, {killed} killed, {len(mine) - killed - left} that no test's file can reach, {left} not killed")
     return len(alive)
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", required=True, type=lambda text: Path(text).resolve())
-    parser.add_argument("--room", default="formats", choices=list(READERS))
+    parser.add_argument("--rooms", default=list(READERS), type=lambda text: text.split(","))
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", default="")
     parser.add_argument("--list", action="store_true")
@@ -241,9 +258,9 @@ def main():
             print(f"{check['file']}:{check['line']}: {check['text']}")
         print(len(checks), "refusals")
         return 0
-    program = build(arguments, tree)
-    reached = reach(program, tests_of(program), arguments.work, arguments.jobs)
-    return 1 if judge(arguments, program, checks, reached) else 0
+    tests = [test for program in build(arguments, tree) for test in tests_of(program)]
+    reached = reach(tests, arguments.work, arguments.jobs)
+    return 1 if judge(arguments, checks, reached) else 0
 
 
 if __name__ == "__main__":

@@ -258,6 +258,12 @@ TEST(TokenizerJson, RefusesAddedTokensThatClash) {
   EXPECT_ERROR(with("<new>", -5), "not an integer from 0");
   EXPECT_ERROR(with("<new>", std::int64_t{1} << 40), "not an integer from 0");
   EXPECT_ERROR(with("", 262), "empty");
+  // Tables by id are no longer than a file of this size may ask for.
+  EXPECT_EQ(error_of(with("<new>", 60'000)), "");
+  EXPECT_ERROR(with("<new>", 4'000'000), "far beyond the number of tokens");
+  Json sparse = byte_level_json();
+  sparse["model"]["vocab"]["hel"] = 4'000'000;
+  EXPECT_ERROR(sparse, "far beyond the number of tokens");
   EXPECT_ERROR(with(std::string(5000, 'x'), 262), "longer than");
 }
 

@@ -39,25 +39,17 @@ MIQ_BF16 void multiply(const std::uint32_t* a, const std::uint32_t* b, std::int6
 
 }  // namespace
 
-void add_products(const PairPanels& x, std::int64_t a, std::int64_t b, float* sum) {
+void panel_products(const PairPanels& x, std::int64_t a, std::int64_t b, float* products) {
   constexpr std::int64_t width = PairPanels::kWidth;
   const std::uint32_t* left = x.words.data() + a * x.pairs * width;
   const std::uint32_t* right = x.words.data() + b * x.pairs * width;
-  const std::int64_t height = std::min(width, x.channels - a * width), breadth = std::min(width, x.channels - b * width);
-  float products[kRows * width];
-  for (std::int64_t first = 0; first < height; first += kRows) {
-    multiply(left + first, right, x.pairs, products);
-    for (std::int64_t r = 0; r < std::min<std::int64_t>(kRows, height - first); ++r) {
-      float* out = sum + (a * width + first + r) * x.channels + b * width;
-      for (std::int64_t j = 0; j < breadth; ++j) out[j] += products[r * width + j];
-    }
-  }
+  for (std::int64_t first = 0; first < width; first += kRows) multiply(left + first, right, x.pairs, products + first * width);
 }
 
 #else
 
 bool bfloat16_products_available() { return false; }
-void add_products(const PairPanels&, std::int64_t, std::int64_t, float*) {}
+void panel_products(const PairPanels&, std::int64_t, std::int64_t, float*) {}
 
 #endif
 

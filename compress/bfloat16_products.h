@@ -21,8 +21,8 @@ struct PairPanels {
 // `data` row-major bfloat16 bits, rows `stride` elements apart. `finite` becomes false when a value is NaN or infinite.
 PairPanels pair_panels(const std::uint16_t* data, std::int64_t tokens, std::int64_t channels, std::int64_t stride, bool* finite);
 
-// sum[i][j] += sum over tokens of x[t][i] x[t][j] for channels i of panel `a` and j of panel `b`; sum is
-// [channels, channels] float32 row-major. Products are exact; sums over the tokens are float32, subnormal ones flushed.
-void add_products(const PairPanels& x, std::int64_t a, std::int64_t b, float* sum);
+// products [48][48]: the sum over tokens of x[t][i] x[t][j] for channels i of panel `a` and j of panel `b`; zero where a panel is padded. Products of two
+// values are exact; sums over the tokens are float32, subnormal ones flushed.
+void panel_products(const PairPanels& x, std::int64_t a, std::int64_t b, float* products);
 
 }  // namespace miq

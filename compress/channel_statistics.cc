@@ -1,5 +1,4 @@
-// Units of 32 channels, each walked over all tokens in order: one running double a channel, so the sums are what a single
-// loop over the tokens would give, however the tokens are cut into calls.
+// Units of 32 channels, each walked over the part's tokens in order: one running double a channel.
 #include "miq/compress/channel_statistics.h"
 
 #include <ATen/core/Tensor.h>
@@ -12,6 +11,7 @@
 #include <string>
 
 #include "miq/base/error.h"
+#include "miq/compress/exact_sums.h"
 
 namespace miq {
 namespace {
@@ -60,7 +60,7 @@ __attribute__((target_clones("avx512f", "avx2", "default"))) void add_tokens_bf1
 
 std::vector<double> divided(const std::vector<double>& sums, std::int64_t tokens) {
   std::vector<double> means(sums);
-  for (double& value : means) value = tokens > 0 ? value / static_cast<double>(tokens) : 0;
+  for (double& value : means) value = tokens > 0 ? to_24_bits(value) / static_cast<double>(tokens) : 0;
   return means;
 }
 
@@ -96,7 +96,7 @@ void accumulate_on_device(ChannelStatistics& statistics, const at::Tensor& input
   const at::Tensor sums = at::stack({x.sum(0), x.abs().sum(0), squares.sum(0), squares.square().sum(0)}).to(at::kCPU);
   const double* in = sums.const_data_ptr<double>();
   for (auto* out : {&statistics.sum, &statistics.sum_abs, &statistics.sum_squares, &statistics.sum_fourths}) {
-    for (double& value : *out) value += *in++;
+    for (double& value : *out) value += to_24_bits(*in++);
   }
   statistics.tokens += tokens;
 }
@@ -111,20 +111,19 @@ void accumulate(ChannelStatistics& statistics, const at::Tensor& inputs, ThreadP
   pool.for_each(units, [&](std::int64_t unit) {
     const std::int64_t first = unit * kChannelsPerUnit;
     const std::int64_t count = std::min(kChannelsPerUnit, channels - first);
-    Sums local;
-    std::copy_n(s.sum.data() + first, count, local.sum);
-    std::copy_n(s.sum_abs.data() + first, count, local.sum_abs);
-    std::copy_n(s.sum_squares.data() + first, count, local.sum_squares);
-    std::copy_n(s.sum_fourths.data() + first, count, local.sum_fourths);
+    Sums part{};
     if (bf16) {
-      add_tokens_bf16(static_cast<const BFloat16Bits*>(data) + first, tokens, channels, count, local);
+      add_tokens_bf16(static_cast<const BFloat16Bits*>(data) + first, tokens, channels, count, part);
     } else {
-      add_tokens_f32(static_cast<const Float32Bits*>(data) + first, tokens, channels, count, local);
+      add_tokens_f32(static_cast<const Float32Bits*>(data) + first, tokens, channels, count, part);
     }
-    std::copy_n(local.sum, count, s.sum.data() + first);
-    std::copy_n(local.sum_abs, count, s.sum_abs.data() + first);
-    std::copy_n(local.sum_squares, count, s.sum_squares.data() + first);
-    std::copy_n(local.sum_fourths, count, s.sum_fourths.data() + first);
+    for (std::int64_t c = 0; c < count; ++c) {
+      const auto j = static_cast<std::size_t>(first + c);
+      s.sum[j] += to_24_bits(part.sum[c]);
+      s.sum_abs[j] += to_24_bits(part.sum_abs[c]);
+      s.sum_squares[j] += to_24_bits(part.sum_squares[c]);
+      s.sum_fourths[j] += to_24_bits(part.sum_fourths[c]);
+    }
   });
   s.tokens += tokens;
 }

@@ -13,20 +13,21 @@ class Tensor;
 
 namespace miq {
 
-// Sums over tokens, one entry a channel. Kept in double and added token by token, so the result does not
-// depend on how the tokens were cut into batches nor on the number of threads.
+// Sums over tokens, one entry a channel. What one call adds is a part: summed in double token by token, rounded to 24 bits and added in double. So the
+// result depends neither on the number of threads nor on the order of the parts, in one process or several (exact_sums.h).
 struct ChannelStatistics {
   std::int64_t tokens = 0;
   std::vector<double> sum, sum_abs, sum_squares, sum_fourths;
 
   std::int64_t channels() const { return static_cast<std::int64_t>(sum.size()); }
+  // Of sums rounded to 24 bits.
   std::vector<double> mean() const;           // E[x]
   std::vector<double> mean_abs() const;       // E[|x|]
   std::vector<double> second_moment() const;  // E[x^2], uncentred: the diagonal of H
   std::vector<double> fourth_moment() const;  // E[x^4], uncentred
 };
 
-// Adds the rows of `inputs` ([…, channels], F32 or BF16, contiguous). The first call sets the number of
+// Adds a part, the rows of `inputs` ([…, channels], F32 or BF16, contiguous): a window, or its tokens that an expert reads. The first call sets the number of
 // channels. Throws Error when a later call has another number of channels or the dtype is another.
 void accumulate(ChannelStatistics& statistics, const at::Tensor& inputs, ThreadPool& pool);
 

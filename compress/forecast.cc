@@ -65,7 +65,7 @@ LayerCounts count_layer(const Config& config, std::int64_t layer, std::int64_t s
     const auto& [tensor, weights] = site;
     const double n = cols_of(*tensor), share = token_share(config, layer, *tensor);
     counts.hessian += n * n * share;
-    counts.hessian_bytes += 4 * n * n;
+    counts.hessian_bytes += static_cast<double>(MomentSum::bytes(tensor->shape[1]));
     counts.largest_input = std::max(counts.largest_input, n);
     counts.factor += n * n * n;
     counts.input_widths += n * share;
@@ -188,7 +188,7 @@ void count_memory(const Model& model, const Calibration& calibration, const Reci
   if (!calibrated && !recipe.channel_scaling) return;
   if (needs_hessian(recipe)) {
     memory.hessians = bytes(hessians);
-    memory.largest_hessian = bytes(4 * largest * largest);
+    memory.largest_hessian = MomentSum::bytes(static_cast<std::int64_t>(largest));
     memory.factor = bytes((4 + 3 * 8) * largest * largest);
   }
   // Between the stages of a layer also what its linears read.

@@ -1,12 +1,11 @@
-// Sums of outer products, block by block of H on and above its diagonal, and the factor of the inverse.
+// The factor of the inverse.
 //
-// The factor needs one Cholesky factorisation and one triangular inverse: with J the reversal of the order,
+// It needs one Cholesky factorisation and one triangular inverse: with J the reversal of the order,
 // J H J = L L^T gives H = R R^T, R = J L J upper triangular, so H^-1 = U^T U with U = R^-1. (The original
 // tools invert H fully and factorise the inverse, which costs three times as much and loses digits.)
 #include "miq/compress/hessian.h"
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/from_blob.h>
@@ -16,7 +15,6 @@
 #include <ATen/ops/mm.h>
 #include <ATen/ops/sub.h>
 #include <ATen/ops/triu.h>
-#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <atomic>
@@ -25,71 +23,16 @@
 #include <string>
 
 #include "miq/base/error.h"
-#include "miq/compress/bfloat16_products.h"
 #include "miq/compress/cholesky.h"
 #include "miq/compress/row_tile.h"
 
 namespace miq {
 namespace {
 
-// Edge of the blocks of H that are units of work; a function of n alone.
-std::int64_t block_edge(std::int64_t n) { return n <= 256 ? 64 : n <= 4096 ? 192 : 512; }
-
-std::vector<std::pair<std::int64_t, std::int64_t>> upper_blocks(std::int64_t n, std::int64_t edge) {
-  std::vector<std::pair<std::int64_t, std::int64_t>> blocks;
-  for (std::int64_t i = 0; i < n; i += edge)
-    for (std::int64_t j = i; j < n; j += edge) blocks.emplace_back(i, j);
-  return blocks;
-}
-
 void check_square(const at::Tensor& matrix) {
   if (matrix.dim() != 2 || matrix.size(0) != matrix.size(1) || matrix.scalar_type() != at::kFloat || !matrix.is_contiguous()) {
     throw Error("Hessian: expected a contiguous square float32 matrix");
   }
-}
-
-[[noreturn]] void refuse_input(std::int64_t index) {
-  throw Error("Hessian: calibration input " + std::to_string(index) + " holds NaN or infinity");
-}
-
-void add_float32(std::span<const at::Tensor> inputs, ThreadPool& pool, at::Tensor& sum) {
-  std::vector<at::Tensor> wide(inputs.size());
-  pool.for_each(static_cast<std::int64_t>(inputs.size()), [&](std::int64_t i) {
-    const at::NoGradGuard no_grad;
-    wide[i] = inputs[i].to(at::kFloat).contiguous();
-    if (!all_finite(wide[i].const_data_ptr<float>(), wide[i].numel())) refuse_input(i);
-  });
-  const std::int64_t n = sum.size(0), edge = block_edge(n);
-  const auto blocks = upper_blocks(n, edge);
-  pool.for_each(static_cast<std::int64_t>(blocks.size()), [&](std::int64_t unit) {
-    const at::NoGradGuard no_grad;
-    const auto [i, j] = blocks[unit];
-    const std::int64_t height = std::min(edge, n - i), width = std::min(edge, n - j);
-    at::Tensor block = sum.narrow(0, i, height).narrow(1, j, width);
-    for (const at::Tensor& input : wide) block.addmm_(input.narrow(1, i, height).t(), input.narrow(1, j, width));
-  });
-}
-
-void add_bfloat16(std::span<const at::Tensor> inputs, ThreadPool& pool, float* sum) {
-  std::vector<PairPanels> panels(inputs.size());
-  pool.for_each(static_cast<std::int64_t>(inputs.size()), [&](std::int64_t i) {
-    const at::NoGradGuard no_grad;
-    const at::Tensor input = inputs[i].contiguous();
-    bool finite = true;
-    panels[i] =
-        pair_panels(static_cast<const std::uint16_t*>(input.const_data_ptr()), input.size(0), input.size(1), input.size(1), &finite);
-    if (!finite) refuse_input(i);
-  });
-  const std::int64_t n = inputs[0].size(1), count = (n + PairPanels::kWidth - 1) / PairPanels::kWidth, edge = 4;
-  const auto blocks = upper_blocks(count, edge);
-  pool.for_each(static_cast<std::int64_t>(blocks.size()), [&](std::int64_t unit) {
-    const auto [first, second] = blocks[unit];
-    for (const PairPanels& input : panels) {
-      for (std::int64_t b = second; b < std::min(count, second + edge); ++b) {
-        for (std::int64_t a = first; a <= std::min({b, count - 1, first + edge - 1}); ++a) add_products(input, a, b, sum);
-      }
-    }
-  });
 }
 
 // H / scale in float64, rows and columns in the reverse of `order`, dead columns handled, before damping.
@@ -106,76 +49,6 @@ at::Tensor reversed_input(const at::Tensor& hessian, std::span<const std::int64_
   }
   return reversed;
 }
-
-}  // namespace
-
-HessianSum::HessianSum(std::int64_t channels, const ComputeDevice& where)
-    : channels_(channels), where_(where), sum_(at::zeros({channels, channels}, at::TensorOptions(at::kFloat).device(where.device))) {}
-
-// A GPU multiplies bfloat16 and sums in float32; the processor's LibTorch widens first, which gives the same products.
-void HessianSum::add_on_device(std::span<const at::Tensor> inputs) {
-  for (std::size_t first = 0; first < inputs.size();) {
-    std::vector<at::Tensor> some;
-    std::int64_t tokens = 0;
-    for (; first < inputs.size() && (some.empty() || (tokens + inputs[first].size(0) <= kDeviceTokens && inputs[first].scalar_type() == some[0].scalar_type()));
-         ++first) {
-      some.push_back(inputs[first]);
-      tokens += inputs[first].size(0);
-    }
-    const at::Tensor x = some.size() == 1 ? some[0] : at::cat(some, 0);
-    if (x.scalar_type() == at::kBFloat16 && x.is_cuda()) {
-      sum_.add_(at::mm(x.t(), x, at::kFloat));
-    } else {
-      const at::Tensor wide = x.to(at::kFloat);
-      sum_.addmm_(wide.t(), wide);
-    }
-  }
-}
-
-void HessianSum::add(std::span<const at::Tensor> inputs, ThreadPool& pool) {
-  const at::NoGradGuard no_grad;
-  for (std::size_t i = 0; i < inputs.size(); ++i) {
-    const at::Tensor& input = inputs[i];
-    if (input.dim() != 2 || input.size(1) != channels_ || (input.scalar_type() != at::kFloat && input.scalar_type() != at::kBFloat16)) {
-      throw Error("Hessian: calibration input " + std::to_string(i) + " is no [tokens, " + std::to_string(channels_) +
-                  "] float32 or bfloat16 matrix");
-    }
-  }
-  const bool narrow =
-      !where_.used() && !inputs.empty() && bfloat16_products_available() &&
-      std::all_of(inputs.begin(), inputs.end(), [](const at::Tensor& input) { return input.scalar_type() == at::kBFloat16; });
-  if (where_.used()) {
-    add_on_device(inputs);
-  } else if (narrow) {
-    add_bfloat16(inputs, pool, sum_.mutable_data_ptr<float>());
-  } else {
-    add_float32(inputs, pool, sum_);
-  }
-  for (const at::Tensor& input : inputs) tokens_ += input.size(0);
-}
-
-at::Tensor HessianSum::mean() const {
-  if (tokens_ == 0) throw Error("Hessian: no calibration tokens were seen");
-  const std::int64_t n = channels_;
-  if (where_.used()) {
-    const at::NoGradGuard no_grad;
-    if (!at::isfinite(sum_.diagonal()).all().item<bool>()) throw Error("Hessian: the calibration inputs hold NaN or infinity");
-    const at::Tensor upper = at::triu(sum_.div(static_cast<double>(tokens_)));
-    return upper.add(at::triu(upper, 1).t());
-  }
-  at::Tensor result = at::empty({n, n}, at::kFloat);
-  const float* in = sum_.const_data_ptr<float>();
-  float* out = result.mutable_data_ptr<float>();
-  const double tokens = static_cast<double>(tokens_);
-  for (std::int64_t i = 0; i < n; ++i) {
-    for (std::int64_t j = i; j < n; ++j) out[i * n + j] = static_cast<float>(in[i * n + j] / tokens);
-  }
-  for (std::int64_t i = 0; i < n; ++i)
-    for (std::int64_t j = 0; j < i; ++j) out[i * n + j] = out[j * n + i];
-  return result;
-}
-
-namespace {
 
 // The same by LibTorch's operations where the Hessian lies; `factor` knows the order, the scale and what is dead.
 std::optional<InverseFactor> factor_on_device(const at::Tensor& hessian, const FactorOptions& options, InverseFactor factor) {

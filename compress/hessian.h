@@ -4,11 +4,12 @@
 // share one; gate and up share one). SparseGPT's add_batch keeps 2/sequences times the sum instead: damping is
 // relative to the mean diagonal and nothing else depends on the scale of H.
 //
-// Sums are float32; what is added by one call is computed block by block of H, each block by one thread
-// in the order of the inputs, so the bytes do not depend on the number of threads.
+// What one input gives (a window, or its tokens that an expert reads) is a part: float32 sums over its tokens, computed block by block of H, each block by
+// one thread. Parts are rounded and added in float64 (exact_sums.h), so the bytes depend neither on the number of threads nor on which process adds which
+// window, nor on how windows are cut into calls.
 //
-// On a device the sums are products of LibTorch's: of at most kDeviceTokens tokens at once, added up in float32. A bfloat16 value has 8 bits, so products are
-// exact; what is rounded are sums, of which |error_ij| <= (kDeviceTokens + calls) 2^-24 sum_t |x_ti x_tj| (tests measure far less).
+// On a device a part's sums are LibTorch's products, of at most kDeviceTokens tokens at once. A bfloat16 value has 8 bits, so products are exact; what is
+// rounded are sums, of which |error_ij| <= (tokens at once + parts) 2^-24 sum_t |x_ti x_tj| (tests measure far less).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -21,6 +22,7 @@
 #include "miq/base/ranks.h"
 #include "miq/base/thread_pool.h"
 #include "miq/compress/compute_device.h"
+#include "miq/compress/exact_sums.h"
 
 namespace miq {
 
@@ -29,19 +31,19 @@ inline constexpr std::int64_t kDeviceTokens = 8192;
 class HessianSum {
  public:
   // The sums lie where they are computed.
-  explicit HessianSum(std::int64_t channels, const ComputeDevice& where = {});
+  explicit HessianSum(std::int64_t channels, const ComputeDevice& where = {}) : where_(where), sum_(channels, where.device) {}
 
-  std::int64_t channels() const { return channels_; }
+  std::int64_t channels() const { return sum_.size(); }
   std::int64_t tokens() const { return tokens_; }
 
-  // Adds the inputs, each [tokens, channels] float32 or bfloat16 (one window each, usually a batch of
+  // Adds the inputs, each a part [tokens, channels] float32 or bfloat16 (one window each, usually a batch of
   // windows per call). bfloat16 inputs are multiplied exactly and summed in float32 (in another order where the
   // processor has AVX-512 BF16 instructions). Throws Error naming
   // the index of an input that holds NaN or infinity, or has the wrong shape; the sum is then unusable. On a device, where the inputs lie too, NaN and
   // infinity are found by mean().
   void add(std::span<const at::Tensor> inputs, ThreadPool& pool);
 
-  // Adds what the other processes added to theirs, in the rank `to` or in all; elsewhere it is unusable afterwards. Summed in float64.
+  // Adds what the other processes added to theirs, in the rank `to` or in all; elsewhere it is unusable afterwards.
   void sum_over(Ranks& ranks, int to = Ranks::kAll);
 
   // [n, n] float32, symmetric, its diagonal E[x_j^2]: sum / tokens. Throws Error when nothing was added.
@@ -50,9 +52,9 @@ class HessianSum {
  private:
   void add_on_device(std::span<const at::Tensor> inputs);
 
-  std::int64_t channels_, tokens_ = 0;
+  std::int64_t tokens_ = 0;
   ComputeDevice where_;
-  at::Tensor sum_;  // [n, n] float32, blocks on and above the diagonal
+  MomentSum sum_;
 };
 
 // Zero: what SparseGPT and GPTQ do: H_dd = 1 and the weights of the column become 0.

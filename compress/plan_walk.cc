@@ -5,18 +5,16 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
-#include <bit>
-#include <cmath>
 #include <numeric>
-#include <optional>
 #include <set>
 
-#include "miq/compress/channel_statistics.h"
-#include "miq/compress/hessian.h"
+#include "miq/compress/column_squares.h"
+#include "miq/compress/exact_sums.h"
 #include "miq/compress/place_error.h"
+#include "miq/compress/plan_record.h"
+#include "miq/compress/plan_site.h"
 #include "miq/compress/predicted_loss.h"
 #include "miq/compress/quantizer.h"
-#include "miq/compress/plan_record.h"
 #include "miq/compress/rank_journal.h"
 #include "miq/compress/rank_sums.h"
 #include "miq/compress/walk.h"
@@ -24,199 +22,15 @@
 namespace miq {
 namespace {
 
-// A site while the windows pass. Products of channels are summed only where the plan reads them.
-struct SiteSums {
-  std::optional<HessianSum> hessian;
-  ChannelStatistics channels;
-  std::optional<TokenSample> sample;
-  at::Tensor rows;                    // sampled by all ranks
-  std::int64_t tokens = 0, seen = 0;  // and windows
-
-  // `all`: how many tokens may come, in all ranks. A place that every token reaches is sampled as one rank would; an expert by its own order.
-  void add(InputPlace place, std::span<const at::Tensor> inputs, const Recipe& recipe, std::int64_t all, const Ranks& ranks, ThreadPool& pool,
-           const ComputeDevice& where) {
-    const bool information = recipe.needs_information();
-    if (information && recipe.mi_estimator == MiEstimator::Binned) {
-      if (!sample) sample.emplace(all);
-      for (const at::Tensor& window : inputs) {
-        if (!ranks.alone() && place.expert < 0) sample->skip_to((ranks.rank() + seen * ranks.size()) * window.size(0));
-        sample->add(window);
-        ++seen;
-      }
-    }
-    for (const at::Tensor& window : inputs) tokens += window.size(0);
-    if (information || recipe.sparsity > 0) {
-      if (!hessian) hessian.emplace(inputs.front().size(1), where);
-      hessian->add(inputs, pool);
-    }
-    if (information || recipe.sparsity == 0) {
-      for (const at::Tensor& window : inputs) accumulate(channels, window, pool);
-    }
-  }
-};
-
-// The rank that measures each place: what its Hessian costs there.
-std::map<InputPlace, int> owners_of(const Ranks& ranks, std::span<const InputPlace> places, const std::map<InputPlace, std::int64_t>& widths) {
-  std::vector<double> costs;
-  for (InputPlace place : places) costs.push_back(std::pow(static_cast<double>(widths.at(place)), 3));
-  const std::vector<int> owners = spread_jobs(costs, ranks.size());
-  std::map<InputPlace, int> result;
-  for (std::size_t p = 0; p < places.size(); ++p) result[places[p]] = owners[p];
-  return result;
-}
-
-// Sums of all ranks, in the rank that measures the place. What is left in `sums` are places that any token reached.
-void sum_places(Ranks& ranks, std::span<const InputPlace> places, const std::map<InputPlace, int>& owners, const std::map<InputPlace, std::int64_t>& widths,
-                const Recipe& recipe, std::map<InputPlace, SiteSums>& sums, const ComputeDevice& where) {
-  if (ranks.alone()) return;
-  std::vector<double> tokens;
-  for (InputPlace place : places) tokens.push_back(static_cast<double>(sums[place].tokens));
-  ranks.sum(tokens);
-  const bool information = recipe.needs_information(), binned = information && recipe.mi_estimator == MiEstimator::Binned;
-  for (std::size_t p = 0; p < places.size(); ++p) {
-    if (tokens[p] == 0) {
-      sums.erase(places[p]);
-      continue;
-    }
-    SiteSums& site = sums.at(places[p]);
-    const std::int64_t width = widths.at(places[p]);
-    const int owner = owners.at(places[p]);
-    if (information || recipe.sparsity > 0) {
-      if (!site.hessian) site.hessian.emplace(width, where);
-      site.hessian->sum_over(ranks, owner);
-    }
-    if (information || recipe.sparsity == 0) sum_over(ranks, site.channels, width, owner);
-    if (binned) site.rows = gather_rows(ranks, site.sample ? site.sample->rows().to(at::kCPU) : at::Tensor(), width, owner);
-    if (ranks.rank() != owner) site = {};
-  }
-}
-
-// What is known of a site whatever its groups; its information too, which a plan does not keep.
-struct SiteFacts {
-  SitePlan site;
-  at::Tensor information;
-};
-
-SiteFacts measure_site(const SiteSums& sums, const Recipe& recipe, ThreadPool& pool, const ComputeDevice& where) {
-  SiteFacts facts;
-  SitePlan& site = facts.site;
-  const at::Tensor hessian = sums.hessian ? sums.hessian->mean() : at::Tensor();
-  if (hessian.defined()) {
-    const at::Tensor diagonal = hessian.diagonal().to(at::kCPU, at::kDouble).contiguous();
-    site.energy.assign(diagonal.const_data_ptr<double>(), diagonal.const_data_ptr<double>() + diagonal.numel());
-  } else {
-    site.energy = sums.channels.second_moment();
-  }
-  const auto channels = static_cast<std::int64_t>(site.energy.size());
-  if (recipe.needs_information()) {
-    facts.information = recipe.mi_estimator == MiEstimator::Binned ? binned_mutual_information((sums.rows.defined() ? sums.rows : sums.sample->rows()).to(where.device), pool, where)
-                                                             : gaussian_mutual_information(hessian, sums.channels.mean(), pool, where);
-    facts.information = facts.information.to(at::kCPU);
-  }
-  if (recipe.sparsity > 0) {
-    FactorOptions factor_options;
-    factor_options.damping = recipe.damping;
-    auto factor = factor_inverse(hessian, natural_order(channels), factor_options, pool, where);
-    if (factor) {
-      site.inverse_diagonal = std::move(factor->inverse_diagonal);
-    } else {  // as if channels were independent
-      const double floor = std::max(1e-12, recipe.damping);
-      for (double energy : site.energy) site.inverse_diagonal.push_back(1 / std::max(energy, floor));
-    }
-  }
-  return facts;
-}
-
-SitePlan group_site(const SiteFacts& facts, const Recipe& recipe, std::uint64_t site_number, ThreadPool& pool, const ComputeDevice& where) {
-  SitePlan site = facts.site;
-  const at::Tensor& information = facts.information;
-  const auto channels = static_cast<std::int64_t>(site.energy.size());
-  GroupingOptions options;
-  options.grouping = recipe.grouping;
-  options.group_size = recipe.group_size;
-  options.groups = recipe.n_groups ? recipe.groups(channels) : 0;
-  options.seed = recipe.seed + site_number;
-  options.clustering = recipe.clustering;
-  options.run = recipe.run();
-  site.channels = group_channels(options, site.energy, information, pool, where);
-  if (information.defined()) {
-    const std::vector<std::int32_t> group = site.channels.group_of_channel();
-    site.information = summarize(information, group, pool);
-    site.information_blocks = information_blocks(information, group, site.channels.groups(), pool);
-    if (recipe.allocator == Allocator::Redundancy) site.information_within = information_within(information, group, site.channels.groups());
-  }
-  return site;
-}
-
-// A place that no token reached, in the plan as an average expert of its layer: equal channels in their own order.
-void plan_unseen(LayerPlan& layer, InputPlace place, std::int64_t channels, const Recipe& recipe, ThreadPool& pool) {
-  double sum = 0, count = 0;
-  for (const auto& [other, site] : layer.places) {
-    if (other.site != place.site || other.expert < 0 || site.energy.empty()) continue;
-    for (double energy : site.energy) sum += energy, ++count;
-  }
-  const double energy = count > 0 ? sum / count : 0;
-  SitePlan site;
-  site.energy.assign(static_cast<std::size_t>(channels), energy);
-  if (recipe.sparsity > 0) site.inverse_diagonal.assign(static_cast<std::size_t>(channels), 1 / std::max(energy, 1e-12));
-  GroupingOptions options;
-  options.grouping = Grouping::Contiguous;
-  options.group_size = recipe.group_size;
-  options.groups = recipe.n_groups ? recipe.groups(channels) : 0;
-  options.run = recipe.run();
-  site.channels = group_channels(options, site.energy, {}, pool);
-  site.information_within.assign(static_cast<std::size_t>(site.channels.groups()), 0.0);
-  layer.places[place] = std::move(site);
-}
-
-// Decorrelates the seeds of places.
-std::uint64_t place_number(std::int64_t layer, InputPlace place) {
-  return static_cast<std::uint64_t>(layer) * kInputSites.size() + static_cast<std::uint64_t>(place.site) +
-         (static_cast<std::uint64_t>(place.expert + 1) << 32);
-}
-
-__attribute__((target_clones("avx512f", "avx2", "default"))) void add_squares(const float* x, std::int64_t n, double* sums) {
-  for (std::int64_t i = 0; i < n; ++i) sums[i] += static_cast<double>(x[i]) * x[i];
-}
-
-// bfloat16 bits: the upper half of a float.
-__attribute__((target_clones("avx512f", "avx2", "default"))) void add_squares(const std::uint16_t* x, std::int64_t n, double* sums) {
-  for (std::int64_t i = 0; i < n; ++i) {
-    const float value = std::bit_cast<float>(static_cast<std::uint32_t>(x[i]) << 16);
-    sums[i] += static_cast<double>(value) * value;
-  }
-}
-
-// Sums over the rows of x^2, row after row in double.
-std::vector<double> column_squares(const at::Tensor& x) {
-  if (!x.is_cpu()) {
-    const at::NoGradGuard no_grad;
-    const at::Tensor on_device = x.to(at::kDouble).square().sum(0).to(at::kCPU);
-    return {on_device.const_data_ptr<double>(), on_device.const_data_ptr<double>() + on_device.numel()};
-  }
-  const bool narrow = x.scalar_type() == at::kBFloat16;
-  at::Tensor rows = narrow ? x : x.to(at::kFloat);
-  if (rows.stride(1) != 1) rows = rows.contiguous();
-  std::vector<double> sums(static_cast<std::size_t>(rows.size(1)));
-  for (std::int64_t t = 0; t < rows.size(0); ++t) {
-    const std::int64_t at = t * rows.stride(0);
-    if (narrow) {
-      add_squares(static_cast<const std::uint16_t*>(rows.const_data_ptr()) + at, rows.size(1), sums.data());
-    } else {
-      add_squares(rows.const_data_ptr<float>() + at, rows.size(1), sums.data());
-    }
-  }
-  return sums;
-}
-
 // Windows go one after another on a GPU.
 void for_windows(const ForwardPass& forward, std::int64_t count, ThreadPool& pool, const std::function<void(std::int64_t)>& work) {
   if (!forward.device_form()) return pool.for_each(count, work);
   for (std::int64_t w = 0; w < count; ++w) work(w);
 }
 
+// Sums over this rank's windows of the squared gradients, each window's rounded for a sum that is exact.
 LayerCosts walk_layer_back(const ForwardPass& dense, const LayerWeights& weights, std::span<const at::Tensor> inputs,
-                           std::vector<at::Tensor>& gradients, double all_tokens, ThreadPool& pool) {
+                           std::vector<at::Tensor>& gradients, ThreadPool& pool) {
   std::vector<std::map<std::string, std::vector<double>, std::less<>>> squares(inputs.size());
   for_windows(dense, static_cast<std::int64_t>(inputs.size()), pool, [&](std::int64_t unit) {
     const auto w = static_cast<std::size_t>(unit);
@@ -230,15 +44,14 @@ LayerCosts walk_layer_back(const ForwardPass& dense, const LayerWeights& weights
     for (const auto& [rule, sum] : window) {
       std::vector<double>& f = costs[rule].sensitivity;
       f.resize(sum.size());
-      for (std::size_t r = 0; r < f.size(); ++r) f[r] += sum[r] / all_tokens;
+      for (std::size_t r = 0; r < f.size(); ++r) f[r] += to_24_bits(sum[r]);
     }
   }
   return costs;
 }
 
-// Sums of all ranks, in all.
-void sum_sensitivities(Ranks& ranks, const std::vector<LayerTensor>& tensors, LayerCosts& costs) {
-  if (ranks.alone()) return;
+// Sums of all ranks, in all; then means over `tokens`.
+void sum_sensitivities(Ranks& ranks, const std::vector<LayerTensor>& tensors, double tokens, LayerCosts& costs) {
   std::vector<double> all;
   for (const LayerTensor& tensor : tensors) {
     if (!tensor.linear()) continue;
@@ -247,6 +60,7 @@ void sum_sensitivities(Ranks& ranks, const std::vector<LayerTensor>& tensors, La
     all.insert(all.end(), f.begin(), f.end());
   }
   ranks.sum(all);
+  for (double& value : all) value = to_24_bits(value) / tokens;
   auto next = all.begin();
   for (const LayerTensor& tensor : tensors) {
     if (!tensor.linear()) continue;
@@ -423,8 +237,8 @@ std::vector<std::vector<LayerCosts>> walk_back(const ForwardPass& dense, const C
   }
   for (std::int64_t l = last; l >= 0; --l) {
     const auto layer = static_cast<std::size_t>(l);
-    costs.front()[layer] = walk_layer_back(dense, dense.load_layer(l), states.back(), gradients, tokens, pool);
-    sum_sensitivities(ranks, layer_tensors(dense.model().config, l), costs.front()[layer]);
+    costs.front()[layer] = walk_layer_back(dense, dense.load_layer(l), states.back(), gradients, pool);
+    sum_sensitivities(ranks, layer_tensors(dense.model().config, l), tokens, costs.front()[layer]);
     states.pop_back();
     fill_unseen_sensitivities(dense.model().config, l, costs.front()[layer]);
     raise_small_sensitivities(costs.front()[layer]);

@@ -1,4 +1,4 @@
-// Sums go in pieces of a fixed size through a buffer of doubles; of a Hessian the entries on and above its diagonal alone.
+// Sums are of float64 numbers whose additions are exact (exact_sums.h): the library that adds them may take any order.
 #include "miq/compress/rank_sums.h"
 
 #include <ATen/ops/empty.h>
@@ -13,8 +13,6 @@
 
 namespace miq {
 namespace {
-
-constexpr std::size_t kPiece = std::size_t{1} << 20;  // doubles: 8 MiB
 
 std::span<std::uint8_t> bytes_of(at::Tensor& tensor) {
   return {static_cast<std::uint8_t*>(tensor.mutable_data_ptr()), static_cast<std::size_t>(tensor.nbytes())};
@@ -33,24 +31,7 @@ void HessianSum::sum_over(Ranks& ranks, int to) {
   double tokens = static_cast<double>(tokens_);
   ranks.sum(std::span(&tokens, 1), to);
   tokens_ = static_cast<std::int64_t>(tokens);
-  at::Tensor host = sum_.to(at::kCPU);
-  float* values = host.mutable_data_ptr<float>();
-  const std::int64_t n = channels_;
-  std::vector<double> piece;
-  piece.reserve(std::min<std::size_t>(kPiece, static_cast<std::size_t>(n * n)));
-  // Whole rows at once, as many as fit; row i has n - i entries.
-  for (std::int64_t first = 0, end = 0; first < n; first = end) {
-    piece.clear();
-    for (end = first; end < n && (end == first || piece.size() + static_cast<std::size_t>(n - end) <= kPiece); ++end) {
-      piece.insert(piece.end(), values + end * n + end, values + (end + 1) * n);
-    }
-    ranks.sum(piece, to);
-    const double* sums = piece.data();
-    for (std::int64_t i = first; i < end; ++i) {
-      for (std::int64_t j = i; j < n; ++j) values[i * n + j] = static_cast<float>(*sums++);
-    }
-  }
-  if (!host.is_same(sum_)) sum_.copy_(host);
+  sum_.sum_over(ranks, to);
 }
 
 void sum_over(Ranks& ranks, ChannelStatistics& statistics, std::int64_t channels, int to) {

@@ -9,6 +9,8 @@
 #include <memory>
 #include <utility>
 
+#include "miq/compress/exact_sums.h"
+
 namespace miq {
 
 at::Tensor WorkingMemory::keep(const at::Tensor& values, at::ScalarType type) const {
@@ -38,8 +40,7 @@ Tensor WorkingMemory::keep(Tensor tensor) const { return disk ? moved_to(*disk, 
 std::vector<std::vector<InputPlace>> place_batches(const Config& config, std::int64_t layer, std::uint64_t bytes) {
   std::map<InputPlace, std::uint64_t> sizes;
   for (const LayerTensor& tensor : layer_tensors(config, layer)) {
-    const auto n = static_cast<std::uint64_t>(tensor.linear() ? tensor.shape[1] : 0);
-    if (tensor.linear()) sizes[tensor.place()] = n * n * sizeof(float);
+    if (tensor.linear()) sizes[tensor.place()] = MomentSum::bytes(tensor.shape[1]);
   }
   std::vector<std::vector<InputPlace>> batches;
   std::uint64_t sum = 0;

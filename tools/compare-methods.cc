@@ -1,11 +1,12 @@
 // compare-methods MODEL CALIBRATION -o FOLDER: one model and one set of calibration windows, read once; for each run
-// resolve -> compress -> save_model -> evaluate_model, and one report of all and the dense model.
+// resolve -> compress -> save_model -> evaluate_model, and one report of all and the dense model. Several processes do each step together; rank 0 writes.
 #include <chrono>
 #include <filesystem>
 #include <set>
 
 #include "miq/base/version.h"
 #include "miq/compress/compress.h"
+#include "miq/compress/rank_sums.h"
 #include "miq/converters/open_model.h"
 #include "miq/evaluate/metrics.h"
 #include "miq/formats/atomic_file.h"
@@ -82,7 +83,7 @@ void write_file(const fs::path& path, const std::string& text) {
 // Everything that the runs share, and the report that grows.
 class Comparison {
  public:
-  Comparison(const Options& options, std::vector<Run> runs, Session& session) : options_(options), runs_(std::move(runs)), session_(session) {}
+  Comparison(const Options& options, std::vector<Run> runs, Session& session) : options_(options), runs_(std::move(runs)), session_(session), ranks_(session.ranks()) {}
 
   ExitCode go() {
     for (const std::string& name : options_.eval) evaluation_.texts.push_back(find_named_text(options_.texts, name));
@@ -91,8 +92,11 @@ class Comparison {
     const Model model = open_model(checkpoint_path(options_.model));
     for (const std::string& warning : model.warnings) session_.warn(warning);
     for (Run& run : runs_) prepare(run, model);
-    const Calibration calibration = read_calibration(options_.model, model, options_.calibration, options_.texts, options_.sampling);
-    fs::create_directories(options_.output);
+    if (ranks_.broadcast(model.config.to_json().dump()) != model.config.to_json().dump()) throw Error(options_.model + ": is another model than that of process 1");
+    Calibration calibration;
+    if (ranks_.first()) calibration = read_calibration(options_.model, model, options_.calibration, options_.texts, options_.sampling);
+    share_calibration(ranks_, calibration);
+    if (ranks_.first()) fs::create_directories(options_.output);
     begin_report();
     session_.progress().start("comparing");
     if (!options_.no_dense) evaluate("dense", model, options_.model);
@@ -114,6 +118,7 @@ class Comparison {
     evaluation_.metrics = choose_metrics("ppl,params,size");
     evaluation_.perplexity.seqlen = options_.eval_seqlen;
     evaluation_.perplexity.windows = options_.eval_windows;
+    evaluation_.perplexity.walk.ranks = &ranks_;
     evaluation_.type = runs_.front().recipe.compute;
     report_.version = version();
     report_.torch_version = torch_version();
@@ -121,6 +126,7 @@ class Comparison {
     report_.device_name = processor_name();
     report_.dtype = compute_type_name(evaluation_.type);
     report_.threads = session_.pool().threads();
+    report_.processes = ranks_.size();
     report_.protocol = evaluation_.perplexity.protocol;
   }
 
@@ -142,7 +148,7 @@ class Comparison {
 
   CompressResult compressed(const Run& run, const Model& model, const Calibration& calibration) {
     try {
-      return compress(model, calibration, run.recipe, session_.pool(), progress(run.name, 0.9));
+      return compress(model, calibration, run.recipe, session_.pool(), progress(run.name, 0.9), {}, nullptr, {}, ranks_);
     } catch (const UsageError& error) {  // a target that the plan cannot reach
       throw UsageError("run '" + run.name + "': " + error.what());
     }
@@ -153,7 +159,7 @@ class Comparison {
     const std::string path = (fs::path(options_.output) / (run.name + ".miq")).string();
     const CompressResult result = compressed(run, model, calibration);
     session_.progress().clear();
-    save_model(result.model, path);
+    if (ranks_.first()) save_model(result.model, path);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     session_.message_function()(run.name + ": " + path + ", " + figure_text(seconds) + " s");
     if (result.fallbacks > 0) {
@@ -168,16 +174,18 @@ class Comparison {
   void finish() {
     session_.progress().clear();
     const fs::path folder = options_.output;
+    degraded_ = degraded_ || report_.failed();
+    if (!ranks_.first()) return;
     write_file(folder / "report.json", report_json(report_).dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
     write_file(folder / "report.md", report_markdown(report_));
     write_file(folder / "report.html", report_html(report_));
     session_.print(report_table(report_, true));
-    degraded_ = degraded_ || report_.failed();
   }
 
   const Options& options_;
   std::vector<Run> runs_;
   Session& session_;
+  Ranks& ranks_;
   EvaluationOptions evaluation_;
   Report report_;
   double done_ = 0;
@@ -215,5 +223,5 @@ int main(int argc, char** argv) {
                       "Examples:\n"
                       "  compare-methods model.miq c4 --data-dir data --wbits 4 --sparsity 0.5 --eval wikitext2,ptb -o comparison\n"
                       "  compare-methods model.miq c4 --data-dir data --wbits 3 --methods gptq,mixed \\\n"
-                      "      --run 'strong=gptq --act-order --group-size 64 --clip search' --eval wikitext2 -o comparison"});
+                      "      --run 'strong=gptq --act-order --group-size 64 --clip search' --eval wikitext2 -o comparison", true});
 }

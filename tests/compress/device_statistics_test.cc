@@ -57,7 +57,7 @@ TEST(DeviceStatistics, HessianIsWithinItsBound) {
       EXPECT_TRUE(mean.equal(mean.t()));
       const double all = static_cast<double>(calls * tokens);
       const at::Tensor error = (mean.to(at::kDouble) * all - exact).abs() / sizes;
-      const double bound = static_cast<double>(kDeviceTokens + calls) * std::ldexp(1.0, -24);
+      const double bound = static_cast<double>(kDeviceTokens + 2 * calls) * std::ldexp(1.0, -24);
       EXPECT_LT(error.max().item<double>(), bound);
       EXPECT_LT(error.max().item<double>(), 3e-6);
       std::printf("Hessian of %lld tokens, largest error over the sum of sizes: %.2g (bound %.2g)\n", static_cast<long long>(calls * tokens),
@@ -84,10 +84,11 @@ TEST(DeviceStatistics, ChannelsAreTheCpus) {
     }
     EXPECT_EQ(device.tokens, cpu.tokens);
     for (std::size_t j = 0; j < 70; ++j) {
-      EXPECT_NEAR(device.sum[j], cpu.sum[j], 1e-11 * cpu.sum_abs[j]);
-      EXPECT_NEAR(device.sum_abs[j], cpu.sum_abs[j], 1e-12 * cpu.sum_abs[j]);
-      EXPECT_NEAR(device.sum_squares[j], cpu.sum_squares[j], 1e-12 * cpu.sum_squares[j]);
-      EXPECT_NEAR(device.sum_fourths[j], cpu.sum_fourths[j], 1e-12 * cpu.sum_fourths[j]);
+      // Parts are rounded to 24 bits.
+      EXPECT_NEAR(device.sum[j], cpu.sum[j], 2e-7 * cpu.sum_abs[j]);
+      EXPECT_NEAR(device.sum_abs[j], cpu.sum_abs[j], 2e-7 * cpu.sum_abs[j]);
+      EXPECT_NEAR(device.sum_squares[j], cpu.sum_squares[j], 2e-7 * cpu.sum_squares[j]);
+      EXPECT_NEAR(device.sum_fourths[j], cpu.sum_fourths[j], 2e-7 * cpu.sum_fourths[j]);
     }
     EXPECT_THROW(accumulate_on_device(device, random_matrix(3, 9, 1)), Error);
   }

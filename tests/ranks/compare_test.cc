@@ -1,0 +1,40 @@
+// compare-methods by several processes: the containers and the losses of one.
+#include "miq/formats/json.h"
+#include "tests/ranks/mpirun.h"
+#include "tests/ranks/small_files.h"
+
+namespace miq {
+namespace {
+
+using CompareTogether = test::WithMpi;
+
+TEST_F(CompareTogether, TwoProcessesCompareAsOneDoes) {
+  test::write_model(folder_ / "dense.miq", test::small_config());
+  test::write_text(folder_ / "text.txt");
+  const auto compare = [&](int processes, const std::string& output) {
+    std::vector<std::string> command{MIQ_TOOLS_DIR "/compare-methods", "dense.miq", "text.txt", "-o", output, "--documents", "whole", "--nsamples", "8", "--seqlen", "64",
+                                     "--dtype", "float32", "--threads", "1", "--methods", "gptq", "--run", "mixed=mixed --target-avg-bits 4", "--wbits", "4",
+                                     "--eval", "own=text.txt", "--eval-seqlen", "64", "--eval-windows", "5"};
+    return test::Running(folder_, processes > 1 ? test::mpirun(processes, command) : command).end(120);
+  };
+  const test::Ended alone = compare(1, "alone"), together = compare(2, "together");
+  ASSERT_EQ(alone.status, 0) << alone.err;
+  ASSERT_EQ(together.status, 0) << together.err;
+  for (const char* name : {"gptq.miq", "mixed.miq"}) {
+    const std::string expected = test::slurp(folder_ / "alone" / name);
+    EXPECT_FALSE(expected.empty());
+    EXPECT_TRUE(test::slurp(folder_ / "together" / name) == expected) << name;
+  }
+  const Json one = Json::parse(test::slurp(folder_ / "alone" / "report.json")), two = Json::parse(test::slurp(folder_ / "together" / "report.json"));
+  ASSERT_EQ(one.at("models").size(), 3u);
+  ASSERT_EQ(two.at("models").size(), 3u);
+  for (std::size_t m = 0; m < 3; ++m) {
+    EXPECT_EQ(one["models"][m]["name"], two["models"][m]["name"]);
+    EXPECT_EQ(one["models"][m]["perplexity"], two["models"][m]["perplexity"]);
+    EXPECT_FALSE(one["models"][m]["perplexity"].empty());
+  }
+  EXPECT_EQ(test::count_of(together.out, "| dense |"), test::count_of(alone.out, "| dense |"));  // one of them speaks
+}
+
+}  // namespace
+}  // namespace miq

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # processes.sh TOOLS MODEL TEXT FOLDER [OPTION...]: one compression by 1, 2 and 4 processes of one thread each: seconds, processors' time of all
-# together (what it costs beyond one process), bytes between the processes, and perplexity of the results.
+# together (what it costs beyond one process), bytes between the processes, digests of the files (the same), and perplexity of the first.
 set -euo pipefail
 tools=$1 model=$2 text=$3 folder=$4
 shift 4
@@ -18,4 +18,5 @@ for n in 1 2 4; do
   echo "$n: $times" | awk '{printf "%s %.1f s, processors %.1f s\n", $1, $2, $3 + $4}'
   grep " processes: " "$folder/by-$n.log" || true
 done
-"$tools/run-eval" "$folder"/by-{1,2,4}.miq --dataset "own=$text" --seqlen 512 --windows 32 --metrics ppl,size --no-cache --threads 1 --dtype float32 --format markdown
+sha256sum "$folder"/by-{1,2,4}.miq
+"$tools/run-eval" "$folder"/by-1.miq --dataset "own=$text" --seqlen 512 --windows 32 --metrics ppl,size --no-cache --threads 1 --dtype float32 --format markdown

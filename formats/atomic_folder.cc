@@ -32,7 +32,10 @@ std::string without_slashes(std::string path) {
 void sync_folder(const std::string& path) {
   const int folder = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (folder < 0) return;
-  const int result = ::fsync(folder);
+  int result;
+  do {
+    result = ::fsync(folder);
+  } while (result != 0 && errno == EINTR);
   const int reason = errno;
   ::close(folder);
   if (result != 0 && reason != EINVAL && reason != ENOTSUP) fail(path, "cannot be synced", reason);

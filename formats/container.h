@@ -6,8 +6,10 @@
 // the same content gives the same bytes.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "miq/base/blob.h"
 #include "miq/base/thread_pool.h"
@@ -34,6 +36,15 @@ Container read_container(Blob file, const std::string& name, bool verify_tensors
 // Throws FormatError for the first chunk whose checksum is wrong, and for anything else that reading
 // the file and its tensors' sections would refuse.
 void verify_container(const std::string& path, ThreadPool* pool = nullptr);
+
+// A chunk whose bytes do not match their checksum.
+struct DamagedChunk {
+  std::string what;                      // "tensor NAME", "tensor NAME, section 'codes'" or a reserved name
+  std::uint64_t offset = 0, length = 0;  // in the file
+};
+// All of them, in the file's order. Throws FormatError as read_container() where the header or the table of checksums is damaged: nothing
+// else can be believed then.
+std::vector<DamagedChunk> damaged_chunks(Blob file, const std::string& name);
 
 // True when the bytes begin like a safetensors file whose header metadata says format "miq".
 bool looks_like_container(Bytes start_of_file);

@@ -41,6 +41,19 @@ class Reader {
     check_table_of_checksums();
   }
 
+  std::vector<DamagedChunk> damage() const {
+    std::vector<DamagedChunk> found;
+    const Blob sums = payload(kChecksums);
+    const std::uint8_t* sum = sums.bytes().data();
+    for (const Extent& extent : order_) {
+      for (std::uint64_t begin = extent.begin; begin < extent.end; begin += kChunk, sum += 8) {
+        const std::uint64_t length = std::min(kChunk, extent.end - begin);
+        if (!is_whole(begin, length, sum)) found.push_back({described(*extent.stored), source_.data_begin + begin, length});
+      }
+    }
+    return found;
+  }
+
   Container read(bool verify_tensors, ThreadPool* pool) {
     check_chunks(pool, [&](std::string_view stored) { return verify_tensors || stored.substr(0, kReserved.size()) == kReserved; });
     const std::string table_text(payload(kTable).text());
@@ -261,12 +274,15 @@ class Reader {
     }
   }
 
-  void check_chunk(const Extent& extent, std::uint64_t begin, std::uint64_t length, const std::uint8_t* sum) const {
-    const std::uint64_t offset = source_.data_begin + begin;
+  bool is_whole(std::uint64_t begin, std::uint64_t length, const std::uint8_t* sum) const {
     std::uint64_t expected;
     std::memcpy(&expected, sum, 8);
-    if (xxh3_64(source_.file.bytes().subspan(offset, length)) == expected) return;
-    throw FormatError(name_, offset, described(*extent.stored) + ": the " + std::to_string(length) + " bytes from here do not match their checksum", kCopyAgain);
+    return xxh3_64(source_.file.bytes().subspan(source_.data_begin + begin, length)) == expected;
+  }
+
+  void check_chunk(const Extent& extent, std::uint64_t begin, std::uint64_t length, const std::uint8_t* sum) const {
+    if (is_whole(begin, length, sum)) return;
+    throw FormatError(name_, source_.data_begin + begin, described(*extent.stored) + ": the " + std::to_string(length) + " bytes from here do not match their checksum", kCopyAgain);
   }
 
   std::string name_;
@@ -276,6 +292,8 @@ class Reader {
 };
 
 }  // namespace
+
+std::vector<DamagedChunk> damaged_chunks(Blob file, const std::string& name) { return Reader(std::move(file), name).damage(); }
 
 Container read_container(Blob file, const std::string& name, bool verify_tensors, ThreadPool* pool) {
   return Reader(std::move(file), name).read(verify_tensors, pool);

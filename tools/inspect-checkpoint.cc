@@ -12,6 +12,7 @@
 #include "miq/evaluate/report.h"
 #include "miq/evaluate/size.h"
 #include "miq/formats/container.h"
+#include "miq/formats/mapped_file.h"
 #include "miq/formats/torch_file.h"
 #include "miq/tools/checkpoint_path.h"
 #include "miq/tools/inspect_file.h"
@@ -192,6 +193,16 @@ std::string verify(const OpenedCheckpoint& opened, const std::string& path) {
   return "structure only: this kind carries no checksums";
 }
 
+// Every damaged chunk, where more than the first can be told.
+void name_damage(const std::string& path, Session& session) {
+  try {
+    for (const DamagedChunk& chunk : damaged_chunks(map_file(path), path)) {
+      session.warn("damaged: " + chunk.what + ", " + std::to_string(chunk.length) + " bytes at byte " + std::to_string(chunk.offset));
+    }
+  } catch (const FormatError&) {  // the header or the checksums themselves, as the error says
+  }
+}
+
 // A file that is no model is still a file: what it holds, and why it is none.
 ExitCode inspect_raw(const std::string& path, const std::string& reason, const Options& options, Session& session) {
   Json listing = file_listing(path);
@@ -213,7 +224,10 @@ ExitCode inspect(const Options& options, Session& session) {
   try {
     opened = open_checkpoint(path);
   } catch (const Error& error) {
-    if (is_miq(path)) throw;  // a damaged container reads as a safetensors file, and is none to trust
+    if (is_miq(path)) {  // a damaged container reads as a safetensors file, and is none to trust
+      if (options.verify) name_damage(path, session);
+      throw;
+    }
     return inspect_raw(path, error.what(), options, session);
   }
   std::string verified = options.verify ? verify(opened, path) : "";
@@ -255,7 +269,7 @@ ExitCode run(const Options& options, Session& session) {
 
 void declare(CLI::App& app, Options& options) {
   app.add_option("checkpoint", options.paths, "any checkpoint that convert-checkpoint reads: a path, or a name in the local Hugging Face cache; two with --diff")->required()->expected(1, 2);
-  app.add_flag("--verify", options.verify, "check every checksum of a .miq container or a zip; the first wrong one is named and the exit status is 1");
+  app.add_flag("--verify", options.verify, "check every checksum of a .miq container or a zip; all damaged parts of a container are named, the first wrong file of a zip, and the exit status is 1");
   app.add_flag("--diff", options.diff, "how two checkpoints differ, tensor by tensor; exit status 0 when nothing does, 1 when something does");
   app.add_flag("--guess", options.guess, "guess the method from the weights even where one is recorded");
   app.add_flag("--matrices", options.matrices, "a line for each linear of the decoder layers: bits, zeros, channels by width");

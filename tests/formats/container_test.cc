@@ -135,6 +135,24 @@ TEST_F(ContainerTest, EveryFlippedBitIsFoundAndNamed) {
   }
 }
 
+TEST_F(ContainerTest, AllDamagedChunksAreListed) {
+  Container content = small_container();
+  content.tensors["large"] = dense_tensor(DType::U8, {(2 << 20) + 5}, Blob(std::vector<std::uint8_t>((2 << 20) + 5, 7)));
+  const std::string good = written(content);
+  const SafetensorsFile file = read_safetensors(Blob(std::string_view(good)), "x.miq");
+  EXPECT_TRUE(damaged_chunks(Blob(std::string_view(good)), "x.miq").empty());
+  const std::uint64_t large = file.data_begin + file.entries.at("large").begin, codes = file.data_begin + file.entries.at("q#codes").begin;
+  std::string bad = good;
+  for (const std::uint64_t at : {large + 3, large + 4, large + (2 << 20) + 4, codes}) bad[at] = static_cast<char>(bad[at] ^ 8);
+  std::map<std::uint64_t, std::pair<std::string, std::uint64_t>> found;
+  for (const DamagedChunk& chunk : damaged_chunks(Blob(std::string_view(bad)), "x.miq")) found[chunk.offset] = {chunk.what, chunk.length};
+  const std::map<std::uint64_t, std::pair<std::string, std::uint64_t>> wanted{
+      {large, {"tensor large", 1 << 20}}, {large + (2 << 20), {"tensor large", 5}}, {codes, {"tensor q, section 'codes'", 64}}};
+  EXPECT_EQ(found, wanted);
+  bad[20] ^= 1;
+  EXPECT_THROW(damaged_chunks(Blob(std::string_view(bad)), "x.miq"), FormatError);
+}
+
 TEST_F(ContainerTest, ReadingWithoutTensorsStillChecksEverythingElse) {
   const std::string good = written(rich_container());
   const SafetensorsFile file = read_safetensors(Blob(std::string_view(good)), "x.miq");

@@ -3,6 +3,7 @@
 //   fuzz_replay [FOLDER…]             FOLDER/TARGET/* are inputs, FOLDER/TARGET.pack many of them in one file
 //   fuzz_replay --seeds FOLDER        writes the seeds to FOLDER/TARGET/
 //   fuzz_replay --pack FOLDER FILE    writes the files of a folder into one, sorted by name
+//   fuzz_replay --unpack FILE FOLDER  the other way round
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -80,6 +81,12 @@ int main(int argc, char** argv) {
       pack << input;
     }
     return pack.flush() ? 0 : 1;
+  }
+  if (arguments.size() == 3 && arguments[0] == "--unpack") {
+    fs::create_directories(arguments[2]);
+    std::size_t count = 0;
+    for (const std::string& input : unpacked(slurp(arguments[1]))) std::ofstream(fs::path(arguments[2]) / ("kept" + std::to_string(count++)), std::ios::binary) << input;
+    return 0;
   }
   for (const Target& target : kTargets) {
     std::size_t count = 0;

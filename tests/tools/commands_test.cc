@@ -294,6 +294,14 @@ TEST_F(Commands, AFlippedByteIsFoundAndNamed) {
   bytes[bytes.size() / 2] ^= 4;
   write_text(work_ / "bad.miq", bytes);
   expect_refused(convert("bad.miq -o x.miq"), 1, "bad.miq");
+  // All that is damaged is named, not the first alone.
+  bytes[bytes.size() - 100] ^= 1;
+  write_text(work_ / "bad.miq", bytes);
+  const Outcome verified = run("inspect-checkpoint bad.miq --verify");
+  EXPECT_EQ(verified.code, 1);
+  std::size_t named = 0;
+  for (std::size_t at = 0; (at = verified.err.find("damaged: tensor model.", at)) != std::string::npos; ++at) ++named;
+  EXPECT_EQ(named, 2u) << verified.err;
 }
 
 TEST_F(Commands, FoldersThatContradictThemselvesAreRefused) {

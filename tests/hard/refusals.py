@@ -47,6 +47,7 @@ UNREACHABLE = {
     "zstd could not compress": "a fault of the library, in the writer",
     "the buffer for a packed tensor has the wrong size": "a fault of ours, checked by decode() before",
     "begins within an element of its storage": "views of legacy files begin at whole elements",
+    "(token.id < 0 || token.id > kMaxTokenId)": "token_id() of tokenizer.json and the length of a GGUF's list keep ids in range before",
     "a tensor's offset is too large": "an offset inside a storage never is, added to the view's",
 }
 

@@ -246,6 +246,22 @@ TEST(TokenizerJson, RefusesWhatItDoesNotKnowByName) {
   EXPECT_ERROR(with_model("unk_token", "<none>"), "<none>");
 }
 
+// What tests/hard/refusals.py found without a test: each by what only its message says.
+TEST(TokenizerJson, RefusesPartsThatMakeNoSense) {
+  const auto with = [](const char* part, const char* json) {
+    Json tokenizer = byte_level_json();
+    tokenizer[part] = Json::parse(json);
+    return tokenizer;
+  };
+  EXPECT_ERROR(with("normalizer", R"({"type":"Sequence","normalizers":5})"), "'normalizers' that is not an array");
+  EXPECT_ERROR(with("pre_tokenizer", R"({"type":"Metaspace","replacement":"ab"})"), "not one character");
+  EXPECT_ERROR(with("pre_tokenizer", R"({"type":"Sequence","pretokenizers":[{"type":"ByteLevel"},{"type":"Digits"}]})"), "comes after ByteLevel");
+  EXPECT_ERROR(with("decoder", R"({"type":"Replace","pattern":{"Regex":"a"},"content":"b"})"), "only strings are supported");
+  EXPECT_ERROR(with("post_processor", R"({"type":"TemplateProcessing","single":[],"special_tokens":{}})"), "has no place for the text");
+  EXPECT_ERROR(with("post_processor", R"({"type":"TemplateProcessing","single":[{"Sequence":{"id":"B"}}],"special_tokens":{}})"), "not the one sequence A");
+  EXPECT_ERROR(with("post_processor", R"({"type":"TemplateProcessing","single":[{"Sequence":{"id":"A"}},{"Sequence":{"id":"A"}}],"special_tokens":{}})"), "not the one sequence A");
+}
+
 TEST(TokenizerJson, RefusesAddedTokensThatClash) {
   const auto with = [](const std::string& content, std::int64_t id) {
     Json json = byte_level_json();

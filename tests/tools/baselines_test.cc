@@ -77,10 +77,12 @@ INSTANTIATE_TEST_SUITE_P(Story, Baselines,
                                          Baseline{"Magnitude50", "magnitude", 0.5, 0, 0, 0, 93.410, 0.001}),
                          [](const auto& test) { return std::string(test.param.name); });
 
+// Rounded weights take another code where the last bit of a sum differs, and so does all that follows: damping of 0.00999 or 0.01001 instead of 0.01 moves
+// the OPT at 4 bits by up to 0.3 %, in any version. Hence 1 % wherever Hessians decide on codes.
 INSTANTIATE_TEST_SUITE_P(Opt, Baselines,
                          testing::Values(Baseline{"SparseGpt50", "sparsegpt", 0.5, 0, 0, 0, 373.724, 0.001, &kOpt},
                                          Baseline{"SparseGpt50At4Bits", "sparsegpt", 0.5, 0, 0, 4, 375.871, 0.01, &kOpt},
-                                         Baseline{"SparseGpt4Bits", "sparsegpt", 0, 0, 0, 4, 366.173, 0.001, &kOpt},
+                                         Baseline{"SparseGpt4Bits", "sparsegpt", 0, 0, 0, 4, 366.173, 0.01, &kOpt},
                                          Baseline{"SparseGpt3Bits", "sparsegpt", 0, 0, 0, 3, 368.354, 0.01, &kOpt},
                                          Baseline{"Wanda50", "wanda", 0.5, 0, 0, 0, 396.310, 0.001, &kOpt},
                                          Baseline{"Magnitude50", "magnitude", 0.5, 0, 0, 0, 391.187, 0.001, &kOpt}),

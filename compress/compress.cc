@@ -217,7 +217,7 @@ class Driver {
     visit([&](InputPlace place, std::span<const at::Tensor> batch) {
       if (!std::binary_search(places.begin(), places.end(), place)) return;
       if (needs_hessian(recipe_)) {
-        naming(place_name(result_.model.config, layer, place), [&] { sums.try_emplace(place, batch.front().size(1), where_).first->second.add(batch, pool_); });
+        naming([&] { return place_name(result_.model.config, layer, place); }, [&] { sums.try_emplace(place, batch.front().size(1), where_).first->second.add(batch, pool_); });
       }
       InputStatistics& input = inputs[place];
       for (const at::Tensor& window : batch) {
@@ -227,7 +227,7 @@ class Driver {
     });
     if (!ranks_.alone()) RankWork(ranks_, result_.model.config, layer, places).sum_inputs(ranks_, recipe_, sums, inputs);
     for (auto& [place, sum] : sums) {
-      inputs[place].hessian = naming(place_name(result_.model.config, layer, place), [&sum = sum] { return sum.mean(); });
+      inputs[place].hessian = naming([&, &place = place] { return place_name(result_.model.config, layer, place); }, [&sum = sum] { return sum.mean(); });
       sum = HessianSum(0, where_);
     }
     return inputs;

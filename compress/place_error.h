@@ -18,9 +18,10 @@ inline std::string place_name(const Config& config, std::int64_t layer, InputPla
   return "layer " + std::to_string(layer);
 }
 
-// Runs `work`; an Error of its arithmetic (no UsageError, no FormatError) gets `where` in front and a remedy behind.
-template <typename Work>
-decltype(auto) naming(const std::string& where, const Work& work) {
+// Runs `work`; an Error of its arithmetic (no UsageError, no FormatError) gets where() in front and a remedy behind. A name is made when it is needed:
+// this runs for every place and batch of windows.
+template <typename Where, typename Work>
+decltype(auto) naming(const Where& where, const Work& work) {
   try {
     return work();
   } catch (const UsageError&) {
@@ -28,7 +29,7 @@ decltype(auto) naming(const std::string& where, const Work& work) {
   } catch (const FormatError&) {
     throw;
   } catch (const Error& error) {
-    throw Error(where + ": " + error.what() +
+    throw Error(where() + ": " + error.what() +
                 ". The model's activations or their gradients are not finite or leave the range of float32 here: check its weights and the calibration text; "
                 "rtn and magnitude need no calibration");
   }

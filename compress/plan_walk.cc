@@ -172,7 +172,7 @@ std::vector<std::vector<at::Tensor>> walk_forward(const ForwardPass& dense, cons
       std::map<InputPlace, SiteSums> sums;
       const auto add = [&](InputPlace place, std::span<const at::Tensor> inputs) {
         if (!std::binary_search(batches[b].begin(), batches[b].end(), place)) return;
-        naming(place_name(dense.model().config, l, place), [&] { sums[place].add(place, inputs, recipe, tokens, ranks, pool, where); });
+        naming([&] { return place_name(dense.model().config, l, place); }, [&] { sums[place].add(place, inputs, recipe, tokens, ranks, pool, where); });
       };
       walk.observe(weights, add, b + 1 == batches.size());
       const std::map<InputPlace, int> owners = owners_of(ranks, batches[b], widths);
@@ -181,7 +181,7 @@ std::vector<std::vector<at::Tensor>> walk_forward(const ForwardPass& dense, cons
       for (auto& [place, site] : sums) {
         seen.insert(place);
         if (owners.at(place) != ranks.rank()) continue;
-        naming(place_name(dense.model().config, l, place), [&, &place = place, &site = site] {
+        naming([&, &place = place] { return place_name(dense.model().config, l, place); }, [&, &place = place, &site = site] {
           const SiteFacts facts = measure_site(site, recipe, pool, where);
           for (std::size_t c = 0; c < recipes.size(); ++c) plans[c][layer].places[place] = group_site(facts, recipes[c], place_number(l, place), pool, where);
         });
@@ -254,7 +254,7 @@ std::vector<std::vector<LayerCosts>> walk_back(const ForwardPass& dense, const C
       const at::Tensor w = matrix_values(dense.model(), l, linears[i].name);
       for (std::size_t c = 0; c < recipes.size(); ++c) {
         MatrixCosts& matrix = costs[c][layer][std::string(linears[i].name)];
-        naming(layer_tensor_name(architecture(dense.model().config.architecture), l, linears[i].name),
+        naming([&] { return layer_tensor_name(architecture(dense.model().config.architecture), l, linears[i].name); },
                [&] { cost_matrix(w, plans[c][layer].places.at(linears[i].place()), recipes[c], matrix, pool); });
         if (!ranks.alone()) write_matrix_costs(found, matrix);
       }

@@ -1,7 +1,6 @@
 // The commands as a user meets them: exit codes, messages, and no file left behind by a failure. Everything
 // runs on a tiny random model that the test makes.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -12,24 +11,16 @@
 #include "miq/model/model.h"
 #include "tests/model/small_model.h"
 #include "tests/tools/byte_tokenizer.h"
+#include "tests/tools/command_outcome.h"
 
 namespace miq {
 namespace {
 
 namespace fs = std::filesystem;
 
-struct Outcome {
-  int code = -1;
-  std::string out, err;
-};
-
-std::string slurp(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-void write_text(const fs::path& path, const std::string& text) { std::ofstream(path, std::ios::binary) << text; }
-
+using test::Outcome;
+using test::slurp;
+using test::write_text;
 using test::byte_tokenizer;
 
 Json folder_config() {
@@ -64,11 +55,7 @@ class Commands : public testing::Test {
     write_text(work_ / "model" / "tokenizer.json", tokenizer);
   }
 
-  Outcome run(const std::string& command) const {
-    const std::string line = "cd '" + work_.string() + "' && XDG_CACHE_HOME='" + (work_ / "cache").string() + "' '" MIQ_TOOLS_DIR "'/" + command + " >out.txt 2>err.txt </dev/null";
-    const int status = std::system(line.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, slurp(work_ / "out.txt"), slurp(work_ / "err.txt")};
-  }
+  Outcome run(const std::string& command) const { return test::run_command(work_, command); }
   Outcome convert(const std::string& arguments) const { return run("convert-checkpoint " + arguments); }
   Outcome compress(const std::string& arguments) const {
     return run("miq-compress dense.miq text.txt -o out.miq --documents whole --sampling in-order --nsamples 4 --seqlen 64 --dtype float32 " + arguments);

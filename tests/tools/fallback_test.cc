@@ -1,7 +1,6 @@
 // Matrices that cannot be solved, at the commands: a layer whose attention reads nothing but zeros (its norm has no gain) and an expert that no
 // token reaches. The run is done all the same, with exit code 3; the fallbacks are counted and named on the terminal and in the container.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
 #include <algorithm>
 #include <cmath>
@@ -15,6 +14,7 @@
 #include "miq/model/model.h"
 #include "tests/model/small_model.h"
 #include "tests/tools/byte_tokenizer.h"
+#include "tests/tools/command_outcome.h"
 
 namespace miq {
 namespace {
@@ -24,17 +24,9 @@ namespace fs = std::filesystem;
 const char* const kMethods[] = {"sparsegpt --wbits 4", "enhanced --target-avg-bits 4", "mi --target-avg-bits 4 --group-size 16", "mixed --target-avg-bits 4 --group-size 16",
                                 "mi --target-avg-bits 4 --sparsity 0.5 --group-size 16", "mixed --target-bpw 4.5 --sparsity 0.5 --group-size 16"};
 
-struct Outcome {
-  int code = -1;
-  std::string out, err;
-};
-
-std::string slurp(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-void write_text(const fs::path& path, const std::string& text) { std::ofstream(path, std::ios::binary) << text; }
+using test::Outcome;
+using test::slurp;
+using test::write_text;
 
 class Fallbacks : public testing::Test {
  protected:
@@ -71,11 +63,7 @@ class Fallbacks : public testing::Test {
     ASSERT_EQ(outcome.code, 0) << outcome.err;
   }
 
-  Outcome run(const std::string& command) const {
-    const std::string line = "cd '" + work_.string() + "' && XDG_CACHE_HOME='" + (work_ / "cache").string() + "' '" MIQ_TOOLS_DIR "'/" + command + " >out.txt 2>err.txt </dev/null";
-    const int status = std::system(line.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, slurp(work_ / "out.txt"), slurp(work_ / "err.txt")};
-  }
+  Outcome run(const std::string& command) const { return test::run_command(work_, command); }
 
   // Every method ends with exit code 3 and names exactly the matrices whose name holds one of `parts`, `count` of them, with `why`.
   void expect_fallbacks(const std::set<std::string>& parts, int count, const std::string& why, const std::string& warning) const {

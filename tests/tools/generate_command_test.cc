@@ -1,6 +1,5 @@
 // miq-generate, and what run-eval measures of generation and within a budget, as a user meets them.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
 #include <filesystem>
 #include <fstream>
@@ -9,16 +8,14 @@
 #include "miq/model/model.h"
 #include "tests/model/small_model.h"
 #include "tests/tools/byte_tokenizer.h"
+#include "tests/tools/command_outcome.h"
 
 namespace miq {
 namespace {
 
 namespace fs = std::filesystem;
 
-struct Outcome {
-  int code = -1;
-  std::string out, err;
-};
+using test::Outcome;
 
 class GenerateCommand : public testing::Test {
  protected:
@@ -42,11 +39,7 @@ class GenerateCommand : public testing::Test {
   }
   void TearDown() override { fs::remove_all(work_); }
 
-  Outcome run(const std::string& command) const {
-    const std::string line = "cd '" + work_.string() + "' && '" MIQ_TOOLS_DIR "'/" + command + " >out.txt 2>err.txt </dev/null";
-    const int status = std::system(line.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_text_file((work_ / "out.txt").string()), read_text_file((work_ / "err.txt").string())};
-  }
+  Outcome run(const std::string& command) const { return test::run_command(work_, command); }
 
   const std::string tokenizer_ = test::byte_tokenizer();
   fs::path work_;

@@ -1,23 +1,20 @@
 // convert-slicegpt as a user meets it, on the example that the original tool left.
 #include <gtest/gtest.h>
 #include <unistd.h>
-#include <sys/wait.h>
 
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
 #include "miq/model/model.h"
+#include "tests/tools/command_outcome.h"
 
 namespace miq {
 namespace {
 
 namespace fs = std::filesystem;
 
-struct Outcome {
-  int code = -1;
-  std::string out, err;
-};
+using test::Outcome;
 
 class ConvertSliceGpt : public testing::Test {
  protected:
@@ -33,16 +30,7 @@ class ConvertSliceGpt : public testing::Test {
   void TearDown() override {
     if (!work_.empty()) fs::remove_all(work_);
   }
-  Outcome run(const std::string& arguments) const {
-    const auto slurp = [](const fs::path& path) {
-      std::ifstream file(path);
-      return std::string(std::istreambuf_iterator<char>(file), {});
-    };
-    const std::string line =
-        "cd '" + work_.string() + "' && '" MIQ_TOOLS_DIR "'/convert-slicegpt --quiet " + arguments + " >out.txt 2>err.txt </dev/null";
-    const int status = std::system(line.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, slurp(work_ / "out.txt"), slurp(work_ / "err.txt")};
-  }
+  Outcome run(const std::string& arguments) const { return test::run_command(work_, "convert-slicegpt --quiet " + arguments); }
   const fs::path kData = fs::path(MIQ_SOURCE_DIR "/../shared/data");
   fs::path work_;
   std::string base_;

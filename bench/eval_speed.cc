@@ -3,7 +3,7 @@
 //
 //   eval_speed MODEL TEXT THREADS
 //     tokens FILE             writes the text's token ids as int32
-//     run SEQLEN WINDOWS      -> seconds, mean loss: the walk of run-eval (decoding of layers included)
+//     run PROTOCOL SEQLEN WINDOWS   -> seconds, mean loss: the walk of run-eval (decoding of layers included)
 //     products                -> GFLOP/s of LibTorch's bfloat16 product of two 2048 x 2048 matrices, one product
 //                                on each thread at once; of the same by our own kernel where there is one
 #include <ATen/core/Tensor.h>
@@ -86,9 +86,10 @@ int main(int argc, char** argv) try {
       std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(ids.data()), static_cast<std::streamsize>(4 * ids.size()));
       std::printf("%zu\n", ids.size());
     } else if (what == "run") {
+      std::string name;
       std::int64_t seqlen = 0, windows = 0;
-      words >> seqlen >> windows;
-      const miq::Protocol& rules = miq::protocol("gptq");
+      words >> name >> seqlen >> windows;
+      const miq::Protocol& rules = miq::protocol(name);
       const miq::WindowPlan plan = miq::plan_windows(rules, model, text, seqlen, windows);
       miq::WalkStatistics statistics;
       const auto losses = miq::walk_windows(forward, {&plan}, pool, {}, {}, statistics);

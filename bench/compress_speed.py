@@ -5,7 +5,7 @@
 
 DIR is a checkout of the original's repository (its sparsegpt.py and quant.py are imported from there, run
 unchanged in float32). With --three the comparison of the earlier scripts is timed: sparsegpt, enhanced and mixed by us, one after the other
-(or all by --compare-methods PROGRAM), against three runs of the original. Beside the wall time stands the processors' time
+(or by one run of compare-methods, which --compare-methods names, --jobs of them at once), against three runs of the original. Beside the wall time stands the processors' time
 of both sides, which other work on the machine changes less, and the floor: what the products that the recipes ask for
 would take at the best rate that LibTorch's products reach here, and what reading and writing the files would.
 
@@ -144,7 +144,9 @@ def one_round(arguments, methods):
     wall = cpu = 0
     with tempfile.TemporaryDirectory() as folder:
         if arguments.compare_methods:
-            wall, cpu, _ = timed([*arguments.compare_methods.split(), arguments.miq_model, arguments.text])
+            wall, cpu, _ = timed([arguments.compare_methods, arguments.miq_model, arguments.text, "-o", folder, "--methods", ",".join(methods), "--jobs", str(arguments.jobs),
+                                  "--nsamples", str(arguments.windows), "--seqlen", str(arguments.seqlen), "--documents", arguments.documents, "--sampling", "in-order",
+                                  "--threads", str(arguments.threads), "--quiet", "--wbits", str(arguments.wbits), *(["--sparsity", str(arguments.sparsity)] if arguments.sparsity > 0 else [])])
         else:
             for method in methods:
                 run = ours(arguments, method, folder)
@@ -168,7 +170,8 @@ def main():
     parser.add_argument("--text")
     parser.add_argument("--miq-compress", default=os.path.join(here, "../build/release/tools/miq-compress"))
     parser.add_argument("--three", action="store_true", help="sparsegpt, enhanced and mixed against three runs of the original")
-    parser.add_argument("--compare-methods", help="with --three: a command that runs all three, given MODEL and TEXT behind its own options")
+    parser.add_argument("--compare-methods", help="with --three: the program compare-methods, to make all three in one run")
+    parser.add_argument("--jobs", type=int, default=3, help="methods that compare-methods compresses at once")
     parser.add_argument("--windows", type=int, default=32)
     parser.add_argument("--seqlen", type=int, default=512)
     parser.add_argument("--documents", choices=["lines", "whole"], default="whole")

@@ -1,7 +1,11 @@
 // compare-methods MODEL CALIBRATION -o FOLDER: one model and one set of calibration windows, read once; for each run
-// resolve -> compress -> save_model -> evaluate_model, and one report of all and the dense model. Several processes do each step together; rank 0 writes.
+// resolve -> compress -> save_model -> evaluate_model, and one report of all and the dense model. With --jobs some runs compress at once, each by threads
+// of its own: what one does alone (a factorisation, reading a layer) then leaves no processor idle. Several processes do each step together; rank 0 writes.
 #include <chrono>
 #include <filesystem>
+#include <future>
+#include <mutex>
+#include <optional>
 #include <set>
 
 #include "miq/base/version.h"
@@ -25,6 +29,7 @@ struct Options {
   std::string model, calibration, output;
   std::vector<std::string> methods, runs, eval;
   std::int64_t eval_seqlen = 0, eval_windows = 0;
+  int jobs = 1;
   bool no_dense = false;
   TextFlags texts;
   CalibrationFlags sampling;
@@ -87,7 +92,7 @@ class Comparison {
 
   ExitCode go() {
     for (const std::string& name : options_.eval) evaluation_.texts.push_back(find_named_text(options_.texts, name));
-    if (evaluation_.texts.empty()) throw UsageError("give --eval NAME, the texts to compare on");
+    if (options_.jobs > 1 && !ranks_.alone()) throw UsageError("--jobs is for one process; several do each run together");
     session_.progress().start("reading");
     const Model model = open_model(checkpoint_path(options_.model));
     for (const std::string& warning : model.warnings) session_.warn(warning);
@@ -100,7 +105,10 @@ class Comparison {
     begin_report();
     session_.progress().start("comparing");
     if (!options_.no_dense) evaluate("dense", model, options_.model);
-    for (const Run& run : runs_) compress_and_evaluate(run, model, calibration);
+    for (std::size_t first = 0; first < runs_.size(); first += static_cast<std::size_t>(options_.jobs)) {
+      const std::size_t count = std::min(static_cast<std::size_t>(options_.jobs), runs_.size() - first);
+      compress_and_evaluate(std::span(runs_).subspan(first, count), model, calibration);
+    }
     finish();
     return degraded_ ? ExitCode::Degraded : ExitCode::Done;
   }
@@ -130,52 +138,97 @@ class Comparison {
     report_.protocol = evaluation_.perplexity.protocol;
   }
 
-  // One line for the whole comparison: compressing takes longer than evaluating.
-  ProgressFunction progress(const std::string& what, double share) {
+  // One line for the whole comparison: compressing takes longer than evaluating. `done`, of this job, is what the others show with theirs.
+  ProgressFunction progress(const std::string& what, double share, double& done) {
     const double models = static_cast<double>(runs_.size());
-    return [this, what, share, models, draw = session_.progress_function()](const Progress& now) {
-      draw({what + ", " + std::string(now.stage), done_ + share * now.done / std::max(1e-9, now.total), models});
+    return [this, what, share, models, &done, draw = session_.progress_function()](const Progress& now) {
+      const std::lock_guard lock(talk_);
+      if (stopped_) throw Error("stopped, since another run failed");
+      done = share * now.done / std::max(1e-9, now.total);
+      double all = done_;
+      for (const double part : in_flight_) all += part;
+      draw({what + ", " + std::string(now.stage), all, models});
     };
   }
 
   void evaluate(const std::string& name, const Model& model, const std::string& path) {
+    if (evaluation_.texts.empty()) return;
     constexpr double kShare = 0.1;
+    in_flight_.assign(1, 0);
     MemoryWatch memory;
-    report_.models.push_back(evaluate_model(model, path, evaluation_, memory, session_.pool(), progress("evaluating " + name, kShare)));
+    report_.models.push_back(evaluate_model(model, path, evaluation_, memory, session_.pool(), progress("evaluating " + name, kShare, in_flight_.front())));
     report_.models.back().name = name;
+    in_flight_.clear();
     for (const std::string& failure : report_.models.back().failures) session_.warn(name + ": " + failure);
   }
 
-  CompressResult compressed(const Run& run, const Model& model, const Calibration& calibration) {
+  std::string path_of(const Run& run) const { return (fs::path(options_.output) / (run.name + ".miq")).string(); }
+
+  // Compresses and writes one of the runs in flight.
+  CompressResult compressed(const Run& run, double& done, const Model& model, const Calibration& calibration, ThreadPool& pool) {
     try {
-      return compress(model, calibration, run.recipe, session_.pool(), progress(run.name, 0.9), {}, nullptr, {}, ranks_);
+      const auto start = std::chrono::steady_clock::now();
+      CompressResult result = compress(model, calibration, run.recipe, pool, progress(run.name, 0.9, done), {}, nullptr, {}, ranks_);
+      if (ranks_.first()) save_model(result.model, path_of(run));
+      const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      const std::lock_guard lock(talk_);
+      session_.progress().clear();
+      session_.message_function()(run.name + ": " + path_of(run) + ", " + figure_text(seconds) + " s");
+      return result;
     } catch (const UsageError& error) {  // a target that the plan cannot reach
       throw UsageError("run '" + run.name + "': " + error.what());
     }
   }
 
-  void compress_and_evaluate(const Run& run, const Model& model, const Calibration& calibration) {
-    const auto start = std::chrono::steady_clock::now();
-    const std::string path = (fs::path(options_.output) / (run.name + ".miq")).string();
-    const CompressResult result = compressed(run, model, calibration);
-    session_.progress().clear();
-    if (ranks_.first()) save_model(result.model, path);
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    session_.message_function()(run.name + ": " + path + ", " + figure_text(seconds) + " s");
-    if (result.fallbacks > 0) {
-      session_.warn(run.name + ": " + std::to_string(result.fallbacks) + " matrices were rounded to nearest (no factorisation, or no token)");
-      degraded_ = true;
+  // Results in the order of `runs`. Once one has failed the others stop where they next report, and its error is thrown.
+  std::vector<CompressResult> compress_at_once(std::span<const Run> runs, const Model& model, const Calibration& calibration) {
+    in_flight_.assign(runs.size(), 0);
+    std::vector<CompressResult> results;
+    if (runs.size() == 1) {
+      results.push_back(compressed(runs.front(), in_flight_.front(), model, calibration, session_.pool()));
+      return results;
     }
-    done_ += 0.9;
-    evaluate(run.name, result.model, path);
-    done_ += 0.1;
+    std::exception_ptr failure;
+    std::vector<std::future<std::optional<CompressResult>>> jobs;
+    for (std::size_t i = 0; i < runs.size(); ++i) {
+      jobs.push_back(std::async(std::launch::async, [&, i]() -> std::optional<CompressResult> {
+        try {
+          ThreadPool pool(session_.pool().threads());
+          return compressed(runs[i], in_flight_[i], model, calibration, pool);
+        } catch (...) {
+          const std::lock_guard lock(talk_);
+          if (!stopped_) failure = std::current_exception();
+          stopped_ = true;
+          return std::nullopt;
+        }
+      }));
+    }
+    for (auto& job : jobs) {
+      if (std::optional<CompressResult> result = job.get()) results.push_back(std::move(*result));
+    }
+    if (failure) std::rethrow_exception(failure);
+    return results;
+  }
+
+  void compress_and_evaluate(std::span<const Run> runs, const Model& model, const Calibration& calibration) {
+    const std::vector<CompressResult> results = compress_at_once(runs, model, calibration);
+    in_flight_.clear();
+    done_ += 0.9 * static_cast<double>(runs.size());
+    for (std::size_t i = 0; i < runs.size(); ++i) {
+      if (results[i].fallbacks > 0) {
+        session_.warn(runs[i].name + ": " + std::to_string(results[i].fallbacks) + " matrices were rounded to nearest (no factorisation, or no token)");
+        degraded_ = true;
+      }
+      evaluate(runs[i].name, results[i].model, path_of(runs[i]));
+      done_ += 0.1;
+    }
   }
 
   void finish() {
     session_.progress().clear();
     const fs::path folder = options_.output;
     degraded_ = degraded_ || report_.failed();
-    if (!ranks_.first()) return;
+    if (!ranks_.first() || evaluation_.texts.empty()) return;
     write_file(folder / "report.json", report_json(report_).dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
     write_file(folder / "report.md", report_markdown(report_));
     write_file(folder / "report.html", report_html(report_));
@@ -188,7 +241,10 @@ class Comparison {
   Ranks& ranks_;
   EvaluationOptions evaluation_;
   Report report_;
-  double done_ = 0;
+  std::mutex talk_;  // of runs that compress at once: progress, messages and what follows here
+  std::vector<double> in_flight_;
+  bool stopped_ = false;
+  double done_ = 0;  // of finished work, in models
   bool degraded_ = false;
 };
 
@@ -199,10 +255,11 @@ void declare(CLI::App& app, Options& options) {
   app.add_option("--methods", options.methods, "methods to compare; by default sparsegpt (as 'original'), enhanced and mi")->delimiter(',');
   app.add_option("--run", options.runs, "one more run, with options of its own: 'NAME=METHOD OPTION...'; may be repeated")
       ->allow_extra_args(false);
-  app.add_option("--eval", options.eval, "texts to compare on: names, NAME=PATH or files")->delimiter(',')->required();
+  app.add_option("--eval", options.eval, "texts to compare on: names, NAME=PATH or files; without it the models are made and nothing is evaluated")->delimiter(',');
   app.add_option("--eval-seqlen", options.eval_seqlen, "tokens of an evaluation window; by default the smaller of the model's maximum and 2048")
       ->check(CLI::PositiveNumber);
   app.add_option("--eval-windows", options.eval_windows, "at most the first N windows of each text")->check(CLI::PositiveNumber);
+  app.add_option("--jobs", options.jobs, "compress so many runs at once: faster, and so many times the memory")->check(CLI::Range(1, 64));
   app.add_flag("--no-dense", options.no_dense, "do not evaluate the model itself");
   declare_text_options(app, options.texts);
   declare_calibration_options(app, options.sampling);

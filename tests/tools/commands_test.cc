@@ -240,7 +240,21 @@ TEST_F(Commands, ComparesMethodsWithOneCalibration) {
   // Each container is what miq-compress makes.
   ASSERT_EQ(compress("--method gptq --wbits 4 --act-order --group-size 16 --clip search").code, 0);
   EXPECT_EQ(slurp(work_ / "out.miq"), slurp(work_ / "both" / "clipped.miq"));
-  fs::remove_all(work_ / "both");
+  // Several at once make the same, and without --eval nothing else.
+  const Outcome at_once = run(line.substr(0, line.find(" --eval")) + " " + shared + "--methods sparsegpt,enhanced --run 'clipped=gptq --act-order --group-size 16 --clip search' "
+                              "--run 'mi=mi --group-size 16' --jobs 3 -o at_once");
+  ASSERT_EQ(at_once.code, 0) << at_once.err;
+  for (const char* name : {"sparsegpt.miq", "enhanced.miq", "clipped.miq", "mi.miq"}) {
+    EXPECT_EQ(slurp(work_ / "at_once" / name), slurp(work_ / "both" / name)) << name;
+    EXPECT_NE(at_once.err.find(name), std::string::npos) << at_once.err;
+  }
+  EXPECT_EQ(std::distance(fs::directory_iterator(work_ / "at_once"), {}), 4);
+  EXPECT_EQ(at_once.out, "");
+  // One that cannot reach its target ends all, under its name.
+  const Outcome failed = run(line + "--methods sparsegpt --run 'less=mixed --target-bpw 0.1' --jobs 2 -o failed");
+  EXPECT_EQ(failed.code, 2);
+  EXPECT_NE(failed.err.find("run 'less'"), std::string::npos) << failed.err;
+  for (const char* folder : {"both", "at_once", "failed"}) fs::remove_all(work_ / folder);
   fs::remove(work_ / "out.miq");
   expect_refused(run(line + "--run 'x=gptq --nonsense' -o both"), 2, "nonsense");
   expect_refused(run(line + "--methods sparsegpt,sparsegpt -o both"), 2, "two runs are called 'sparsegpt'");

@@ -88,6 +88,8 @@ def main():
                     wrong.append(f"after {kills} kills: {kept} layers are found where there were {layers}")
                 layers = max(layers, kept)
             kills += code is None
+            if code is None and kills % 20 == 0:
+                print(f"{kills} kills, {finished} runs reached their end, {len(wrong)} wrong, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
             if runs.out.exists():
                 check = subprocess.run([f"{arguments.tools}/inspect-checkpoint", "--verify", "out.miq"], cwd=name, capture_output=True, text=True, check=False)
                 if check.returncode != 0 or digest(runs.out) != expected:

@@ -123,6 +123,18 @@ constexpr Metric kMetrics[] = {
      [](MetricContext& context) { context.report.structure = structure_figures(context.model.statistics); }},
 };
 
+// What a metric takes of an evaluation's time, where a walk over texts or questions takes 1.
+double time_of(const Metric& metric, const EvaluationOptions& options, bool afterwards) {
+  constexpr double kShort = 0.25;
+  if (!wanted(options, metric.name)) return 0;
+  if (afterwards) return metric.afterwards ? kShort : 0;
+  if (metric.measure == measure_on_texts) return options.texts.empty() ? 0 : 1;
+  if (metric.measure == measure_divergence) return options.texts.empty() || wanted(options, "ppl") ? 0 : 1;
+  if (metric.measure == measure_questions) return options.zeroshot.tasks.empty() ? 0 : 1;
+  const bool walks = !options.texts.empty() && (wanted(options, "ppl") || wanted(options, "divergence"));  // whose time the speed is taken from
+  return metric.measure == measure_throughput && !walks ? kShort : 0;
+}
+
 }  // namespace
 
 ForwardPass& MetricContext::forward() {
@@ -173,9 +185,11 @@ ModelReport evaluate_model(const Model& model, const std::string& path, const Ev
   report.statistics = model.statistics;
   report.calibration = model.calibration;
   report.source = model.source;
+  double total = 0, begin = 0, share = 0;  // of the metrics' time: all, before the one that is measured, its own
+  for (const Metric& metric : kMetrics) total += time_of(metric, options, false) + time_of(metric, options, true);
   const ProgressFunction sampling = [&](const Progress& now) {
     memory.sample();
-    if (progress) progress(now);
+    if (progress) progress({now.stage, begin + share * now.done / std::max(1e-9, now.total), std::max(1e-9, total)});
   };
   MetricContext context{
       .model = model, .path = path, .options = options, .pool = pool, .progress = sampling, .memory = memory, .report = report,
@@ -183,11 +197,13 @@ ModelReport evaluate_model(const Model& model, const std::string& path, const Ev
   Ranks& ranks = options.perplexity.walk.group();
   report.digest = ranks.broadcast(ranks.first() ? weights_digest(model, pool) : std::string());
   if (is_reference(context)) options.reference->digest = report.digest;
-  for (const Metric& metric : kMetrics) {
-    if (wanted(options, metric.name) && (metric.shared || ranks.first())) metric.measure(context);
-  }
-  for (const Metric& metric : kMetrics) {
-    if (wanted(options, metric.name) && metric.afterwards && ranks.first()) metric.afterwards(context);
+  for (const bool afterwards : {false, true}) {
+    for (const Metric& metric : kMetrics) {
+      const auto measure = afterwards ? metric.afterwards : metric.measure;
+      share = time_of(metric, options, afterwards);
+      if (wanted(options, metric.name) && measure && (ranks.first() || (metric.shared && !afterwards))) measure(context);
+      begin += share;
+    }
   }
   return report;
 }

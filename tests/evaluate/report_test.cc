@@ -128,13 +128,22 @@ TEST(Metrics, EvaluateModelFillsWhatWasAskedForAndNothingElse) {
   options.perplexity.seqlen = 16;
   options.metrics = {"speed", "params"};
   MemoryWatch memory;
-  const ModelReport fast = evaluate_model(toy.model, "toy.miq", options, memory, pool, {});
+  std::vector<double> shares;  // of the work done, as it is reported
+  const ProgressFunction progress = [&](const Progress& now) {
+    shares.push_back(now.done / now.total);
+    EXPECT_GE(shares.back(), shares.size() > 1 ? shares[shares.size() - 2] : 0) << now.stage;
+    EXPECT_LE(shares.back(), 1.001) << now.stage;
+  };
+  const ModelReport fast = evaluate_model(toy.model, "toy.miq", options, memory, pool, progress);
+  EXPECT_GT(shares.back(), 0.9);
   EXPECT_TRUE(fast.throughput && fast.throughput->synthetic && fast.throughput->tokens_per_second > 0);
   EXPECT_TRUE(fast.parameters.has_value());
   EXPECT_TRUE(fast.perplexity.empty() && !fast.size && !fast.memory);
   EXPECT_EQ(fast.digest, weights_digest(toy.model, pool));
   options.metrics = {"ppl", "speed", "memory"};
-  const ModelReport full = evaluate_model(toy.model, "toy.miq", options, memory, pool, {});
+  shares.clear();
+  const ModelReport full = evaluate_model(toy.model, "toy.miq", options, memory, pool, progress);
+  EXPECT_GT(shares.back(), 0.9);
   ASSERT_EQ(full.perplexity.size(), 1u);
   EXPECT_EQ(full.throughput->tokens, full.perplexity[0].tokens);
   EXPECT_FALSE(full.throughput->synthetic);

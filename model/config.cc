@@ -188,7 +188,11 @@ Config Config::from_json(const Json& json, const std::string& name) {
   const ConfigFields fields(json, name);
   Config config;
   config.architecture = fields.text("architecture");
-  miq::architecture(config.architecture);  // throws for a name that no row has
+  try {
+    miq::architecture(config.architecture);
+  } catch (const Error& error) {  // a name that no row has
+    throw FormatError(name, error.what());
+  }
   config.vocabulary = fields.size("vocabulary");
   config.hidden = fields.size("hidden");
   config.max_positions = fields.size("max_positions");

@@ -23,6 +23,7 @@ using namespace miq;
 std::string written(const Container& content) {
   const std::string path = (std::filesystem::temp_directory_path() / ("miq_fuzz_" + std::to_string(::getpid()) + ".miq")).string();
   write_container(path, content);
+  verify_container(path);  // a base that is refused itself would hide everything behind its fault
   std::string text = read_text_file(path);
   std::filesystem::remove(path);
   return text;
@@ -59,9 +60,15 @@ const std::vector<test::Rewriter>& bases() {
     Container files = with("empty", dense_tensor(DType::F32, {0, 7}, Blob()));
     files.files["config.json"] = Blob(std::string_view("{}"));
     files.files["empty.txt"] = Blob();
+    Container masks = with("f16", encode_bitmask(dense_tensor(DType::F16, {11}, Blob(std::string_view("a\0b\0\0\0\0\0c\0\0\0\0\0d\0e\0\0\0f\0", 22)))));
+    Container frames = with("f16", encode_zstd(dense_tensor(DType::F16, {2}, Blob(std::string_view("abcd")))));
+    masks.tensors["u8"] = encode_bitmask(dense_tensor(DType::U8, {40}, Blob(std::string(40, 'a'))));
+    masks.tensors["f64"] = encode_bitmask(dense_tensor(DType::F64, {2}, Blob(std::string(16, 'a'))));
+    frames.tensors["u8"] = encode_zstd(dense_tensor(DType::U8, {3}, Blob(std::string_view("abc"))));
+    frames.tensors["f64"] = encode_zstd(dense_tensor(DType::F64, {2}, Blob(std::string(16, 'a'))));
     std::vector<test::Rewriter> list;
     for (const Container& content : {with("d", dense), with("d", encode_bitmask(dense)), with("d", encode_zstd(dense)), with("d", pack(test::small_matrix())),
-                                     with("d", pack(plain, DType::BF16)), with("d", pack(coded_matrix())), with("d", gguf_stored(blocks, "d")), files, test::rich_container()}) {
+                                     with("d", pack(plain, DType::BF16)), with("d", pack(coded_matrix())), with("d", gguf_stored(blocks, "d")), files, test::rich_container(), masks, frames}) {
       list.emplace_back(written(content));
     }
     return list;
@@ -101,7 +108,12 @@ std::string file_of(const std::string& input) {
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   try {
     const std::string input = file_of(std::string(reinterpret_cast<const char*>(data), size));
-    const Container content = read_container(Blob(std::string_view(input)), "input");
+    const Blob file{std::string_view(input)};
+    looks_like_container(file.bytes());
+    // Damage is counted where reading stops at the first: a file without any may still be refused, but not the other way round.
+    const bool whole = damaged_chunks(file, "input").empty();
+    const Container content = read_container(file, "input");
+    if (!whole) std::abort();
     for (const auto& [name, tensor] : content.tensors) {
       const auto bytes = tensor_bytes(tensor.dtype, tensor.shape);
       if (!bytes) std::abort();

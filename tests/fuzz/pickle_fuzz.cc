@@ -27,6 +27,8 @@ void check(const miq::PickleTree& tree, miq::NodeId node) {
          exists(tree.persistent_id(node)));
   expect(exists(miq::type_of(tree, node)) && exists(miq::find(tree, node, "a")));
   expect(miq::as_string(tree, node).has_value() == (tree.kind(node) == miq::NodeKind::String));
+  expect(miq::as_bool(tree, node).has_value() == (tree.kind(node) == miq::NodeKind::Bool));
+  expect(miq::as_double(tree, node).has_value() || !miq::as_int(tree, node));
   miq::as_bytes(tree, node);
   miq::class_of(tree, node);
   miq::is_instance_of(tree, node, "m.C");
@@ -40,7 +42,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const miq::PickleTree tree = miq::read_pickle(blob, "input");
     expect(tree.root() < tree.size() && tree.size() <= size);
     for (miq::NodeId node = 0; node < tree.size(); ++node) check(tree, node);
-    for (const miq::PickleGlobal& global : tree.globals()) miq::global_risk(global.module, global.name);
+    for (const miq::PickleGlobal& global : tree.globals()) expect(!miq::risk_name(miq::global_risk(global.module, global.name)).empty());
     miq::PickleJsonLimits limits;
     limits.max_values = 100;
     limits.max_text = 1000;

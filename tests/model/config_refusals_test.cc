@@ -75,6 +75,15 @@ TEST(ConfigRefusals, OurOwnForm) {
       }
     }
   }
+  // As damage of this file, not as a fault of who asked.
+  Json unknown = good;
+  unknown["architecture"] = "none";
+  try {
+    Config::from_json(unknown, "manifest");
+    FAIL() << "accepted";
+  } catch (const FormatError& error) {
+    EXPECT_NE(std::string(error.what()).find("manifest: architecture 'none' is not supported"), std::string::npos) << error.what();
+  }
 }
 
 }  // namespace

@@ -104,8 +104,9 @@ inline std::vector<std::string> container_seeds() {
   for (const char* text : {"", "1234567", "GGUF.....", "{\"__metadata__\":{"}) seeds.push_back(text);
   seeds.push_back(little(std::uint64_t{1} << 50, 8) + "{}");
   seeds.push_back(safetensors_header({}, {}));
-  seeds.push_back(safetensors_header({}, {{"format", "miq"}, {"version", "1"}, {"header_digest", std::string(32, '0')}}));
-  seeds.push_back(safetensors_header({}, {{"format", "miq"}, {"version", "1"}}));
+  // Aligned, so that the first byte of the length is none of the letters above.
+  seeds.push_back(safetensors_header({}, {{"format", "miq"}, {"version", "1"}, {"header_digest", std::string(32, '0')}}, 64));
+  seeds.push_back(safetensors_header({}, {{"format", "miq"}, {"version", "1"}}, 64));
   return seeds;
 }
 

@@ -13,7 +13,7 @@
 namespace miq {
 namespace {
 
-constexpr double kLeft = 78;  // of the drawings: room for the names of matrices
+constexpr double kLeft = 100;  // of the drawings: room for the names of three matrices
 
 // Matrices of a model by layer and kind, with a value each.
 struct Grid {
@@ -61,6 +61,7 @@ struct Averages {
 Grid merged(const Grid& grid, std::map<std::string, std::string>& titles) {
   Grid made;
   made.layers = grid.layers;
+  std::map<std::string, int> members;
   const auto row = [&](const std::string& kind) {
     std::vector<double> values;
     for (std::int64_t layer = 0; layer < grid.layers; ++layer) {
@@ -71,10 +72,12 @@ Grid merged(const Grid& grid, std::map<std::string, std::string>& titles) {
   };
   for (const std::string& kind : grid.kinds) {
     if (!made.kinds.empty() && row(kind) == row(made.kinds.back())) {
-      titles[made.kinds.back()] += ", " + shown_kind(kind);
+      const std::string& first = made.kinds.back();
+      titles[first] = ++members[first] > 3 ? shown_kind(first) + " … " + shown_kind(kind) : titles[first] + ", " + shown_kind(kind);
       continue;
     }
     titles[kind] = shown_kind(kind);
+    members[kind] = 1;
     made.kinds.push_back(kind);
     for (std::int64_t layer = 0; layer < grid.layers; ++layer) {
       if (const auto found = grid.values.find({layer, kind}); found != grid.values.end()) made.values.insert(*found);

@@ -18,6 +18,7 @@
 #include "miq/base/error.h"
 #include "miq/compress/channel_scaling.h"
 #include "miq/compress/dense.h"
+#include "miq/compress/device_memory.h"
 #include "miq/compress/place_error.h"
 #include "miq/compress/plan.h"
 #include "miq/compress/report.h"
@@ -225,7 +226,7 @@ class Driver {
         if (needs_channel_statistics(recipe_)) accumulate(input.channels, window, pool_);
       }
     });
-    if (!ranks_.alone()) RankWork(ranks_, result_.model.config, layer, places).sum_inputs(ranks_, recipe_, sums, inputs);
+    if (!ranks_.alone()) RankWork(ranks_, result_.model.config, layer, places).sum_inputs(ranks_, recipe_, sums, inputs, where_);
     for (auto& [place, sum] : sums) {
       inputs[place].hessian = naming([&, &place = place] { return place_name(result_.model.config, layer, place); }, [&sum = sum] { return sum.mean(); });
       sum = HessianSum(0, where_);
@@ -341,8 +342,9 @@ CompressResult compress(const Model& model, const Calibration& calibration, cons
   return result;
 } catch (const c10::OutOfMemoryError& error) {
   const std::string_view whole = error.what_without_backtrace();
-  throw Error("the device ran out of memory with one window in flight: " + std::string(whole.substr(0, whole.find('\n'))) +
-              ". A smaller --nsamples needs less of it, so does a larger --group-size; --memory moves hidden states to host memory and disk, and sums fewer Hessians at once");
+  throw Error("the device ran out of memory with one window in flight: " + std::string(whole.substr(0, whole.find('\n'))) + ". Hessians of a layer are summed in up to " +
+              std::to_string((most_device_sums_bytes(model.config, memory.hessians) >> 20) + 1) +
+              " MiB. A smaller --nsamples needs less memory, so does a larger --group-size; --memory moves hidden states to host memory and disk, and sums fewer Hessians at once");
 }
 
 }  // namespace miq

@@ -11,6 +11,9 @@
 #include <numeric>
 #include <span>
 
+#include "miq/base/device_sums.h"
+#include "miq/compress/panel_rows.h"
+
 namespace miq {
 namespace {
 
@@ -52,17 +55,24 @@ MomentSum::MomentSum(std::int64_t n, at::Device device) : n_(n), edge_(device.is
   }
 }
 
-void MomentSum::add_panel(Panel& panel, const at::Tensor& part, const at::Tensor& steps) {
+void add_panel_rows(MomentSum::Panel& panel, const at::Tensor& part, const at::Tensor& steps, std::int64_t row) {
   const at::NoGradGuard no_grad;
-  const at::Tensor rows = steps.narrow(0, panel.first, part.size(0)).mul(kShift).unsqueeze(1), columns = steps.narrow(0, panel.first, part.size(1)).unsqueeze(0);
+  const at::Tensor rows = steps.narrow(0, panel.first + row, part.size(0)).mul(kShift).unsqueeze(1), columns = steps.narrow(0, panel.first, part.size(1)).unsqueeze(0);
   at::Tensor rounded = at::addcmul(part.to(at::kDouble), rows, columns);
   rounded.addcmul_(rows, columns, -1);
-  panel.values.add_(rounded);
+  panel.values.narrow(0, row, part.size(0)).add_(rounded);
 }
+
+void MomentSum::add_panel(Panel& panel, const at::Tensor& part, const at::Tensor& steps) { add_panel_rows(panel, part, steps, 0); }
 
 void MomentSum::sum_over(Ranks& ranks, int to) {
   if (ranks.alone()) return;
+  auto* const direct = dynamic_cast<DeviceRanks*>(&ranks);  // the sums lie on devices that reach each other
   for (Panel& panel : panels_) {
+    if (direct) {
+      direct->sum_on_device(panel.values.mutable_data_ptr<double>(), static_cast<std::uint64_t>(panel.values.numel()), to);
+      continue;
+    }
     at::Tensor host = panel.values.to(at::kCPU);
     ranks.sum(std::span(host.mutable_data_ptr<double>(), static_cast<std::size_t>(host.numel())), to);
     if (!host.is_same(panel.values)) panel.values.copy_(host);

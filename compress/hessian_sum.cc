@@ -1,9 +1,11 @@
 // Sums of outer products, block by block of H on and above its diagonal. A block's part is computed in the cache and added to the sums from there, window
 // after window.
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/mm.h>
+#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <string>
@@ -12,10 +14,14 @@
 #include "miq/compress/bfloat16_products.h"
 #include "miq/compress/column_squares.h"
 #include "miq/compress/hessian.h"
+#include "miq/compress/panel_rows.h"
 #include "miq/compress/row_tile.h"
+#include "miq/model/device.h"
 
 namespace miq {
 namespace {
+
+constexpr std::int64_t kLeastRows = 16;  // of a panel at once, where a device's memory ends
 
 std::vector<std::pair<std::int64_t, std::int64_t>> upper_blocks(std::int64_t n, std::int64_t edge) {
   std::vector<std::pair<std::int64_t, std::int64_t>> blocks;
@@ -95,26 +101,78 @@ void add_bfloat16(std::span<const at::Tensor> inputs, ThreadPool& pool, MomentSu
   });
 }
 
-}  // namespace
+// Work on `rows` rows, or on fewer where memory ends: on half as many as were tried, down to kLeastRows. Returns how many they were. `work` changes
+// nothing before it has all the memory that it needs; `most` remembers what fitted.
+template <typename Work>
+std::int64_t as_many_as_fit(std::int64_t rows, std::int64_t& most, at::Device device, const Work& work) {
+  for (;;) {
+    const std::int64_t count = std::min(rows, most);
+    try {
+      work(count);
+      return count;
+    } catch (const c10::OutOfMemoryError&) {
+      if (count <= kLeastRows) throw;
+    }
+    most = std::max(kLeastRows, count / 2);
+    empty_device_cache(device);
+  }
+}
+
+// Energies of all channels of a part [tokens, n], [n] float32.
+at::Tensor device_energies(const at::Tensor& input, std::int64_t& most) {
+  std::vector<at::Tensor> pieces;
+  for (std::int64_t first = 0; first < input.size(1);) {
+    first += as_many_as_fit(input.size(1) - first, most, input.device(),
+                            [&](std::int64_t count) { pieces.push_back(input.narrow(1, first, count).to(at::kFloat).square().sum(0)); });
+  }
+  return pieces.size() == 1 ? pieces.front() : at::cat(pieces);
+}
 
 // A GPU multiplies bfloat16 and sums in float32; the processor's LibTorch widens first, which gives the same products.
+at::Tensor device_products(const at::Tensor& input, const MomentSum::Panel& panel, std::int64_t row, std::int64_t count) {
+  const bool narrow = input.scalar_type() == at::kBFloat16;
+  at::Tensor part;
+  for (std::int64_t first = 0; first < input.size(0); first += kDeviceTokens) {
+    const at::Tensor some = input.narrow(0, first, std::min(kDeviceTokens, input.size(0) - first)).narrow(1, panel.first, panel.values.size(1));
+    const at::Tensor left = some.narrow(1, row, count).t();
+    const at::Tensor product = narrow ? at::mm(left, some, at::kFloat) : at::mm(left, some);
+    part = part.defined() ? part.add_(product) : product;
+  }
+  return part;
+}
+
+}  // namespace
+
+// With memory enough a panel is one product and one addition. Else fewer of its rows go at once, additions first: those give the same bits, products those
+// that LibTorch's kernel for fewer rows gives.
 void HessianSum::add_on_device(std::span<const at::Tensor> inputs) {
+  const at::Device device = where_.device;
+  // Done at once: channels of an input whose energies are computed, rows of a panel that are multiplied, and added. Halved where memory ends.
+  std::int64_t channels_at_once = INT64_MAX, products_at_once = INT64_MAX, sums_at_once = INT64_MAX;
   for (const at::Tensor& input : inputs) {
+    if (input.numel() == 0) continue;
     const bool narrow = input.scalar_type() == at::kBFloat16 && input.is_cuda();
     const at::Tensor wide = narrow ? input : input.to(at::kFloat);
-    at::Tensor energies = input.to(at::kFloat).square().sum(0);
+    at::Tensor energies = device_energies(input, channels_at_once);
     if (input.size(0) < kFewTokens) energies = energies.maximum(energies.mean().div(256.0));  // raise_small_energies()
     const at::Tensor steps = grid_steps(energies).to(at::kDouble);
     for (MomentSum::Panel& panel : sum_.panels()) {
-      const std::int64_t rows = panel.values.size(0), columns = panel.values.size(1);
-      at::Tensor part;
-      for (std::int64_t first = 0; first < wide.size(0); first += kDeviceTokens) {
-        const at::Tensor some = wide.narrow(0, first, std::min(kDeviceTokens, wide.size(0) - first)).narrow(1, panel.first, columns);
-        const at::Tensor left = some.narrow(1, 0, rows).t();
-        const at::Tensor product = narrow ? at::mm(left, some, at::kFloat) : at::mm(left, some);
-        part = part.defined() ? part.add_(product) : product;
+      const std::int64_t rows = panel.values.size(0);
+      for (std::int64_t row = 0, made = 0; row < rows; row += made) {
+        at::Tensor part;
+        const std::int64_t height = as_many_as_fit(rows - row, products_at_once, device, [&](std::int64_t count) { part = device_products(wide, panel, row, count); });
+        try {
+          for (made = 0; made < height;) {
+            made += as_many_as_fit(height - made, sums_at_once, device,
+                                   [&](std::int64_t count) { add_panel_rows(panel, part.narrow(0, made, count), steps, row + made); });
+          }
+        } catch (const c10::OutOfMemoryError&) {
+          if (height <= kLeastRows) throw;
+          // The product left no room; what is added stays.
+          products_at_once = std::max(kLeastRows, height / 2);
+          sums_at_once = INT64_MAX;
+        }
       }
-      if (part.defined()) sum_.add_panel(panel, part, steps);
     }
   }
 }

@@ -37,7 +37,8 @@ RankWork::RankWork(const Ranks& ranks, const Config& config, std::int64_t layer,
   }
 }
 
-void RankWork::sum_inputs(Ranks& ranks, const Recipe& recipe, std::map<InputPlace, HessianSum>& sums, std::map<InputPlace, InputStatistics>& inputs) const {
+void RankWork::sum_inputs(Ranks& ranks, const Recipe& recipe, std::map<InputPlace, HessianSum>& sums, std::map<InputPlace, InputStatistics>& inputs,
+                          const ComputeDevice& where) const {
   std::vector<double> tokens;
   for (InputPlace place : places_) tokens.push_back(static_cast<double>(inputs[place].tokens));
   ranks.sum(tokens);
@@ -50,7 +51,7 @@ void RankWork::sum_inputs(Ranks& ranks, const Recipe& recipe, std::map<InputPlac
     const int to = to_.at(place);
     const bool mine = to == Ranks::kAll || to == ranks.rank();
     if (needs_hessian(recipe)) {
-      HessianSum& sum = sums.try_emplace(place, found->second).first->second;
+      HessianSum& sum = sums.try_emplace(place, found->second, where).first->second;
       sum.sum_over(ranks, to);
       if (!mine) sums.erase(place);
     }

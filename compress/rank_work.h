@@ -23,7 +23,8 @@ class RankWork {
 
   // Sums over all ranks, where they are needed: Ranks::kAll when several ranks solve matrices of the place. `sums` and `inputs` have what this
   // rank's windows showed; afterwards the statistics of the places that it solves.
-  void sum_inputs(Ranks& ranks, const Recipe& recipe, std::map<InputPlace, HessianSum>& sums, std::map<InputPlace, InputStatistics>& inputs) const;
+  void sum_inputs(Ranks& ranks, const Recipe& recipe, std::map<InputPlace, HessianSum>& sums, std::map<InputPlace, InputStatistics>& inputs,
+                  const ComputeDevice& where) const;
 
   // This rank's part.
   bool solves(std::string_view rule) const { return own_.contains(rule); }

@@ -6,12 +6,15 @@
 #include <cstdint>
 #include <cstdio>
 
+#include "miq/base/cuda_groups.h"
 #include "miq/base/cuda_table.h"
 
 namespace miq::cuda {
 
 // Why the last function failed, of this thread; returns -1. What the runtime remembers of the failure is cleared.
 int failed(const char* what, cudaError_t status);
+// The same of what is not the runtime's to say.
+int refused(const char* what, const char* why);
 
 inline bool use_device(int device, int& result) {
   const cudaError_t status = cudaSetDevice(device);
@@ -34,5 +37,10 @@ int binned_information(int device, const std::uint8_t* bins, std::int64_t tokens
                        const std::int32_t* occupied, const double* log_table, float* out);
 int packed_product(int device, const PackedView* view, const float* x, float* y);
 int packed_decode(int device, const PackedView* view, std::uint16_t* out);
+int identity(int device, char* text, std::uint64_t capacity);
+int group_id(std::uint8_t* id);
+int join_group(int device, const std::uint8_t* id, int rank, int size, void** group);
+int group_sum(void* group, double* values, std::uint64_t count, int to);
+void leave_group(void* group, int abandon);
 
 }  // namespace miq::cuda

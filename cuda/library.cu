@@ -1,4 +1,4 @@
-// The table of libmiq_cuda.so, and what is known of the devices.
+// The tables of libmiq_cuda.so, and what is known of the devices.
 #include "kernel.h"
 
 namespace miq::cuda {
@@ -27,6 +27,7 @@ int devices(int* count, char* found, std::uint64_t capacity) {
 }
 
 const MiqCudaTable table = {kMiqCudaVersion, problem, devices, sweep, gaussian_information, binned_information, packed_product, packed_decode};
+const MiqCudaGroups groups = {kMiqCudaGroupsVersion, problem, identity, group_id, join_group, group_sum, leave_group};
 
 }  // namespace
 
@@ -36,6 +37,12 @@ int failed(const char* what, cudaError_t status) {
   return -1;
 }
 
+int refused(const char* what, const char* why) {
+  std::snprintf(problem_text, sizeof problem_text, "%s: %s", what, why);
+  return -1;
+}
+
 }  // namespace miq::cuda
 
 extern "C" __attribute__((visibility("default"))) const MiqCudaTable* miq_cuda_table(void) { return &miq::cuda::table; }
+extern "C" __attribute__((visibility("default"))) const MiqCudaGroups* miq_cuda_groups(void) { return &miq::cuda::groups; }

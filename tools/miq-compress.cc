@@ -106,13 +106,14 @@ std::string scratch_folder(const Options& options) {
 }
 
 // Of rank 0; in the other processes it is much the same.
-std::string traffic_text(const Ranks& ranks) {
+std::string traffic_text(const Ranks& ranks, const DeviceRanks* device) {
   const Ranks::Traffic& traffic = ranks.traffic();
   std::ostringstream line;
   line.setf(std::ios::fixed);
   line.precision(1);
   line << ranks.size() << " processes: " << static_cast<double>(traffic.summed) / 1e6 << " MB summed, " << static_cast<double>(traffic.broadcast) / 1e6 << " MB broadcast, "
        << static_cast<double>(traffic.sent) / 1e6 << " MB to and from process 1, which spent " << traffic.seconds << " s in that and waiting";
+  if (device) line << "; " << static_cast<double>(device->device_bytes()) / 1e6 << " MB summed between GPUs";
   return line.str();
 }
 
@@ -137,7 +138,8 @@ ExitCode run(const Options& options, Session& session) {
     throw UsageError("give -o OUT.miq, --save FOLDER, or --eval NAME to only look at the result");
   }
   const ComputeDevice where = with_kernels(chosen_device(options.device, session));
-  Ranks& ranks = session.ranks();
+  const std::unique_ptr<DeviceRanks> on_devices = options.device == "cpu" ? nullptr : ranks_on_devices(where, session);
+  Ranks& ranks = on_devices ? *on_devices : session.ranks();
   const bool first = ranks.first();  // of several processes it alone writes
   if (!options.output.empty() && first) AtomicFile{options.output};  // throws where it cannot be written; leaves nothing
   std::vector<Text> texts;
@@ -181,7 +183,7 @@ ExitCode run(const Options& options, Session& session) {
   if (first) kept.emplace(options, model, calibration, recipe, session);
   CompressResult result = compress(model, calibration, recipe, session.pool(), session.progress_function(), message, kept ? kept->journal() : nullptr, memory, ranks, where);
   session.progress().clear();
-  if (!ranks.alone()) message(traffic_text(ranks));
+  if (!ranks.alone()) message(traffic_text(session.ranks(), on_devices.get()));
   if (!options.output.empty() && first) save_model(result.model, options.output);
   if (!options.save.empty() && first) {
     session.progress().start("writing");

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <string>
 
+#include "miq/base/device_sums.h"
 #include "miq/base/error.h"
 
 namespace miq {
@@ -53,6 +54,12 @@ TEST(CudaLibrary, OpensWithoutADevice) {
   // Work without a device is refused with a reason, and the process lives on.
   EXPECT_EQ(table.gaussian_information(0, nullptr, 0, nullptr, nullptr, 0, nullptr, nullptr), -1);
   EXPECT_THROW(check_cuda(table, -1, "the test"), Error);
+  char identity[64] = "";
+  const MiqCudaGroups& groups = open_cuda_groups(path.string());
+  EXPECT_EQ(groups.identity(0, identity, sizeof identity), -1);
+  EXPECT_NE(std::string(groups.problem()), "");
+  std::printf("%s\n", groups.problem());
+  EXPECT_THROW(open_cuda_groups("/nowhere/libmiq_cuda.so"), Error);
 }
 
 }  // namespace

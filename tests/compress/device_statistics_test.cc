@@ -21,6 +21,7 @@
 #include "tests/compress/cuda_devices.h"
 #include "tests/compress/solver_inputs.h"
 #include "tests/model/small_model.h"
+#include "tests/reference/small_memory.h"
 
 namespace miq {
 namespace {
@@ -71,6 +72,43 @@ TEST(DeviceStatistics, HessianIsWithinItsBound) {
     EXPECT_THROW(bad.mean(), Error);
     EXPECT_THROW(HessianSum(5, where).add(one, pool), Error);
   });
+}
+
+// Where memory ends fewer rows are summed at once, nothing twice; and where nothing fits the error is LibTorch's.
+TEST(DeviceStatistics, HessianMakesDoWithLittleMemory) {
+  ThreadPool pool(1);
+  const std::int64_t n = 1500, tokens = 64;
+  std::vector<at::Tensor> inputs;
+  for (unsigned w = 0; w < 3; ++w) inputs.push_back(random_inputs(tokens, n, 3 + w));
+  HessianSum plenty(n, emulated_device());
+  plenty.add(inputs, pool);
+  const at::Tensor expected = plenty.mean();
+  HessianSum sum(n, emulated_device());
+  std::int64_t refused = 0;
+  {
+    // Beside the sums, which are there: a panel's product takes 1.2 MB, adding it 4.6 MB more.
+    const std::int64_t limits[] = {4 << 20, 2 << 20, 700 << 10};
+    for (std::size_t w = 0; w < inputs.size(); ++w) {
+      reference::SmallMemory memory(limits[w]);
+      sum.add({&inputs[w], 1}, pool);
+      EXPECT_GT(memory.refused, 0) << limits[w];
+      refused += memory.refused;
+    }
+  }
+  const at::Tensor found = sum.mean();
+  EXPECT_LT((found - expected).abs().max().item<float>(), 1e-5 * expected.diagonal().max().item<float>());
+  EXPECT_EQ(sum.tokens(), 3 * tokens);
+  std::printf("%lld allocations refused, largest difference %.2g\n", static_cast<long long>(refused), (found - expected).abs().max().item<float>());
+  // Additions alone halved: the very bits.
+  HessianSum halved(n, emulated_device());
+  {
+    reference::SmallMemory memory(4 << 20);
+    halved.add(inputs, pool);
+    EXPECT_GT(memory.refused, 0);
+  }
+  EXPECT_TRUE(halved.mean().equal(expected));
+  reference::SmallMemory memory(1000);
+  EXPECT_THROW(sum.add({&inputs[0], 1}, pool), c10::OutOfMemoryError);
 }
 
 TEST(DeviceStatistics, ChannelsAreTheCpus) {

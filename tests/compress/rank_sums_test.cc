@@ -6,53 +6,18 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/randn.h>
 
-#include <cmath>
-#include <condition_variable>
-#include <mutex>
-#include <thread>
-
+#include "miq/base/device_sums.h"
 #include "miq/base/error.h"
 #include "miq/compress/channel_statistics.h"
 #include "miq/compress/hessian.h"
+#include "tests/compress/cuda_devices.h"
+#include "tests/reference/group_emulation.h"
 
 namespace miq {
 namespace {
 
-// Processes as threads of this one: sums alone.
-struct Meeting {
-  std::mutex mutex;
-  std::condition_variable changed;
-  int size = 1, arrived = 0, round = 0;
-  std::vector<double> sum, result;
-};
-
-class ThreadRanks : public Ranks {
- public:
-  ThreadRanks(Meeting& meeting, int rank) : meeting_(meeting), rank_(rank) {}
-  int rank() const override { return rank_; }
-  int size() const override { return meeting_.size; }
-  using Ranks::sum;
-  void sum(std::span<double> values, int to) override {
-    std::unique_lock lock(meeting_.mutex);
-    const int round = meeting_.round;
-    meeting_.sum.resize(values.size());
-    for (std::size_t i = 0; i < values.size(); ++i) meeting_.sum[i] += values[i];
-    if (++meeting_.arrived == meeting_.size) {
-      meeting_.result = std::exchange(meeting_.sum, {});
-      meeting_.arrived = 0;
-      ++meeting_.round;
-      meeting_.changed.notify_all();
-    } else {
-      meeting_.changed.wait(lock, [&] { return meeting_.round != round; });
-    }
-    const bool mine = to == kAll || to == rank_;
-    for (std::size_t i = 0; i < values.size(); ++i) values[i] = mine ? meeting_.result[i] : std::nan("");
-  }
-
- private:
-  Meeting& meeting_;
-  const int rank_;
-};
+using reference::Meeting;
+using reference::ThreadRanks;
 
 std::vector<at::Tensor> activations(std::int64_t windows, std::int64_t tokens, std::int64_t channels) {
   std::vector<at::Tensor> inputs;
@@ -76,12 +41,10 @@ TEST(RankSums, HessiansDoNotDependOnTheNumberOfProcesses) {
   for (const at::Tensor& input : inputs) accumulate(all, input, pool);
   const at::Tensor expected = alone.mean();
   for (int size : {2, 3, 4, 7, 32}) {
-    Meeting meeting;
-    meeting.size = size;
     std::vector<at::Tensor> found(static_cast<std::size_t>(size));
     std::vector<ChannelStatistics> statistics(static_cast<std::size_t>(size));
-    const auto work = [&](int rank) {
-      ThreadRanks ranks(meeting, rank);
+    reference::run_ranks(size, [&](Ranks& ranks) {
+      const int rank = ranks.rank();
       ThreadPool own(1);
       HessianSum sum(kChannels);
       ChannelStatistics& channels = statistics[static_cast<std::size_t>(rank)];
@@ -93,10 +56,7 @@ TEST(RankSums, HessiansDoNotDependOnTheNumberOfProcesses) {
       sum_over(ranks, channels, kChannels);
       EXPECT_EQ(sum.tokens(), kWindows * kTokens);
       found[static_cast<std::size_t>(rank)] = sum.mean();
-    };
-    std::vector<std::thread> threads;
-    for (int rank = 0; rank < size; ++rank) threads.emplace_back(work, rank);
-    for (std::thread& thread : threads) thread.join();
+    });
     for (const at::Tensor& mean : found) EXPECT_TRUE(mean.equal(expected)) << size << " processes";
     for (const ChannelStatistics& channels : statistics) {
       EXPECT_EQ(channels.tokens, kWindows * kTokens);
@@ -108,9 +68,43 @@ TEST(RankSums, HessiansDoNotDependOnTheNumberOfProcesses) {
   }
 }
 
+// On devices: through host memory and from device to device, in one rank and in all, the same bits as alone.
+TEST(RankSums, DeviceSumsAreThoseOfTheHost) {
+  constexpr std::int64_t kWindows = 9, kTokens = 96, kChannels = 150;
+  const std::vector<at::Tensor> inputs = activations(kWindows, kTokens, kChannels);
+  ThreadPool pool(1);
+  HessianSum alone(kChannels, emulated_device());
+  for (const at::Tensor& input : inputs) alone.add({&input, 1}, pool);
+  const at::Tensor expected = alone.mean();
+  for (int size : {2, 3}) {
+    for (int to : {Ranks::kAll, 1}) {
+      reference::FakeGroups groups(size);
+      reference::fake_groups() = &groups;
+      std::uint64_t through_host = 0;
+      reference::run_ranks(size, [&](Ranks& ranks) {
+        std::string why;
+        const auto direct = DeviceRanks::join(ranks, &reference::fake_group_table(), ranks.rank(), why);
+        ASSERT_NE(direct, nullptr) << why;
+        ThreadPool own(1);
+        for (const bool way : {true, false}) {
+          HessianSum sum(kChannels, emulated_device());
+          for (std::int64_t w = ranks.rank(); w < kWindows; w += size) sum.add({&inputs[static_cast<std::size_t>(w)], 1}, own);
+          const std::uint64_t before = ranks.traffic().summed;
+          sum.sum_over(way ? *direct : ranks, to);
+          if (ranks.first() && way) through_host = ranks.traffic().summed - before;
+          if (to != Ranks::kAll && to != ranks.rank()) continue;
+          EXPECT_TRUE(sum.mean().equal(expected)) << size << " processes, " << (way ? "from device to device" : "through host memory");
+        }
+        EXPECT_EQ(direct->device_bytes(), MomentSum::bytes(kChannels));
+      });
+      EXPECT_EQ(through_host, sizeof(double)) << "the count of tokens alone";
+      EXPECT_EQ(groups.sums, size * static_cast<int>(MomentSum(kChannels, at::kCPU).panels().size()));
+    }
+  }
+}
+
 TEST(RankSums, EveryProcessNeedsAWindow) {
-  Meeting meeting;
-  meeting.size = 3;
+  Meeting meeting(3);
   Calibration calibration;
   calibration.windows.assign(7, std::vector<std::int32_t>(4));
   for (std::int32_t w = 0; w < 7; ++w) calibration.windows[static_cast<std::size_t>(w)][0] = w;

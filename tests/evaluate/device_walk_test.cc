@@ -1,14 +1,12 @@
 // Walks in the form that GPUs run, on the processor: the same losses however memory is shared out, and what happens when it ends.
-#include <c10/core/CPUAllocator.h>
 #include <c10/util/Exception.h>
 #include <gtest/gtest.h>
-
-#include <atomic>
 
 #include "miq/base/error.h"
 #include "miq/evaluate/memory_budget.h"
 #include "miq/evaluate/zeroshot.h"
 #include "tests/evaluate/toy.h"
+#include "tests/reference/small_memory.h"
 
 namespace miq::test {
 namespace {
@@ -30,43 +28,7 @@ Losses walk(const ForwardPass& forward, const WindowPlan& plan, int threads, con
   return walk_windows(forward, {&plan}, pool, options, {}, statistics);
 }
 
-// Like a GPU of `limit` bytes: LibTorch's processor memory ends there.
-class SmallMemory : public c10::Allocator {
- public:
-  explicit SmallMemory(std::int64_t limit) : before_(c10::GetCPUAllocator()), limit_(limit) {
-    one_ = this;
-    c10::SetCPUAllocator(this, 100);
-  }
-  ~SmallMemory() override {
-    c10::SetCPUAllocator(before_, 100);
-    one_ = nullptr;
-  }
-
-  c10::DataPtr allocate(std::size_t bytes) override {
-    if (used_ + static_cast<std::int64_t>(bytes) > limit_) {
-      ++refused;
-      TORCH_CHECK_WITH(OutOfMemoryError, false, "out of memory: tried to allocate ", bytes, " bytes");
-    }
-    used_ += static_cast<std::int64_t>(bytes);
-    auto* block = static_cast<std::size_t*>(std::aligned_alloc(64, (bytes + 127) / 64 * 64 + 64));
-    *block = bytes;
-    return {block + 8, block, &free_block, at::kCPU};
-  }
-  void copy_data(void* to, const void* from, std::size_t count) const override { default_copy_data(to, from, count); }
-  std::int64_t used() const { return used_; }
-
-  std::atomic<int> refused{0};
-
- private:
-  static void free_block(void* block) {
-    if (one_) one_->used_ -= static_cast<std::int64_t>(*static_cast<std::size_t*>(block));
-    std::free(block);
-  }
-  static inline SmallMemory* one_ = nullptr;
-  c10::Allocator* before_;
-  std::atomic<std::int64_t> used_{0};
-  std::int64_t limit_;
-};
+using reference::SmallMemory;
 
 TEST(DeviceWalk, LossesAreTheSameHoweverItIsDone) {
   const auto toy = toy_model();

@@ -33,7 +33,7 @@ std::uint64_t generation_bytes(const Model& model, ComputeType type, at::Device 
 }
 
 GenerationSpeed measure_generation(const Model& model, ComputeType type, double open_seconds, ThreadPool& pool, const ProgressFunction& progress,
-                                   at::Device device) {
+                                   at::Device device, const MiqCudaTable* kernels) {
   const Config& config = model.config;
   GenerationSpeed speed;
   speed.prompt = GenerationSpeed::kPrompt;
@@ -50,7 +50,7 @@ GenerationSpeed measure_generation(const Model& model, ComputeType type, double 
   };
   report(0);
   const auto loading = Clock::now();
-  const Generator generator(model, type, pool, device);
+  const Generator generator(model, type, pool, device, Kernels::Portable, kernels);
   {
     Generator::Sequence first = generator.start(1);
     generator.extend(first, std::vector<std::int32_t>{some_id(config, 1)});

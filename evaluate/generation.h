@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "miq/base/cuda_table.h"
 #include "miq/base/progress.h"
 #include "miq/base/thread_pool.h"
 #include "miq/evaluate/figures.h"
@@ -15,8 +16,8 @@ namespace miq {
 std::uint64_t generation_bytes(const Model& model, ComputeType type, at::Device device = at::kCPU);
 
 // Greedy, on arbitrary token ids. `open_seconds` is what opening the model took. REQUIRES a model for kShortest tokens
-// or more.
+// or more. `kernels`: as Generator takes them.
 GenerationSpeed measure_generation(const Model& model, ComputeType type, double open_seconds, ThreadPool& pool, const ProgressFunction& progress,
-                                   at::Device device = at::kCPU);
+                                   at::Device device = at::kCPU, const MiqCudaTable* kernels = nullptr);
 
 }  // namespace miq

@@ -98,7 +98,8 @@ void measure_generation_speed(MetricContext& context) {
     context.report.failures.push_back("speed of generation: with all weights in memory it takes " + bytes_text(needed) + ", more than --memory");
     return;
   }
-  context.report.generation = measure_generation(context.model, context.options.type, context.open_seconds, context.pool, context.progress, device);
+  context.report.generation = measure_generation(context.model, context.options.type, context.open_seconds, context.pool, context.progress, device,
+                                                 context.options.kernels);
 }
 
 std::int64_t evaluated_length(const MetricContext& context) {

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "miq/base/cuda_table.h"
 #include "miq/evaluate/measure_texts.h"
 #include "miq/evaluate/report.h"
 #include "miq/evaluate/zeroshot.h"
@@ -21,6 +22,7 @@ struct EvaluationOptions {
   ZeroShotOptions zeroshot;            // its tasks: read once for all models
   ComputeType type = ComputeType::Float32;
   at::Device device = at::kCPU;              // device.h
+  const MiqCudaTable* kernels = nullptr;     // our own for that device; null: there are none
   DivergenceReference* reference = nullptr;  // whom `divergence` compares with; null: nobody
   CacheOptions cache;
   // Given what was measured of every token of a model, where it is set.

@@ -17,6 +17,7 @@
 
 #include "miq/base/error.h"
 #include "miq/model/decoder.h"
+#include "miq/model/device.h"
 #include "miq/model/row_product.h"
 
 namespace miq {
@@ -83,17 +84,13 @@ std::vector<at::Tensor> multiply(const at::Tensor& x, std::span<const at::Tensor
 class Generator::Steps : public LayerSteps {
  public:
   // `together`: the rows belong to different sequences. Else they follow each other in one.
-  Steps(const Config& config, std::span<const Row> rows, bool together, bool by_torch, ThreadPool& pool)
-      : config_(config), rows_(rows), together_(together), by_torch_(by_torch), pool_(pool) {}
+  Steps(const Config& config, std::span<const Row> rows, bool together, bool by_torch, std::span<const PackedProducts> packed, ThreadPool& pool)
+      : config_(config), rows_(rows), together_(together), by_torch_(by_torch), packed_(packed), pool_(pool) {}
 
   void enter(std::size_t layer) { layer_ = layer; }
 
   std::vector<at::Tensor> products(const at::Tensor& x, std::span<const at::Tensor> matrices) override {
-    if (by_torch_) {
-      std::vector<at::Tensor> all;
-      for (const at::Tensor& matrix : matrices) all.push_back(at::linear(x, matrix));
-      return all;
-    }
+    if (by_torch_) return packed_[layer_].products(x, matrices);
     // Rows of different sequences meet one kernel, however many they are.
     std::vector<at::Tensor> outputs = multiply(x, matrices, together_ || x.size(0) <= kFewRows, pool_);
     for (std::size_t i = 0; i < outputs.size(); ++i) outputs[i] = outputs[i].to(matrices[i].scalar_type());
@@ -152,17 +149,19 @@ class Generator::Steps : public LayerSteps {
   const Config& config_;
   std::span<const Row> rows_;
   bool together_, by_torch_;
+  std::span<const PackedProducts> packed_;
   ThreadPool& pool_;
   std::size_t layer_ = 0;
 };
 
-Generator::Generator(const Model& model, ComputeType type, ThreadPool& pool, at::Device device, Kernels kernels)
+Generator::Generator(const Model& model, ComputeType type, ThreadPool& pool, at::Device device, Kernels kernels, const MiqCudaTable* packed)
     : model_(model), pool_(pool), type_(type), device_(device) {
   pass_ = std::make_unique<ForwardPass>(model, type, kernels == Kernels::Device ? kernels : Kernels::Portable, device);
   rope_ = std::make_unique<RopeTables>(model.config, device);
   layers_.resize(model.config.layers.size());
   step_layers_.resize(layers_.size());
   const Architecture& rules = architecture(model.config.architecture);
+  packed_.assign(layers_.size(), PackedProducts(pass_->device_form() ? packed : nullptr, device));
   pool.for_each(static_cast<std::int64_t>(layers_.size()), [&](std::int64_t unit) {
     use_single_threaded_torch();
     const at::NoGradGuard no_grad;
@@ -177,15 +176,37 @@ Generator::Generator(const Model& model, ComputeType type, ThreadPool& pool, at:
     if (!pass_->device_form() && StepLayer::supports(model.config, model.config.layers[static_cast<std::size_t>(unit)]))
       step_layers_[static_cast<std::size_t>(unit)] = std::make_unique<const StepLayer>(model.config, layer);
   });
+  if (packed && pass_->device_form()) add_packed();
+}
+
+// All decoded weights lie there first. What room is left takes packed ones, but for an eighth of the memory, where keys and values go.
+void Generator::add_packed() {
+  const Architecture& rules = architecture(model_.config.architecture);
+  pool_.for_each(static_cast<std::int64_t>(layers_.size()), [&](std::int64_t unit) {
+    const auto layer = static_cast<std::size_t>(unit);
+    if (const DeviceMemory memory = device_memory(device_); memory.total > 0 && memory.free < memory.total / 8) return;
+    for (const LayerTensor& tensor : layer_tensors(model_.config, unit)) {
+      if (!tensor.linear()) continue;
+      const std::string name = layer_tensor_name(rules, unit, tensor.name);
+      packed_[layer].add(model_.tensors.at(name), name, layers_[layer].tensor(tensor.name));
+    }
+  });
 }
 
 Generator::~Generator() = default;
+
+std::int64_t Generator::packed_matrices() const {
+  std::size_t count = 0;
+  for (const PackedProducts& layer : packed_) count += layer.count();
+  return static_cast<std::int64_t>(count);
+}
 
 std::uint64_t Generator::weight_bytes() const {
   std::uint64_t bytes = 0;
   for (const LayerWeights& layer : layers_) {
     for (const auto& [name, tensor] : layer.tensors) bytes += static_cast<std::uint64_t>(tensor.nbytes());
   }
+  for (const PackedProducts& layer : packed_) bytes += layer.bytes();
   return bytes + pass_->global_bytes();
 }
 
@@ -236,7 +257,7 @@ at::Tensor Generator::run(std::span<const Row> rows, std::int64_t length, bool t
     embedded.push_back(pass_->embed(ids, positions));
   }
   at::Tensor hidden = (embedded.size() == 1 ? embedded[0] : at::cat(embedded)).to(at::kFloat).contiguous();
-  Steps steps(model_.config, rows, together, pass_->device_form(), pool_);
+  Steps steps(model_.config, rows, together, pass_->device_form(), packed_, pool_);
   std::map<std::int64_t, RopeTable> ropes;
   std::vector<StepRow> step_rows;
   for (const Row& row : rows) step_rows.push_back({&row.sequence->cache, row.position});

@@ -13,6 +13,7 @@
 #include "miq/base/thread_pool.h"
 #include "miq/model/generate_layer.h"
 #include "miq/model/kv_cache.h"
+#include "miq/model/packed_products.h"
 #include "miq/model/rope.h"
 #include "miq/model/sampling.h"
 
@@ -21,8 +22,11 @@ namespace miq {
 class Generator {
  public:
   // Decodes all weights. Keeps references to `model` and `pool`. On a GPU (device.h), and with Kernels::Device on the processor, every step
-  // is LibTorch's; weights, keys and values lie on the device. Logits are always in the host's memory.
-  Generator(const Model& model, ComputeType type, ThreadPool& pool, at::Device device = at::kCPU, Kernels kernels = Kernels::Portable);
+  // is LibTorch's; weights, keys and values lie on the device. Logits are always in the host's memory. `packed`: with that form, our kernels, which
+  // multiply matrices that are stored packed without decoding them where a step has few tokens (packed_products.h); they lie on the device beside the
+  // decoded ones, as far as there is room. Sums then differ, in float32, with the number of sequences that go together.
+  Generator(const Model& model, ComputeType type, ThreadPool& pool, at::Device device = at::kCPU, Kernels kernels = Kernels::Portable,
+            const MiqCudaTable* packed = nullptr);
   ~Generator();
   Generator(const Generator&) = delete;
   Generator& operator=(const Generator&) = delete;
@@ -44,6 +48,7 @@ class Generator {
 
   const Model& model() const { return model_; }
   std::uint64_t weight_bytes() const;  // of all weights as they lie in memory, mapped ones included
+  std::int64_t packed_matrices() const;  // that steps read as they are stored
 
  private:
   struct Row {  // a token on its way
@@ -52,6 +57,7 @@ class Generator {
     std::int32_t id;
   };
   class Steps;
+  void add_packed();
   at::Tensor run(std::span<const Row> rows, std::int64_t length, bool together) const;
   at::Tensor run_sequence(Sequence& sequence, std::span<const std::int32_t> ids, std::int64_t first) const;
   at::Tensor logits(const at::Tensor& hidden) const;
@@ -65,6 +71,7 @@ class Generator {
   std::unique_ptr<ForwardPass> pass_;
   std::unique_ptr<RopeTables> rope_;
   std::vector<LayerWeights> layers_;
+  std::vector<PackedProducts> packed_;  // of each layer
   std::vector<std::unique_ptr<const StepLayer>> step_layers_;  // null where a layer is none that it knows
 };
 

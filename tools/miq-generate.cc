@@ -7,6 +7,7 @@
 #include "miq/model/generate.h"
 #include "miq/model/unicode.h"
 #include "miq/tools/checkpoint_path.h"
+#include "miq/tools/cuda_kernels.h"
 #include "miq/tools/device_option.h"
 #include "miq/tools/machine.h"
 #include "miq/tools/program.h"
@@ -69,7 +70,8 @@ ExitCode run(const Options& options, Session& session) {
   if (!model.tokenizer) throw Error(options.model + ": has no tokenizer, so its prompt cannot be read; package it with its tokenizer's files");
   const std::vector<std::int32_t> prompt = model.tokenizer->encode(options.prompt);
   const ComputeType type = compute_type(options.dtype, device);
-  const Generator generator(model, type, session.pool(), device);
+  const Generator generator(model, type, session.pool(), device, Kernels::Portable, kernels_if_there(device, session));
+  if (generator.packed_matrices() > 0) session.message_function()(std::to_string(generator.packed_matrices()) + " matrices are multiplied as they are packed");
   const ProgressFunction alive = session.progress_function();
   alive({"reading the prompt", 0, 1});
   session.progress().clear();

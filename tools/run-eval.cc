@@ -14,6 +14,7 @@
 #include "miq/formats/digest.h"
 #include "miq/formats/mapped_file.h"
 #include "miq/tools/checkpoint_path.h"
+#include "miq/tools/cuda_kernels.h"
 #include "miq/tools/device_option.h"
 #include "miq/tools/machine.h"
 #include "miq/tools/program.h"
@@ -120,6 +121,7 @@ EvaluationOptions evaluation_options(const Options& options, Session& session) {
   evaluation.perplexity.walk.message = session.message_function();
   evaluation.device = chosen_device(options.device, session);
   evaluation.type = compute_type(options.dtype, evaluation.device);
+  evaluation.kernels = kernels_if_there(evaluation.device, session);
   const RowJoin join = protocol(options.protocol).join;
   if (std::find(evaluation.metrics.begin(), evaluation.metrics.end(), "zeroshot") != evaluation.metrics.end()) {
     evaluation.zeroshot.tasks = load_tasks(options);

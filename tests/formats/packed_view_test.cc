@@ -11,6 +11,7 @@
 #include "miq/base/error.h"
 #include "miq/formats/cast.h"
 #include "miq/formats/packed_matrix.h"
+#include "tests/reference/packed_emulation.h"
 
 namespace miq {
 namespace {
@@ -45,24 +46,7 @@ Tensor random_packed(const Shape& shape, std::mt19937& random) {
   return pack(matrix, DType::BF16);
 }
 
-// One row, as a warp of the kernels goes through it: calls use(octet, codes, kept).
-template <class Use>
-void for_octets(const PackedView& view, std::int64_t row, const Use& use) {
-  for (std::int64_t begin = 0; begin < view.octets; begin += kWarpOctets) {
-    const std::int64_t lanes = std::min<std::int64_t>(kWarpOctets, view.octets - begin);
-    std::uint32_t kept[kWarpOctets] = {}, before[kWarpOctets] = {}, sum = 0;
-    for (std::int64_t lane = 0; lane < lanes; ++lane) {
-      kept[lane] = kept_bits(view, view.octet[begin + lane], row);
-      before[lane] = sum;
-      sum += count_ones(kept[lane]);
-    }
-    for (std::int64_t lane = 0; lane < lanes; ++lane) {
-      const PackedOctet& octet = view.octet[begin + lane];
-      ASSERT_LE(octet.first_lane, lane);
-      use(octet, octet_codes(view, octet, row, before[lane] - before[octet.first_lane]), kept[lane]);
-    }
-  }
-}
+using reference::for_octets;
 
 void check(const Shape& shape, std::mt19937& random) {
   SCOPED_TRACE(std::to_string(shape.rows) + " x " + std::to_string(shape.cols) + ", " + std::to_string(shape.widths.size()) + " groups" +

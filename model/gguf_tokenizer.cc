@@ -201,6 +201,7 @@ std::string gguf_tokenizer_json(const std::map<std::string, GgufValue>& metadata
   if (!metadata.contains("tokenizer.ggml.model")) return {};
   Json json = Json::object();
   for (auto at = metadata.lower_bound(std::string(kPrefix)); at != metadata.end() && at->first.starts_with(kPrefix); ++at) {
+    if (!is_valid_utf8(at->first)) throw FormatError(name, "has a metadata key that is no UTF-8: " + shown(at->first));
     json[at->first] = to_json(at->second, at->first, name);
   }
   return json.dump();

@@ -85,6 +85,13 @@ TEST(GgufTokenizer, JsonHoldsTheTokenizerKeysAlone) {
   EXPECT_EQ(gguf_tokenizer_json({{"general.name", std::string("x")}}), "");
 }
 
+// Found by the fuzzer: the JSON library threw its own exception.
+TEST(GgufTokenizer, RefusesAKeyThatIsNoText) {
+  Metadata data = gpt2();
+  data["tokenizer.ggml.to\x87""ens"] = std::int64_t{1};
+  EXPECT_ERROR(data, "metadata key that is no UTF-8");
+}
+
 TEST(GgufTokenizer, ByteLevelByItsPreTokenizersName) {
   EXPECT_EQ(load(gpt2("smollm"))->encode("he  12<s>"), (Ids{256, 257, '1', '2', 259}));
   EXPECT_EQ(load(gpt2("gpt-2"))->encode("he 12"), (Ids{256, ' ', 258}));

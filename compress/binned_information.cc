@@ -20,6 +20,7 @@
 #include "miq/base/error.h"
 #include "miq/compress/information_math.h"
 #include "miq/compress/mutual_information.h"
+#include "miq/compress/not_finite.h"
 
 namespace miq {
 namespace {
@@ -96,7 +97,7 @@ class BinnedSamples {
     for (std::int64_t t = 0; t < tokens_; ++t) {
       sorted[static_cast<std::size_t>(t)] = x[t * stride];
       if (!std::isfinite(x[t * stride]))
-        throw Error("mutual information: an activation of channel " + std::to_string(channel) + " is not finite");
+        throw NotFinite("mutual information: an activation of channel " + std::to_string(channel) + " is not finite");
     }
     std::sort(sorted.begin(), sorted.end());
     std::array<float, kBins - 1> edges;
@@ -123,7 +124,7 @@ class BinnedSamples {
 // A channel is cut and a pair counted by the device; logarithms of a channel's own counts are summed here, as BinnedSamples does.
 at::Tensor binned_on_device(const at::Tensor& samples, const ComputeDevice& where) {
   const std::int64_t tokens = samples.size(0), n = samples.size(1);
-  if (!at::isfinite(samples).all().item<bool>()) throw Error("mutual information: an activation is not finite");
+  if (!at::isfinite(samples).all().item<bool>()) throw NotFinite("mutual information: an activation is not finite");
   const at::Tensor rows = samples.t().contiguous();
   at::Tensor bins = at::zeros({n, tokens}, samples.options().dtype(at::kByte));
   {

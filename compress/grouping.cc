@@ -14,6 +14,7 @@
 
 #include "miq/base/error.h"
 #include "miq/compress/hierarchical.h"
+#include "miq/compress/not_finite.h"
 #include "miq/compress/rng.h"
 #include "miq/compress/spectral.h"
 
@@ -199,7 +200,7 @@ ChannelGroups group_channels(const GroupingOptions& options, std::span<const dou
     throw UsageError(std::to_string(options.groups) + " groups were asked for, but an input has only " + std::to_string(n) + " channels");
   for (std::int64_t j = 0; j < n; ++j)
     if (!(energy[j] >= 0) || !std::isfinite(energy[j]))
-      throw Error("grouping: the second moment of channel " + std::to_string(j) + " is not a number >= 0; the calibration overflowed");
+      throw NotFinite("grouping: the second moment of channel " + std::to_string(j) + " is not a number >= 0; the calibration overflowed");
   std::int64_t size = options.group_size > 0 ? std::min(options.group_size, n) : n;
   if (options.groups > 0) size = (n + options.groups - 1) / options.groups;
   const std::int64_t clusters = options.groups > 0 ? options.groups : (n + size - 1) / size;

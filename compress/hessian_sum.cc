@@ -14,6 +14,7 @@
 #include "miq/compress/bfloat16_products.h"
 #include "miq/compress/column_squares.h"
 #include "miq/compress/hessian.h"
+#include "miq/compress/not_finite.h"
 #include "miq/compress/panel_rows.h"
 #include "miq/compress/row_tile.h"
 #include "miq/model/device.h"
@@ -31,7 +32,7 @@ std::vector<std::pair<std::int64_t, std::int64_t>> upper_blocks(std::int64_t n, 
 }
 
 [[noreturn]] void refuse_input(std::int64_t index) {
-  throw Error("Hessian: calibration input " + std::to_string(index) + " holds NaN or infinity");
+  throw NotFinite("Hessian: calibration input " + std::to_string(index) + " holds NaN or infinity");
 }
 
 std::vector<float> steps_of(const at::Tensor& input) {
@@ -203,7 +204,7 @@ at::Tensor HessianSum::mean() const {
   if (tokens_ == 0) throw Error("Hessian: no calibration tokens were seen");
   if (where_.used()) {
     for (const MomentSum::Panel& panel : sum_.panels()) {
-      if (!at::isfinite(panel.values.diagonal()).all().item<bool>()) throw Error("Hessian: the calibration inputs hold NaN or infinity");
+      if (!at::isfinite(panel.values.diagonal()).all().item<bool>()) throw NotFinite("Hessian: the calibration inputs hold NaN or infinity");
     }
   }
   return sum_.mean(static_cast<double>(tokens_));

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "miq/base/error.h"
+#include "miq/compress/not_finite.h"
 
 namespace miq {
 namespace {
@@ -76,7 +77,7 @@ std::vector<std::int32_t> hierarchical_clusters(const at::Tensor& affinity, std:
   std::vector<float> values(source.const_data_ptr<float>(), source.const_data_ptr<float>() + n * n);
   for (std::size_t i = 0; i < values.size(); ++i) {
     if (!(values[i] >= 0) || !std::isfinite(values[i]))
-      throw Error("hierarchical clustering: the affinity of channels " + std::to_string(static_cast<std::int64_t>(i) / n) + " and " +
+      throw NotFinite("hierarchical clustering: the affinity of channels " + std::to_string(static_cast<std::int64_t>(i) / n) + " and " +
                   std::to_string(static_cast<std::int64_t>(i) % n) + " is not a number >= 0");
   }
   std::vector<std::int32_t> parent(static_cast<std::size_t>(n));

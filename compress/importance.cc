@@ -6,6 +6,7 @@
 #include <string>
 
 #include "miq/base/error.h"
+#include "miq/compress/not_finite.h"
 
 namespace miq {
 namespace {
@@ -58,7 +59,7 @@ std::vector<double> channel_importance(const ChannelStatistics& statistics, cons
     norm[j] = std::sqrt(energy[j]);
     removal[j] = energy[j] / inverse_diagonal[j];
     if (!std::isfinite(spikiness[j]) || !(removal[j] >= 0) || !std::isfinite(removal[j]))
-      throw Error("channel importance: the statistics of channel " + std::to_string(j) + " are not finite");
+      throw NotFinite("channel importance: the statistics of channel " + std::to_string(j) + " are not finite");
   }
   std::vector<double> total(mean.size(), 0.0);
   add_standardised_log(total, statistics.mean_abs(), weights[0] / sum);

@@ -12,6 +12,7 @@
 #include "miq/base/cuda_library.h"
 #include "miq/base/error.h"
 #include "miq/compress/information_math.h"
+#include "miq/compress/not_finite.h"
 
 namespace miq {
 namespace {
@@ -40,7 +41,7 @@ void fill_information(const Element* h, std::span<const double> mean, float* out
         const double rho = correlation(h[i * n + j], mean[i], mean[j], inverse[i], inverse[j]);
         out[i * n + j] = out[j * n + i] = static_cast<float>(information_of(rho));
         if (!std::isfinite(rho))
-          throw Error("mutual information: the second moments of channels " + std::to_string(i) + " and " + std::to_string(j) +
+          throw NotFinite("mutual information: the second moments of channels " + std::to_string(i) + " and " + std::to_string(j) +
                       " are not finite");
       }
     }
@@ -64,7 +65,7 @@ at::Tensor information_on_device(const at::Tensor& h, std::span<const double> me
              where.kernels->gaussian_information(where.index(), h.const_data_ptr(), h.scalar_type() == at::kDouble, on_device, on_device + n, n,
                                                  out.mutable_data_ptr<float>(), bad.mutable_data_ptr<std::int32_t>()),
              "mutual information");
-  if (bad.item<std::int32_t>() != 0) throw Error("mutual information: the second moments of the channels are not finite");
+  if (bad.item<std::int32_t>() != 0) throw NotFinite("mutual information: the second moments of the channels are not finite");
   return out;
 }
 

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "miq/base/error.h"
+#include "miq/compress/not_finite.h"
 #include "miq/model/architecture.h"
 
 namespace miq {
@@ -18,8 +19,8 @@ inline std::string place_name(const Config& config, std::int64_t layer, InputPla
   return "layer " + std::to_string(layer);
 }
 
-// Runs `work`; an Error of its arithmetic (no UsageError, no FormatError) gets where() in front and a remedy behind. A name is made when it is needed:
-// this runs for every place and batch of windows.
+// Runs `work`; an Error of it gets where() in front, and NotFinite a remedy behind. UsageError and FormatError name what they are about themselves.
+// A name is made when it is needed: this runs for every place and batch of windows.
 template <typename Where, typename Work>
 decltype(auto) naming(const Where& where, const Work& work) {
   try {
@@ -28,10 +29,12 @@ decltype(auto) naming(const Where& where, const Work& work) {
     throw;
   } catch (const FormatError&) {
     throw;
-  } catch (const Error& error) {
+  } catch (const NotFinite& error) {
     throw Error(where() + ": " + error.what() +
                 ". The model's activations or their gradients are not finite or leave the range of float32 here: check its weights and the calibration text; "
                 "rtn and magnitude need no calibration");
+  } catch (const Error& error) {
+    throw Error(where() + ": " + error.what());
   }
 }
 

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "miq/base/error.h"
+#include "miq/compress/not_finite.h"
 
 namespace miq {
 namespace {
@@ -111,7 +112,7 @@ std::vector<double> column_errors(const at::Tensor& weight, const ChannelGroups&
     throw Error("predicted loss: " + std::to_string(row_sensitivity.size()) + " row sensitivities for " + std::to_string(rows) + " rows");
   double largest = row_sensitivity.empty() ? 1 : 0;
   for (double f : row_sensitivity) {
-    if (!(f >= 0) || !std::isfinite(f)) throw Error("predicted loss: a row sensitivity is not a number >= 0");
+    if (!(f >= 0) || !std::isfinite(f)) throw NotFinite("predicted loss: a row sensitivity is not a number >= 0");
     largest = std::max(largest, f);
   }
   const at::Tensor contiguous = weight.contiguous();

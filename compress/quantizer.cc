@@ -10,6 +10,7 @@
 #include <string>
 
 #include "miq/base/error.h"
+#include "miq/compress/not_finite.h"
 #include "miq/compress/row_tile.h"
 #include "miq/compress/sweep_math.h"
 
@@ -37,7 +38,7 @@ void for_tiles(const at::Tensor& weights, ThreadPool& pool, const Work& work) {
   const std::int64_t rows = weights.size(0), cols = weights.size(1);
   pool.for_each(tile_count(rows), [&](std::int64_t number) {
     const std::int64_t first = number * kTileRows, count = std::min(kTileRows, rows - first);
-    if (!all_finite(data + first * cols, count * cols)) throw Error("quantizer: the weights hold NaN or infinity");
+    if (!all_finite(data + first * cols, count * cols)) throw NotFinite("quantizer: the weights hold NaN or infinity");
     std::vector<float> tile(cols * kTileRows);
     load_tile(data, cols, first, count, {}, tile.data());
     work(number, first, count, tile.data());

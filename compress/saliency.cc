@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "miq/base/error.h"
+#include "miq/compress/not_finite.h"
 #include "miq/compress/row_tile.h"
 
 namespace miq {
@@ -18,7 +19,7 @@ const float* check_weights(const at::Tensor& weights) {
   if (weights.dim() != 2 || weights.scalar_type() != at::kFloat || !weights.is_contiguous()) {
     throw Error("masks: weights must be a contiguous float32 matrix");
   }
-  if (!all_finite(weights.const_data_ptr<float>(), weights.numel())) throw Error("masks: the weights hold NaN or infinity");
+  if (!all_finite(weights.const_data_ptr<float>(), weights.numel())) throw NotFinite("masks: the weights hold NaN or infinity");
   return weights.const_data_ptr<float>();
 }
 
@@ -33,7 +34,7 @@ void check_pattern(int n, int m) {
 void check_norms(std::span<const float> norms, std::int64_t cols) {
   if (static_cast<std::int64_t>(norms.size()) != cols) throw Error("masks: there are not as many channel norms as columns");
   for (float norm : norms) {
-    if (!(norm >= 0 && std::isfinite(norm))) throw Error("masks: a channel norm is negative or not finite");
+    if (!(norm >= 0 && std::isfinite(norm))) throw NotFinite("masks: a channel norm is negative or not finite");
   }
 }
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "miq/base/error.h"
+#include "miq/compress/not_finite.h"
 
 namespace miq {
 namespace {
@@ -54,7 +55,7 @@ std::vector<std::uint32_t> count_block(const Scores& scores, std::int64_t first,
   for (std::int64_t r = 0; r < scores.rows; ++r) {
     for (std::int64_t step = first; step < last; ++step) {
       const std::uint32_t bits = scores.bits(r, step);
-      if (bits >= kInfinity) throw Error("sparsity plan: the score of row " + std::to_string(r) + " is not finite");
+      if (bits >= kInfinity) throw NotFinite("sparsity plan: the score of row " + std::to_string(r) + " is not finite");
       ++counts[bits >> shift];
     }
   }

@@ -15,6 +15,7 @@
 
 #include "miq/base/error.h"
 #include "miq/compress/kmeans.h"
+#include "miq/compress/not_finite.h"
 #include "miq/compress/spectral_device.h"
 #include "miq/compress/symmetric_eigen.h"
 
@@ -31,7 +32,7 @@ std::vector<float> normalised_affinity(const at::Tensor& affinity, ThreadPool& p
     double degree = 0;
     for (std::int64_t j = 0; j < n; ++j) {
       if (!(a[i * n + j] >= 0) || !std::isfinite(a[i * n + j]))
-        throw Error("spectral clustering: the affinity of channels " + std::to_string(i) + " and " + std::to_string(j) +
+        throw NotFinite("spectral clustering: the affinity of channels " + std::to_string(i) + " and " + std::to_string(j) +
                     " is not a number >= 0");
       degree += a[i * n + j];
     }

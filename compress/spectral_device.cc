@@ -22,7 +22,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "miq/base/error.h"
+#include "miq/compress/not_finite.h"
 #include "miq/compress/rng.h"
 
 namespace miq {
@@ -144,7 +144,7 @@ std::vector<std::int32_t> clusters_on_device(const at::Tensor& affinity, std::in
   const at::NoGradGuard no_grad;
   at::Tensor matrix = affinity.to(device, at::kFloat);
   if (!(at::isfinite(matrix).all().item<bool>() && matrix.min().item<float>() >= 0))
-    throw Error("spectral clustering: the affinity of some channels is not a number >= 0");
+    throw NotFinite("spectral clustering: the affinity of some channels is not a number >= 0");
   const at::Tensor scale = matrix.sum(1, false, at::kDouble).clamp_min(1e-9).rsqrt().to(at::kFloat);
   matrix = (matrix * scale.unsqueeze(1)).mul_(scale.unsqueeze(0));
   at::Tensor points = leading_eigenvectors_on_device(matrix, clusters, seed);

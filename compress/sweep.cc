@@ -11,6 +11,7 @@
 #include <string>
 
 #include "miq/base/error.h"
+#include "miq/compress/not_finite.h"
 #include "miq/compress/row_tile.h"
 #include "miq/compress/sweep_engine.h"
 
@@ -53,7 +54,7 @@ void check_matrix(const SweepMatrix& matrix, std::int64_t cols) {
   if (!matrix.row_weights.empty()) {
     if (static_cast<std::int64_t>(matrix.row_weights.size()) != weights.size(0)) throw Error("solver: row weights do not fit the matrix");
     for (float f : matrix.row_weights) {
-      if (!(f >= 0 && std::isfinite(f))) throw Error("solver: a row weight is negative or not finite");
+      if (!(f >= 0 && std::isfinite(f))) throw NotFinite("solver: a row weight is negative or not finite");
     }
   }
 }
@@ -125,7 +126,7 @@ void plan_grids(const SweepMatrix& matrix, const InverseFactor& factor, const at
 void fill_tile(const SweepMatrix& matrix, const InverseFactor& factor, SweepJob& job, std::int64_t tile) {
   const std::int64_t first = tile * kTileRows, count = std::min(kTileRows, job.rows - first);
   const float* data = matrix.weights.const_data_ptr<float>();
-  if (!all_finite(data + first * job.cols, count * job.cols)) throw Error("solver: the weights hold NaN or infinity");
+  if (!all_finite(data + first * job.cols, count * job.cols)) throw NotFinite("solver: the weights hold NaN or infinity");
   float* out = job.weights.data() + tile * job.cols * kTileRows;
   load_tile(data, job.cols, first, count, factor.order, out);
   if (!matrix.kept.empty() && !job.kept.empty()) {
@@ -178,7 +179,7 @@ void collect_tile(const SweepJob& job, std::span<const std::int64_t> order, std:
   float* values = result.values.mutable_data_ptr<float>();
   store_tile(&job.weights[at], job.cols, first, count, order, values);
   if (!all_finite(values + first * job.cols, count * job.cols))
-    throw Error("solver: a result is not finite; the weights or the calibration are near the limits of float32");
+    throw NotFinite("solver: a result is not finite; the weights or the calibration are near the limits of float32");
   if (!job.kept.empty()) {
     auto& kept = job.groups ? result.packed.kept : result.kept;
     store_tile(&job.kept[at], job.cols, first, count, order, kept.data());

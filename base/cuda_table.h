@@ -33,14 +33,15 @@ struct MiqCudaTable {
                             const std::int32_t* occupied, const double* log_table, float* out);
 
   // A packed matrix (formats/packed_octets.h; `view` is the host's, what it points to the device's) times one vector: `x` [cols] in storage
-  // order, 16-byte aligned, `y` [rows], float32. And decoded to bfloat16, `out` [rows][cols] in the columns' own order, 16-byte aligned.
+  // order, 16-byte aligned, `y` [rows], float32. And decoded, `out` [rows][cols] in the columns' own order, 16-byte aligned: float32 where `wide`, else
+  // bfloat16; `rounding`: a PackedRounding.
   int (*packed_product)(int device, const miq::PackedView* view, const float* x, float* y);
-  int (*packed_decode)(int device, const miq::PackedView* view, std::uint16_t* out);
+  int (*packed_decode)(int device, const miq::PackedView* view, int rounding, int wide, void* out);
 };
 
 // The library's one symbol.
 typedef const MiqCudaTable* (*MiqCudaEntry)(void);
 }
 
-inline constexpr std::uint32_t kMiqCudaVersion = 2;
+inline constexpr std::uint32_t kMiqCudaVersion = 3;
 inline constexpr const char* kMiqCudaEntry = "miq_cuda_table";

@@ -224,7 +224,7 @@ void packed(at::Device device, const std::string& library) {
         check_cuda(table, table.packed_product(index, &view, x.const_data_ptr<float>(), y.data_ptr<float>()), "a packed product");
       });
       const double decode = time([&](const PackedView& view) {
-        check_cuda(table, table.packed_decode(index, &view, static_cast<std::uint16_t*>(decoded.data_ptr())), "decoding");
+        check_cuda(table, table.packed_decode(index, &view, packed_rounding(tensor.dtype), 0, decoded.data_ptr()), "decoding");
       });
       const at::Tensor wanted = decoded.to(at::kFloat).mv(x);
       const std::string label = std::to_string(bits) + " bits" + (masked ? ", masked" : "");

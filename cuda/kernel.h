@@ -36,7 +36,7 @@ int gaussian_information(int device, const void* second_moment, int wide, const 
 int binned_information(int device, const std::uint8_t* bins, std::int64_t tokens, std::int64_t n, const double* count_logs,
                        const std::int32_t* occupied, const double* log_table, float* out);
 int packed_product(int device, const PackedView* view, const float* x, float* y);
-int packed_decode(int device, const PackedView* view, std::uint16_t* out);
+int packed_decode(int device, const PackedView* view, int rounding, int wide, void* out);
 int identity(int device, char* text, std::uint64_t capacity);
 int group_id(std::uint8_t* id);
 int join_group(int device, const std::uint8_t* id, int rank, int size, void** group);

@@ -1,4 +1,4 @@
-// Packed matrices on a GPU (formats/packed_octets.h): decoded to bfloat16, and multiplied by one vector without being decoded.
+// Packed matrices on a GPU (formats/packed_octets.h): decoded to bfloat16 or float32, and multiplied by one vector without being decoded.
 #include "kernel.h"
 
 #include "miq/formats/packed_octets.h"
@@ -76,7 +76,9 @@ __global__ void __launch_bounds__(kWarps * 32) product_kernel(PackedView view, c
 }
 
 // A warp is 32 octets of one row.
-__global__ void decode_kernel(PackedView view, std::uint16_t* out) {
+template <class Number>
+__global__ void decode_kernel(PackedView view, int rounding, Number* out) {
+  constexpr int kAligned = 16 / sizeof(Number);  // numbers that one store takes
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const std::int64_t begin = (static_cast<std::int64_t>(blockIdx.y) * kWarps + warp) * 32;
   if (begin >= view.octets) return;  // whole warps
@@ -88,15 +90,21 @@ __global__ void decode_kernel(PackedView view, std::uint16_t* out) {
     const std::uint32_t before = view.mask ? kept_in_run(kept, octet.first_lane, lane) : 0;
     if (!there) continue;
     const PackedGroupView group = view.group[octet.group];
-    alignas(16) std::uint16_t values[kOctet];
-    octet_decode(octet_codes(view, octet, row, before), kept, group.bits, zero_point(view, group, row), view.scales[octet.group * view.rows + row], values);
-    std::uint16_t* to = out + row * view.cols;
+    alignas(16) Number values[kOctet];
+    octet_decode(octet_codes(view, octet, row, before), kept, group.bits, zero_point(view, group, row), view.scales[octet.group * view.rows + row], rounding,
+                 values);
+    Number* to = out + row * view.cols;
     if (view.column_of_place) {
-      for (int i = 0; i < octet.count; ++i) to[view.column_of_place[octet.column + i]] = values[i];
-    } else if (octet.count == kOctet && octet.column % 8 == 0 && view.cols % 8 == 0) {
-      *reinterpret_cast<uint4*>(to + octet.column) = *reinterpret_cast<const uint4*>(values);
+#pragma unroll
+      for (int i = 0; i < kOctet; ++i)  // of constant length, so that the numbers stay in registers
+        if (i < octet.count) to[view.column_of_place[octet.column + i]] = values[i];
+    } else if (octet.count == kOctet && octet.column % kAligned == 0 && view.cols % kAligned == 0) {
+#pragma unroll
+      for (int i = 0; i < kOctet; i += kAligned) *reinterpret_cast<uint4*>(to + octet.column + i) = *reinterpret_cast<const uint4*>(values + i);
     } else {
-      for (int i = 0; i < octet.count; ++i) to[octet.column + i] = values[i];
+#pragma unroll
+      for (int i = 0; i < kOctet; ++i)
+        if (i < octet.count) to[octet.column + i] = values[i];
     }
   }
 }
@@ -111,13 +119,19 @@ int packed_product(int device, const PackedView* view, const float* x, float* y)
   return launched("the product with a packed matrix");
 }
 
-int packed_decode(int device, const PackedView* view, std::uint16_t* out) {
+int packed_decode(int device, const PackedView* view, int rounding, int wide, void* out) {
   int result = 0;
   if (!use_device(device, result)) return result;
+  static_assert(kMostDecodedOctets <= std::int64_t{65535} * kWarps * 32, "a grid has no more rows of blocks");
   const std::int64_t tiles = (view->octets + kWarps * 32 - 1) / (kWarps * 32);
-  if (tiles > 65535) return failed("decoding a packed matrix of more than 130 million columns", cudaErrorInvalidValue);
+  if (view->octets > kMostDecodedOctets) return failed("decoding a packed matrix of more than 130 million columns", cudaErrorInvalidValue);
   const dim3 grid(static_cast<unsigned>(view->rows < 65536 ? view->rows : 65536), static_cast<unsigned>(tiles));
-  if (tiles > 0 && view->rows > 0) decode_kernel<<<grid, kWarps * 32>>>(*view, out);
+  if (tiles == 0 || view->rows == 0) return 0;
+  if (wide) {
+    decode_kernel<<<grid, kWarps * 32>>>(*view, rounding, static_cast<float*>(out));
+  } else {
+    decode_kernel<<<grid, kWarps * 32>>>(*view, rounding, static_cast<std::uint16_t*>(out));
+  }
   return launched("decoding a packed matrix");
 }
 

@@ -189,11 +189,12 @@ Divergence summarise_divergence(const WindowPlan& plan, const std::vector<TokenD
   return result;
 }
 
-DivergenceReference::DivergenceReference(std::string name, std::shared_ptr<const Model> model, ComputeType type, ScratchFolder scratch, at::Device device)
-    : name_(std::move(name)), model_(std::move(model)), type_(type), scratch_(std::move(scratch)), device_(device) {}
+DivergenceReference::DivergenceReference(std::string name, std::shared_ptr<const Model> model, ComputeType type, ScratchFolder scratch, at::Device device,
+                                         const MiqCudaTable* kernels)
+    : name_(std::move(name)), model_(std::move(model)), type_(type), scratch_(std::move(scratch)), device_(device), kernels_(kernels) {}
 
 ForwardPass& DivergenceReference::forward() {
-  if (!forward_) forward_ = std::make_unique<ForwardPass>(*model_, type_, Kernels::Best, device_);
+  if (!forward_) forward_ = std::make_unique<ForwardPass>(*model_, type_, Kernels::Best, device_, kernels_);
   return *forward_;
 }
 

@@ -36,7 +36,8 @@ Divergence summarise_divergence(const WindowPlan& plan, const std::vector<TokenD
 // What a model leaves for the comparison of others with it. Everything is kept until it dies.
 class DivergenceReference {
  public:
-  DivergenceReference(std::string name, std::shared_ptr<const Model> model, ComputeType type, ScratchFolder scratch, at::Device device = at::kCPU);
+  DivergenceReference(std::string name, std::shared_ptr<const Model> model, ComputeType type, ScratchFolder scratch, at::Device device = at::kCPU,
+                      const MiqCudaTable* kernels = nullptr);
 
   const std::string& name() const { return name_; }
   const Model& model() const { return *model_; }
@@ -72,6 +73,7 @@ class DivergenceReference {
   ComputeType type_;
   ScratchFolder scratch_;
   at::Device device_;
+  const MiqCudaTable* kernels_;
   std::unique_ptr<ForwardPass> forward_;
   std::optional<PlannedTexts> planned_;
   std::vector<Room> rooms_;

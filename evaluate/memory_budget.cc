@@ -20,7 +20,7 @@ WalkOptions fit_device(const ForwardPass& forward, const WalkOptions& options, s
   const DeviceMemory there = device_memory(forward.device());
   std::uint64_t room = there.total > 0 ? there.free / 16 * 15 : kUnlimited;  // the rest is for what the allocator cannot join
   if (options.memory_bytes > 0) room = std::min(room, options.memory_bytes - std::min(options.memory_bytes, forward.global_bytes()));
-  const auto needed = [&](bool early) { return (early ? 2 : 1) * memory.kept + memory.work; };
+  const auto needed = [&](bool early) { return (early ? 2 : 1) * memory.kept + memory.loading + memory.work; };
   WalkOptions fitted = options;
   for (const bool early : {true, false}) {
     if (needed(early) > room) continue;
@@ -32,7 +32,7 @@ WalkOptions fit_device(const ForwardPass& forward, const WalkOptions& options, s
   }
   throw Error((options.memory_bytes > 0 ? "--memory " + bytes_text(options.memory_bytes) : forward.device().str() + " with " + bytes_text(there.free) + " free") +
               " is too little for '" + forward.model().name + "' in windows of " + std::to_string(tokens) + " tokens: beside embedding and head (" +
-              bytes_text(forward.global_bytes()) + ") it takes " + bytes_text(needed(false)) + ", of which " + bytes_text(memory.kept) + " for a layer and " +
+              bytes_text(forward.global_bytes()) + ") it takes " + bytes_text(needed(false)) + ", of which " + bytes_text(memory.kept + memory.loading) + " for a layer and " +
               bytes_text(memory.work) + " for a window's buffers. Give " + (options.memory_bytes > 0 ? "more, " : "") + "shorter windows (--seqlen), or another --device");
 }
 

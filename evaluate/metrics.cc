@@ -124,6 +124,14 @@ constexpr Metric kMetrics[] = {
      [](MetricContext& context) { context.report.structure = structure_figures(context.model.statistics); }},
 };
 
+// Where packed matrices were decoded on a device; nothing where there are none, or no kernels for it.
+void say_packed_loads(const MetricContext& context) {
+  const MessageFunction& message = context.options.perplexity.walk.message;
+  if (!context.used || !message) return;
+  const std::string text = context.used->packed_loads().text(context.options.device.str());
+  if (!text.empty()) message(context.model.name + ": " + text);
+}
+
 // What a metric takes of an evaluation's time, where a walk over texts or questions takes 1.
 double time_of(const Metric& metric, const EvaluationOptions& options, bool afterwards) {
   constexpr double kShort = 0.25;
@@ -139,9 +147,10 @@ double time_of(const Metric& metric, const EvaluationOptions& options, bool afte
 }  // namespace
 
 ForwardPass& MetricContext::forward() {
-  if (is_reference(*this)) return options.reference->forward();
-  if (!made_forward) made_forward = std::make_unique<ForwardPass>(model, options.type, Kernels::Best, options.device);
-  return *made_forward;
+  if (!is_reference(*this) && !made_forward) made_forward = std::make_unique<ForwardPass>(model, options.type, Kernels::Best, options.device, options.kernels);
+  ForwardPass& pass = is_reference(*this) ? options.reference->forward() : *made_forward;
+  used = &pass;
+  return pass;
 }
 
 std::span<const Metric> metrics() { return kMetrics; }
@@ -205,6 +214,7 @@ ModelReport evaluate_model(const Model& model, const std::string& path, const Ev
       if (wanted(options, metric.name) && measure && (ranks.first() || (metric.shared && !afterwards))) measure(context);
       begin += share;
     }
+    if (!afterwards) say_packed_loads(context);  // what comes afterwards gives the forward pass back
   }
   return report;
 }

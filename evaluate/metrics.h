@@ -22,7 +22,7 @@ struct EvaluationOptions {
   ZeroShotOptions zeroshot;            // its tasks: read once for all models
   ComputeType type = ComputeType::Float32;
   at::Device device = at::kCPU;              // device.h
-  const MiqCudaTable* kernels = nullptr;     // our own for that device; null: there are none
+  const MiqCudaTable* kernels = nullptr;     // our own for that device, for packed matrices; null: there are none
   DivergenceReference* reference = nullptr;  // whom `divergence` compares with; null: nobody
   CacheOptions cache;
   // Given what was measured of every token of a model, where it is set.
@@ -42,6 +42,7 @@ struct MetricContext {
   WalkStatistics walk = {};  // of the walks so far
   double open_seconds = 0;   // what opening the model took, where the watch saw it
   std::unique_ptr<ForwardPass> made_forward = nullptr;
+  const ForwardPass* used = nullptr;  // what forward() gave
 
   ForwardPass& forward();  // made at the first call
 };

@@ -27,7 +27,7 @@ struct WalkOptions {
   // Where windows go one after another (ForwardPass::device_form): hidden states of so many of them stay on the device, the others' wait in
   // the host's memory. Less than 0: all stay. fit_memory() says how many there is room for.
   std::int64_t device_windows = -1;
-  MessageFunction message;         // told when the device ran out of memory and fewer windows go at once
+  MessageFunction message;         // told when the device ran out of memory and fewer windows go at once, and where packed weights were decoded
   bool load_early = true;          // a layer while windows pass through the one before it
   // Sees the states behind the last layer, [tokens, hidden], of each window after its losses: from several threads, each window
   // once. Its time does not count in the walk's.

@@ -2,7 +2,8 @@
 // kernel computes of an octet stands here, so that the tests run it on the CPU. C++17, because nvcc compiles it; the kernels are in
 // cuda/packed.cu, and packed_view.h makes these arrays.
 //
-//   decoding   w = scale * (code - zero), rounded to float32 and then to bfloat16, as packed_decode.cc
+//   decoding   w = scale * (code - zero), rounded to float32, then to the tensor's own type where that is narrower, then to what is asked for:
+//              the numbers that packed_decode.cc and a conversion by LibTorch give, bit for bit
 //   product    y[r] = sum over groups of scale[g][r] * sum over the group's columns of (code - zero) * x, in float32: weights are not rounded
 //
 // Where weights are pruned, an octet's codes begin behind those of the octets before it: a warp of 32 octets counts them together, so
@@ -16,6 +17,7 @@
 namespace miq {
 
 constexpr int kOctet = 8, kWarpOctets = 32;
+constexpr std::int64_t kMostDecodedOctets = 65535 * 256;  // of a row, by the kernel that decodes
 
 struct PackedOctet {
   std::uint32_t column;      // of the first weight, in storage order
@@ -140,12 +142,38 @@ MIQ_HOST_DEVICE std::uint16_t bfloat16_of(float value) {
   return static_cast<std::uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
 }
 
-// Eight numbers; 0 where nothing is kept.
-MIQ_HOST_DEVICE void octet_decode(std::uint64_t codes, std::uint32_t kept, unsigned bits, int zero, float scale, std::uint16_t* to) {
+// The float16 nearest to a float32, nearest even, as a float32. REQUIRES no NaN.
+MIQ_HOST_DEVICE float rounded_to_half(float value) {
+  const std::uint32_t sign = float_bits(value) & 0x80000000u, size = float_bits(value) ^ sign;
+  constexpr std::uint32_t kLeastNormal = 0x38800000u, kTooLarge = 0x47800000u, kInfinite = 0x7F800000u;  // 2^-14, 2^16
+  // Below the normal numbers halves are multiples of 2^-24, as are float32 numbers from 0.5 to 1.
+  if (size < kLeastNormal) return float_of_bits(sign | float_bits((float_of_bits(size) + 0.5f) - 0.5f));
+  const std::uint32_t rounded = size >= kTooLarge ? kInfinite : (size + 0xFFFu + ((size >> 13) & 1u)) & ~0x1FFFu;
+  return float_of_bits(sign | (rounded >= kTooLarge ? kInfinite : rounded));
+}
+
+// What the numbers of a packed tensor are rounded to on the way: the type that the tensor decodes to.
+enum PackedRounding : int { kFloat32Numbers = 0, kBfloat16Numbers = 1, kFloat16Numbers = 2 };
+
+MIQ_HOST_DEVICE void put_number(float value, int rounding, std::uint16_t* to) {
+  *to = bfloat16_of(rounding == kFloat16Numbers ? rounded_to_half(value) : value);
+}
+MIQ_HOST_DEVICE void put_number(float value, int rounding, float* to) {
+  if (rounding == kBfloat16Numbers) value = float_of_bits(static_cast<std::uint32_t>(bfloat16_of(value)) << 16);
+  *to = rounding == kFloat16Numbers ? rounded_to_half(value) : value;
+}
+
+// Eight numbers, as bfloat16 or float32; 0 where nothing is kept.
+template <class Number>
+MIQ_HOST_DEVICE void octet_decode(std::uint64_t codes, std::uint32_t kept, unsigned bits, int zero, float scale, int rounding, Number* to) {
   const std::uint32_t low = (1u << bits) - 1;
+#if defined(__CUDA_ARCH__)
+#pragma unroll
+#endif
   for (unsigned i = 0; i < kOctet; ++i) {
     const bool here = (kept >> i) & 1;
-    to[i] = here ? bfloat16_of(scale * static_cast<float>(static_cast<int>(codes & low) - zero)) : static_cast<std::uint16_t>(0);
+    to[i] = 0;
+    if (here) put_number(scale * static_cast<float>(static_cast<int>(codes & low) - zero), rounding, to + i);
     codes = here ? codes >> bits : codes;
   }
 }

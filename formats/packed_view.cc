@@ -11,8 +11,12 @@
 namespace miq {
 namespace {
 
+constexpr std::uint64_t kImageAlignment = 16, kStreamPadding = 16;
+
+std::uint64_t aligned(std::uint64_t bytes) { return (bytes + kImageAlignment - 1) / kImageAlignment * kImageAlignment; }
+
 std::vector<std::uint32_t> padded_words(Bytes bytes) {
-  std::vector<std::uint32_t> words(bytes.size() / 4 + 4);
+  std::vector<std::uint32_t> words((bytes.size() / 4 * 4 + kStreamPadding) / 4);
   if (!bytes.empty()) std::memcpy(words.data(), bytes.data(), bytes.size());
   return words;
 }
@@ -92,6 +96,53 @@ PackedView PackedArrays::view() const {
 std::uint64_t PackedArrays::bytes() const {
   const auto size = [](const auto& array) { return static_cast<std::uint64_t>(array.size() * sizeof(array[0])); };
   return size(octets) + size(groups) + size(codes) + size(zeros) + size(mask) + size(scales) + size(kept_before) + size(column_of_place);
+}
+
+std::uint64_t PackedArrays::image_bytes() const {
+  const auto size = [](const auto& array) { return aligned(array.size() * sizeof(array[0])); };
+  return size(octets) + size(groups) + size(codes) + size(zeros) + size(mask) + size(scales) + size(kept_before) + size(column_of_place);
+}
+
+PackedView PackedArrays::write_image(std::span<std::uint8_t> to, const void* at) const {
+  if (to.size() != image_bytes()) throw Error("the memory for a packed matrix has the wrong size");
+  std::uint64_t begin = 0;
+  const auto put = [&]<class Value>(const std::vector<Value>& array) -> const Value* {
+    if (array.empty()) return nullptr;
+    std::memcpy(to.data() + begin, array.data(), array.size() * sizeof(Value));
+    const void* place = static_cast<const std::uint8_t*>(at) + begin;
+    begin += aligned(array.size() * sizeof(Value));
+    return static_cast<const Value*>(place);
+  };
+  PackedView placed = view();
+  placed.octet = put(octets);
+  placed.group = put(groups);
+  placed.codes = put(codes);
+  placed.zeros = put(zeros);
+  placed.mask = put(mask);
+  placed.scales = put(scales);
+  placed.kept_before = put(kept_before);
+  placed.column_of_place = put(column_of_place);
+  return placed;
+}
+
+PackedRounding packed_rounding(DType dtype) {
+  return dtype == DType::F16 ? kFloat16Numbers : dtype == DType::BF16 ? kBfloat16Numbers : kFloat32Numbers;
+}
+
+std::uint64_t most_image_bytes(const Tensor& tensor) {
+  const auto section = [&](const char* name) {
+    const auto found = tensor.sections.find(name);
+    return found == tensor.sections.end() ? std::uint64_t{0} : static_cast<std::uint64_t>(found->second.size());
+  };
+  const std::uint64_t groups = section("bits");
+  const std::uint64_t rows = tensor.shape.empty() ? 0 : static_cast<std::uint64_t>(tensor.shape.front());
+  const std::uint64_t cols = tensor.shape.empty() ? 0 : static_cast<std::uint64_t>(tensor.shape.back());
+  // A group's last octet may be short; its octets are at most in one run more than they fill warps.
+  const std::uint64_t octets = cols / kOctet + groups, runs = octets / kWarpOctets + groups + 1;
+  const bool masked = tensor.sections.contains("mask");
+  const std::uint64_t arrays = octets * sizeof(PackedOctet) + groups * sizeof(PackedGroupView) + section("codes") + section("zeros") + section("mask") +
+                               groups * rows * sizeof(float) + (masked ? runs * rows * sizeof(std::uint32_t) : 0) + cols * sizeof(std::uint32_t);
+  return arrays + 3 * kStreamPadding + 8 * kImageAlignment;
 }
 
 }  // namespace miq

@@ -7,14 +7,11 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/logsumexp.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/zeros_like.h>
-#include <c10/core/StreamGuard.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
@@ -35,55 +32,14 @@ constexpr std::int64_t kDeviceLossBlock = 1024;
 // Rows of the head that are widened to float32 at once.
 constexpr std::int64_t kHeadSlice = 4096;
 
-at::ScalarType torch_type(DType dtype, std::string_view name) {
-  switch (dtype) {
-    case DType::Bool: return at::kBool;
-    case DType::U8: return at::kByte;
-    case DType::I8: return at::kChar;
-    case DType::I16: return at::kShort;
-    case DType::I32: return at::kInt;
-    case DType::I64: return at::kLong;
-    case DType::F8E4M3: return at::kFloat8_e4m3fn;
-    case DType::F8E5M2: return at::kFloat8_e5m2;
-    case DType::F16: return at::kHalf;
-    case DType::BF16: return at::kBFloat16;
-    case DType::F32: return at::kFloat;
-    case DType::F64: return at::kDouble;
-    case DType::U16:
-    case DType::U32:
-    case DType::U64: break;
-  }
-  throw Error("tensor '" + std::string(name) + "' has element type " + std::string(dtype_name(dtype)) +
-              ", which the forward pass cannot compute with; store it as F32, BF16 or F16");
-}
-
-const Tensor& stored(const Model& model, const std::string& name) {
-  const auto found = model.tensors.find(name);
-  if (found == model.tensors.end()) throw Error("model '" + model.name + "' has no tensor '" + name + "'; check it with inspect-checkpoint");
-  return found->second;
-}
-
 // A tensor of the whole model by its role; undefined where this model has none.
 at::Tensor global(const Model& model, Role role, bool bias, at::ScalarType type) {
   for (const GlobalTensorRule& rule : architecture(model.config.architecture).globals) {
     if (rule.role != role || rule.bias != bias || (rule.present && !rule.present(model.config))) continue;
     const std::string name(rule.name);
-    return to_torch(stored(model, name), name, type);
+    return to_torch(stored_tensor(model, name), name, type);
   }
   return {};
-}
-
-LayerWeights decoded_layer(const Model& model, std::int64_t index, at::ScalarType linear_type) {
-  const auto layers = static_cast<std::int64_t>(model.config.layers.size());
-  if (index < 0 || index >= layers) throw Error("no layer " + std::to_string(index) + " in a model of " + std::to_string(layers));
-  const Architecture& rules = architecture(model.config.architecture);
-  LayerWeights layer;
-  layer.index = index;
-  for (const LayerTensor& tensor : layer_tensors(model.config, index)) {
-    const std::string name = layer_tensor_name(rules, index, tensor.name);
-    layer.tensors.emplace(tensor.name, to_torch(stored(model, name), name, tensor.linear() ? linear_type : at::kFloat));
-  }
-  return layer;
 }
 
 }  // namespace
@@ -97,25 +53,12 @@ void use_single_threaded_torch() {
   done = true;
 }
 
-at::Tensor to_torch(const Tensor& tensor, std::string_view name, at::ScalarType type) {
-  const at::NoGradGuard no_grad;
-  const at::ScalarType from = torch_type(tensor.dtype, name);
-  auto blob = std::make_unique<Blob>(decode(tensor, name));
-  // from_blob wants a mutable pointer; nothing here writes through it.
-  void* data = const_cast<std::uint8_t*>(blob->bytes().data());
-  if (blob->empty()) return at::empty(tensor.shape, type);
-  if (reinterpret_cast<std::uintptr_t>(data) % c10::elementSize(from) != 0) {
-    auto copy = std::make_unique<Blob>(std::vector<std::uint8_t>(blob->bytes().begin(), blob->bytes().end()));
-    blob = std::move(copy);
-    data = const_cast<std::uint8_t*>(blob->bytes().data());
-  }
-  Blob* owner = blob.release();
-  const at::Tensor view = at::from_blob(data, tensor.shape, [owner](void*) { delete owner; }, at::TensorOptions(from));
-  return view.to(type);
-}
-
-ForwardPass::ForwardPass(const Model& model, ComputeType type, Kernels kernels, at::Device device)
-    : model_(model), type_(type), kernels_(device.is_cpu() ? kernels : Kernels::Device), device_(device) {
+ForwardPass::ForwardPass(const Model& model, ComputeType type, Kernels kernels, at::Device device, const MiqCudaTable* decoder)
+    : model_(model),
+      type_(type),
+      kernels_(device.is_cpu() ? kernels : Kernels::Device),
+      device_(device),
+      loader_(std::make_unique<LayerLoader>(model, scalar_type(type), device, device_form() ? decoder : nullptr)) {
   use_single_threaded_torch();
   rope_ = std::make_unique<RopeTables>(model.config, device);
   const Config& config = model.config;
@@ -150,37 +93,14 @@ const at::Tensor& LayerWeights::tensor(std::string_view name) const {
 ForwardPass::~ForwardPass() = default;
 
 LayerWeights ForwardPass::load_layer(std::int64_t index) const {
-  LayerWeights layer = on_device(decoded_layer(model_, index, scalar_type(type_)));
+  LayerWeights layer{index, loader_->load(index), nullptr};
   prepare(layer);
   return layer;
 }
 
-LayerWeights ForwardPass::on_device(LayerWeights layer) const {
-  if (device_.is_cpu()) return layer;
-  const at::NoGradGuard no_grad;
-  const c10::impl::VirtualGuardImpl streams(device_.type());
-  // The stream of this thread's computations is where the layer will be used, and let go.
-  const c10::Stream computing = streams.getStream(device_), copying = streams.getStreamFromGlobalPool(device_);
-  {
-    const c10::StreamGuard guard(copying);
-    for (auto& [name, tensor] : layer.tensors) {
-      if (!tensor.defined() || tensor.numel() == 0) {
-        tensor = tensor.to(device_);
-        continue;
-      }
-      // Through pinned memory, which the GPU reads by itself; LibTorch keeps such buffers and hands them out again.
-      const at::Tensor pinned = at::empty(tensor.sizes(), tensor.options().pinned_memory(true)).copy_(tensor);
-      tensor = pinned.to(device_, true);
-      tensor.record_stream(computing);
-    }
-  }
-  streams.synchronizeStream(copying);
-  return layer;
-}
-
 LayerWeights ForwardPass::load_layer_to_run(std::int64_t index) const {
-  LayerWeights layer = decoded_layer(model_, index, scalar_type(type_));
-  if (!own_kernels(index)) return on_device(std::move(layer));
+  LayerWeights layer{index, loader_->load(index), nullptr};
+  if (!own_kernels(index)) return layer;
   const at::NoGradGuard no_grad;
   auto packed = std::make_shared<Bf16Layer>(model_.config, layer);
   packed->forget_linears(model_.config, index);

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "miq/model/architecture.h"
+#include "miq/model/layer_loader.h"
 #include "miq/model/model.h"
 #include "miq/model/norm.h"
 
@@ -59,7 +60,7 @@ using InputObserver = std::function<void(InputPlace place, const at::Tensor& inp
 struct WalkMemory {
   std::uint64_t head = 0;     // the head as the loss wants it, where it is not made yet
   std::uint64_t kept = 0;     // a layer while windows pass through it, the largest
-  std::uint64_t loading = 0;  // more than that while it is loaded
+  std::uint64_t loading = 0;  // more than that while it is loaded; on a device: packed bytes that are decoded there
   std::uint64_t work = 0;     // of each thread: buffers of one window within a layer, or of its losses; an upper bound
   std::uint64_t window = 0;   // hidden states of one window between layers
 };
@@ -67,8 +68,9 @@ struct WalkMemory {
 class ForwardPass {
  public:
   // Keeps a reference to `model`, and decodes embedding, final norm and head. On a GPU (device.h; load_cuda() first) everything that goes in
-  // and comes out as a tensor lies on it: weights of a layer, hidden states, logits.
-  ForwardPass(const Model& model, ComputeType type, Kernels kernels = Kernels::Best, at::Device device = at::kCPU);
+  // and comes out as a tensor lies on it: weights of a layer, hidden states, logits. `decoder`: our kernels for that device, which decode packed linears
+  // there (layer_loader.h); null: the processor does.
+  ForwardPass(const Model& model, ComputeType type, Kernels kernels = Kernels::Best, at::Device device = at::kCPU, const MiqCudaTable* decoder = nullptr);
   ~ForwardPass();
   ForwardPass(const ForwardPass&) = delete;
   ForwardPass& operator=(const ForwardPass&) = delete;
@@ -80,10 +82,12 @@ class ForwardPass {
   bool device_form() const { return kernels_ == Kernels::Device; }
   std::int64_t layers() const { return static_cast<std::int64_t>(model_.config.layers.size()); }
 
-  // On a GPU: decoded by this thread, copied by a stream of its own, and there when the call returns. What runs on the GPU meanwhile goes on.
+  // On a GPU: read by this thread, copied by a stream of its own, and there when the call returns. What runs on the GPU meanwhile goes on.
   LayerWeights load_layer(std::int64_t index) const;
   // For run_layer() alone: a layer whose linears the kernels pack keeps nothing else of them.
   LayerWeights load_layer_to_run(std::int64_t index) const;
+  // What became of packed linears so far; nothing is counted without a decoder.
+  PackedLoads packed_loads() const { return loader_->packed_loads(); }
   // For windows of `tokens`.
   WalkMemory walk_memory(std::int64_t tokens) const;
   // Packs the layer's linears anew where the kernels want that and they have changed.
@@ -148,7 +152,7 @@ class ForwardPass {
 
   Kernels kernels_;
   at::Device device_;
-  LayerWeights on_device(LayerWeights layer) const;
+  std::unique_ptr<const LayerLoader> loader_;
   at::Tensor targets(std::span<const std::int32_t> ids) const;  // [ids, 1] int64; throws Error on one outside the vocabulary
   std::vector<float> gather_losses(const at::Tensor& hidden, std::span<const std::int32_t> ids, std::int64_t first) const;
   std::unique_ptr<RopeTables> rope_;
@@ -161,10 +165,6 @@ class ForwardPass {
   mutable std::once_flag packing_head_;
   mutable std::unique_ptr<PackedBf16> packed_head_;  // made when the first losses are asked for: calibration asks for none
 };
-
-// A stored tensor as LibTorch's: dense ones share the mapped bytes when the type already fits (such a
-// tensor must not be written to). Throws Error on element types that hold no real numbers.
-at::Tensor to_torch(const Tensor& tensor, std::string_view name, at::ScalarType type);
 
 // Makes LibTorch run each operation in the thread that calls it: the suite's threads are those of
 // ThreadPool. Programs call it once at start. OpenMP keeps its own count for every thread that the

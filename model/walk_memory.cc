@@ -45,7 +45,7 @@ WalkMemory ForwardPass::walk_memory(std::int64_t tokens) const {
       if (own && tensor.rule->part == Part::Rotation) packed += bytes + bytes / 8 + (mapped ? 0 : bytes);  // beside itself
     }
     memory.kept = std::max(memory.kept, own ? packed : decoded);
-    memory.loading = std::max(memory.loading, own ? decoded : 0);
+    memory.loading = std::max(memory.loading, own ? decoded : loader_->packed_bytes(index));
     work = std::max(work, layer_work(config, sizes, tokens, own));
     width = std::max({width, input_width(config, sizes), output_width(config, sizes)});
   }

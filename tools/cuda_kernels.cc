@@ -29,7 +29,7 @@ const MiqCudaTable* kernels_if_there(at::Device device, Session& session) {
   try {
     return with_kernels(device).kernels;
   } catch (const Error& error) {
-    session.message_function()(std::string("packed weights are decoded for every step: ") + error.what());
+    session.message_function()(std::string("packed weights are decoded on the processor, and generation multiplies dense ones: ") + error.what());
   }
   return nullptr;
 }

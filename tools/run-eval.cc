@@ -227,7 +227,8 @@ ExitCode evaluate(const Options& options, Session& session) {
   const Reference reference = choose_reference(options, models, evaluation);
   std::unique_ptr<DivergenceReference> compared_with;
   const auto keep_reference = [&](const std::string& name, std::shared_ptr<const Model> model) {
-    compared_with = std::make_unique<DivergenceReference>(name, std::move(model), evaluation.type, ScratchFolder(scratch_folder(options)), evaluation.device);
+    compared_with = std::make_unique<DivergenceReference>(name, std::move(model), evaluation.type, ScratchFolder(scratch_folder(options)), evaluation.device,
+                                                          evaluation.kernels);
     evaluation.reference = compared_with.get();
     evaluation.reference_named = reference.named;
   };

@@ -6,6 +6,8 @@
 #include "miq/evaluate/memory_budget.h"
 #include "miq/evaluate/zeroshot.h"
 #include "tests/evaluate/toy.h"
+#include "tests/model/random_packed.h"
+#include "tests/reference/packed_emulation.h"
 #include "tests/reference/small_memory.h"
 
 namespace miq::test {
@@ -77,6 +79,43 @@ TEST(DeviceWalk, MemoryIsSharedOut) {
     EXPECT_NE(std::string(error.what()).find("--seqlen"), std::string::npos) << error.what();
     EXPECT_NE(std::string(error.what()).find("--memory"), std::string::npos) << error.what();
   }
+}
+
+// Linears of every layer packed, decoded by the kernel's loops or by the processor: the same losses, whatever memory is left for packed bytes, and the walk
+// counts on what they take.
+TEST(DeviceWalk, PackedWeightsAreDecodedOnTheDevice) {
+  auto toy = toy_model();
+  std::int64_t packed = 0;
+  for (std::int64_t layer = 0; layer < static_cast<std::int64_t>(toy.model.config.layers.size()); ++layer) {
+    for (const LayerTensor& tensor : layer_tensors(toy.model.config, layer)) {
+      if (!tensor.linear()) continue;
+      Tensor& stored = toy.model.tensors.at(layer_tensor_name(architecture(toy.model.config.architecture), layer, tensor.name));
+      stored = random_packed(stored.shape[0], stored.shape[1], {{4}}, static_cast<std::uint32_t>(++packed), DType::F32);
+    }
+  }
+  const WindowPlan plan = made_up_plan(5, 30, toy.model.config.vocabulary);
+  const ForwardPass host(toy.model, ComputeType::Float32, Kernels::Device);
+  const Losses expected = walk(host, plan, 2, {});
+  const ForwardPass device(toy.model, ComputeType::Float32, Kernels::Device, at::kCPU, &reference::packed_table());
+  for (const bool early : {true, false}) {
+    WalkOptions options;
+    options.load_early = early;
+    options.most_windows = 2;
+    EXPECT_EQ(walk(device, plan, 2, options), expected);
+  }
+  EXPECT_EQ(device.packed_loads().by_kernel, packed);
+  EXPECT_EQ(device.packed_loads().by_processor, 0) << device.packed_loads().why;
+
+  // What two layers, packed bytes, buffers and states take lets all windows go; a byte less and the next layer comes later.
+  const WalkMemory memory = device.walk_memory(30);
+  ASSERT_GT(memory.loading, 0u);
+  WalkOptions options;
+  options.memory_bytes = device.global_bytes() + 2 * memory.kept + memory.loading + memory.work;
+  EXPECT_TRUE(fit_memory(device, options, 30, 1).load_early);
+  --options.memory_bytes;
+  EXPECT_FALSE(fit_memory(device, options, 30, 1).load_early);
+  options.memory_bytes = device.global_bytes() + memory.kept + memory.loading + memory.work - 1;
+  EXPECT_THROW(fit_memory(device, options, 30, 1), Error);
 }
 
 TEST(DeviceWalk, FewerWindowsGoWhenMemoryEnds) {

@@ -40,12 +40,29 @@ inline float packed_row_product(const PackedView& view, std::int64_t row, const 
   return sum;
 }
 
+// The matrix, `to` [rows][cols] in the columns' own order.
+template <class Number>
+void packed_decode(const PackedView& view, int rounding, Number* to) {
+  for (std::int64_t row = 0; row < view.rows; ++row, to += view.cols) {
+    for_octets(view, row, [&](const PackedOctet& octet, std::uint64_t codes, std::uint32_t kept) {
+      const PackedGroupView& group = view.group[octet.group];
+      Number values[kOctet];
+      octet_decode(codes, kept, group.bits, zero_point(view, group, row), view.scales[octet.group * view.rows + row], rounding, values);
+      for (std::uint32_t i = 0; i < octet.count; ++i) to[view.column_of_place ? view.column_of_place[octet.column + i] : octet.column + i] = values[i];
+    });
+  }
+}
+
 inline std::atomic<int>& packed_products_made() {
   static std::atomic<int> count{0};
   return count;
 }
+inline std::atomic<int>& packed_decodes_made() {
+  static std::atomic<int> count{0};
+  return count;
+}
 
-// A table with that product alone.
+// A table with the functions for packed matrices alone.
 inline const MiqCudaTable& packed_table() {
   static const MiqCudaTable table = [] {
     MiqCudaTable t{};
@@ -55,6 +72,16 @@ inline const MiqCudaTable& packed_table() {
       if (reinterpret_cast<std::uintptr_t>(x) % 16 != 0) return -1;
       ++packed_products_made();
       for (std::int64_t row = 0; row < view->rows; ++row) y[row] = packed_row_product(*view, row, x);
+      return 0;
+    };
+    t.packed_decode = [](int, const PackedView* view, int rounding, int wide, void* out) {
+      if (reinterpret_cast<std::uintptr_t>(out) % 16 != 0) return -1;
+      ++packed_decodes_made();
+      if (wide) {
+        packed_decode(*view, rounding, static_cast<float*>(out));
+      } else {
+        packed_decode(*view, rounding, static_cast<std::uint16_t*>(out));
+      }
       return 0;
     };
     return t;

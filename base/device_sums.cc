@@ -1,8 +1,6 @@
 // Every decision is made by all ranks from what all of them said, so that none waits for a group that another one does not join.
 #include "miq/base/device_sums.h"
 
-#include <dlfcn.h>
-
 #include <array>
 #include <exception>
 #include <map>
@@ -31,15 +29,6 @@ std::string first_problem(const std::vector<std::string>& problems) {
 }
 
 }  // namespace
-
-const MiqCudaGroups& open_cuda_groups(const std::string& path) {
-  void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  const auto entry = handle ? reinterpret_cast<MiqCudaGroupsEntry>(dlsym(handle, kMiqCudaGroupsEntry)) : nullptr;
-  if (entry == nullptr) throw Error(path + ": has no sums between GPUs. Build it together with the programs");
-  const MiqCudaGroups* table = entry();
-  if (table->version != kMiqCudaGroupsVersion) throw Error(path + ": belongs to another version of miq. Build both together");
-  return *table;
-}
 
 std::unique_ptr<DeviceRanks> DeviceRanks::join(Ranks& ranks, const MiqCudaGroups* groups, int device, std::string& why) {
   why.clear();

@@ -11,10 +11,7 @@
 
 namespace miq {
 
-// Opens the table of our library; once opened it stays. Throws Error where the library has none of this version.
-const MiqCudaGroups& open_cuda_groups(const std::string& path);
-
-// The ranks of another one, which does everything but the sums on devices.
+// The ranks of another one, which does everything but the sums on devices. The table of NCCL's groups is our library's (cuda_library.h).
 class DeviceRanks : public Ranks {
  public:
   // By all ranks together. `groups` and `device`: of this rank; null where it computes on the processor. Nothing, in all ranks, where sums have to pass

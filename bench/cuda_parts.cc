@@ -176,7 +176,7 @@ void run(int argc, char** argv) {
   where.device = open_devices(choice).front();
   if (!where.device.is_cpu()) {
     if (argc < 4) throw UsageError("name libmiq_cuda.so: cuda_parts " + std::string(argv[1]) + " " + shape.name + " build/cuda/lib/miq/libmiq_cuda.so");
-    where.kernels = &open_cuda_library(argv[3]);
+    where.kernels = &open_cuda_library(argv[3]).kernels;
   }
   ThreadPool pool;
   std::printf("%s on %s\n", shape.name.c_str(), where.device.is_cpu() ? "the processor" : device_name(where.device).c_str());

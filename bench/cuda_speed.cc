@@ -180,7 +180,7 @@ Tensor packed_matrix(std::uint8_t bits, bool masked) {
 
 void packed(at::Device device, const std::string& library) {
   const at::NoGradGuard no_grad;
-  const MiqCudaTable& table = open_cuda_library(library);
+  const MiqCudaTable& table = open_cuda_library(library).kernels;
   const auto floats = at::TensorOptions(at::kFloat).device(device);
   const at::Tensor large = at::ones({std::int64_t{1} << 28}, floats);
   large.clone();

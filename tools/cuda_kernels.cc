@@ -22,7 +22,7 @@ std::string library_path() {
 
 ComputeDevice with_kernels(at::Device device) {
   if (device.is_cpu()) return {};
-  return {device, &open_cuda_library(library_path())};
+  return {device, &open_cuda_library(library_path()).kernels};
 }
 
 const MiqCudaTable* kernels_if_there(at::Device device, Session& session) {
@@ -36,7 +36,7 @@ const MiqCudaTable* kernels_if_there(at::Device device, Session& session) {
 
 std::unique_ptr<DeviceRanks> ranks_on_devices(const ComputeDevice& where, Session& session) {
   std::string why;
-  const MiqCudaGroups* groups = where.used() ? &open_cuda_groups(library_path()) : nullptr;
+  const MiqCudaGroups* groups = where.used() ? &open_cuda_library(library_path()).groups : nullptr;
   auto ranks = DeviceRanks::join(session.ranks(), groups, where.index(), why);
   if (ranks) session.message_function()("sums between the processes go from GPU to GPU (NCCL)");
   if (!why.empty()) session.message_function()("sums between the processes pass through host memory: " + why);

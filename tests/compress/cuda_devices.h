@@ -23,7 +23,7 @@ inline ComputeDevice emulated_device() { return {at::Device(at::kCPU), &referenc
 // A GPU with LibTorch's CUDA part and our kernels; nothing, with the reason, where one of them is missing.
 inline std::optional<ComputeDevice> gpu_device(std::string* why) {
   try {
-    const MiqCudaTable& kernels = open_cuda_library(cuda_library_of_build());
+    const MiqCudaTable& kernels = open_cuda_library(cuda_library_of_build()).kernels;
     return ComputeDevice{open_devices(parse_device("cuda")).front(), &kernels};
   } catch (const Error& error) {
     *why = error.what();

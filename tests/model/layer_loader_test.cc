@@ -192,7 +192,7 @@ TEST(LayerLoader, LayersAreThoseOfTheProcessorOnAGpu) {
   const auto path = std::filesystem::path(MIQ_TOOLS_DIR).parent_path() / "lib" / "miq" / "libmiq_cuda.so";
   if (!std::filesystem::exists(path)) GTEST_SKIP() << "this build has no CUDA kernels (-DMIQ_CUDA=ON, target miq_cuda)";
   const at::Device gpu = open_devices(parse_device("cuda")).front();
-  const MiqCudaTable& table = open_cuda_library(path.string());
+  const MiqCudaTable& table = open_cuda_library(path.string()).kernels;
   SmallModel small = small_model(llama(), DType::BF16);
   const std::int64_t packed = pack_linears(small.model);
   for (const ComputeType type : {ComputeType::Float32, ComputeType::BFloat16}) {

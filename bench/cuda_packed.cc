@@ -202,7 +202,8 @@ void measure_generation(const Bench& bench, std::int64_t layers) {
   const MiqCudaTable* kernels[] = {&bench.kernels, nullptr};
   for (std::size_t i = 0; i < 2; ++i) {
     const Generator generator(model, ComputeType::BFloat16, pool, bench.device, Kernels::Device, kernels[i]);
-    if (i == 0) say("generation: matrices that are multiplied packed", static_cast<double>(generator.packed_matrices()), ("of " + std::to_string(7 * layers)).c_str());
+    const std::string all = "of " + std::to_string(7 * layers);
+    if (i == 0) say("generation: matrices that are multiplied packed", static_cast<double>(generator.packed_matrices()), all.c_str());
     seconds[i] = step_seconds(bench, generator, model.config.vocabulary);
     head = static_cast<std::uint64_t>(2 * model.config.vocabulary * model.config.hidden);
   }

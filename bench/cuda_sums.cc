@@ -1,7 +1,7 @@
 // Sums over the GPUs of a machine by NCCL (base/device_sums.h), a thread for each in place of a process: whether they are right, and how fast. bench/cuda.sh
 // runs it.
 //
-//   cuda_sums DEVICE KERNELS [MB]       DEVICE: cuda, all visible GPUs; KERNELS: libmiq_cuda.so; MB of float64 that are summed, 512 by default
+//   cuda_sums DEVICE KERNELS [MB]       DEVICE: cuda, all visible GPUs; KERNELS: libmiq_cuda.so; MB of float64 that are summed, 512 by default (4 with DEVICE cpu)
 //
 // One GPU forms a group of one; several form groups of two and of all. With DEVICE cpu the tests' groups of threads stand for NCCL: whether this program
 // works, and no figure.
@@ -116,7 +116,7 @@ void run(const std::string& device, const std::string& library, std::int64_t cou
 int main(int argc, char** argv) try {
   if (argc != 3 && argc != 4) throw UsageError("usage: cuda_sums DEVICE KERNELS [MB]; see the head of cuda_sums.cc");
   const at::NoGradGuard no_grad;
-  run(argv[1], argv[2], (argc > 3 ? std::stoll(argv[3]) : 512) * 1000000 / 8);
+  run(argv[1], argv[2], (argc > 3 ? std::stoll(argv[3]) : std::string(argv[1]) == "cpu" ? 4 : 512) * 1000000 / 8);
   return 0;
 } catch (const miq::Error& error) {
   std::fprintf(stderr, "cuda_sums: %s\n", error.what());

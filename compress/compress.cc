@@ -70,7 +70,7 @@ class Driver {
 
  private:
   void compress_layers() {
-    const ForwardPass forward(result_.model, recipe_.compute, where_.used() ? Kernels::Device : Kernels::Best, where_.device);
+    const ForwardPass forward(result_.model, recipe_.compute, where_.used() ? Kernels::Device : Kernels::Best, where_.device, where_.kernels);
     const std::int64_t finished = journal_ ? journal_->layers() : 0;
     const bool known = journal_ && journal_->plan();  // the plan
     const bool planned = recipe_.method->layout == Layout::Groups && !known;
@@ -201,13 +201,7 @@ class Driver {
 
   // The linears that read at a site, as they are stored now.
   void take_compressed(const ForwardPass& forward, InputSite site, LayerWeights& weights) const {
-    const Architecture& table = architecture(result_.model.config.architecture);
-    const at::ScalarType type = recipe_.compute == ComputeType::Float32 ? at::kFloat : at::kBFloat16;
-    for (const LayerTensor& rule : layer_tensors(result_.model.config, weights.index)) {
-      if (!rule.linear() || rule.place().site != site) continue;
-      const std::string name = layer_tensor_name(table, weights.index, rule.name);
-      weights.tensors.insert_or_assign(std::string(rule.name), to_torch(result_.model.tensors.at(name), name, type).to(forward.device()));
-    }
+    for (auto& [name, tensor] : forward.load_linears(weights.index, site)) weights.tensors.insert_or_assign(name, std::move(tensor));
     forward.prepare(weights);
   }
 

@@ -86,6 +86,8 @@ class ForwardPass {
   LayerWeights load_layer(std::int64_t index) const;
   // For run_layer() alone: a layer whose linears the kernels pack keeps nothing else of them.
   LayerWeights load_layer_to_run(std::int64_t index) const;
+  // As the model has them now: the linears of a layer that read at `site`, by rule name.
+  LayerLoader::Tensors load_linears(std::int64_t index, InputSite site) const { return loader_->load(index, site); }
   // What became of packed linears so far; nothing is counted without a decoder.
   PackedLoads packed_loads() const { return loader_->packed_loads(); }
   // For windows of `tokens`.

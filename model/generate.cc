@@ -156,7 +156,7 @@ class Generator::Steps : public LayerSteps {
 
 Generator::Generator(const Model& model, ComputeType type, ThreadPool& pool, at::Device device, Kernels kernels, const MiqCudaTable* packed)
     : model_(model), pool_(pool), type_(type), device_(device) {
-  pass_ = std::make_unique<ForwardPass>(model, type, kernels == Kernels::Device ? kernels : Kernels::Portable, device);
+  pass_ = std::make_unique<ForwardPass>(model, type, kernels == Kernels::Device ? kernels : Kernels::Portable, device, packed);
   rope_ = std::make_unique<RopeTables>(model.config, device);
   layers_.resize(model.config.layers.size());
   step_layers_.resize(layers_.size());

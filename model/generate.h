@@ -23,8 +23,8 @@ class Generator {
  public:
   // Decodes all weights. Keeps references to `model` and `pool`. On a GPU (device.h), and with Kernels::Device on the processor, every step
   // is LibTorch's; weights, keys and values lie on the device. Logits are always in the host's memory. `packed`: with that form, our kernels, which
-  // multiply matrices that are stored packed without decoding them where a step has few tokens (packed_products.h); they lie on the device beside the
-  // decoded ones, as far as there is room. Sums then differ, in float32, with the number of sequences that go together.
+  // decode matrices that are stored packed, and multiply them without decoding where a step has few tokens (packed_products.h); they lie on the device
+  // beside the decoded ones, as far as there is room. Sums then differ, in float32, with the number of sequences that go together.
   Generator(const Model& model, ComputeType type, ThreadPool& pool, at::Device device = at::kCPU, Kernels kernels = Kernels::Portable,
             const MiqCudaTable* packed = nullptr);
   ~Generator();

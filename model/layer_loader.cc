@@ -18,7 +18,6 @@
 #include "miq/base/cuda_library.h"
 #include "miq/base/error.h"
 #include "miq/formats/packed_view.h"
-#include "miq/model/architecture.h"
 
 namespace miq {
 namespace {
@@ -87,7 +86,7 @@ LayerLoader::LayerLoader(const Model& model, at::ScalarType linear_type, at::Dev
   if (!device.is_cpu()) copying_ = c10::impl::VirtualGuardImpl(device.type()).getStreamFromGlobalPool(device);
 }
 
-LayerLoader::Tensors LayerLoader::load(std::int64_t index) const {
+LayerLoader::Tensors LayerLoader::load(std::int64_t index, std::optional<InputSite> site) const {
   const at::NoGradGuard no_grad;
   const auto layers = static_cast<std::int64_t>(model_.config.layers.size());
   if (index < 0 || index >= layers) throw Error("no layer " + std::to_string(index) + " in a model of " + std::to_string(layers));
@@ -96,6 +95,7 @@ LayerLoader::Tensors LayerLoader::load(std::int64_t index) const {
   Tensors tensors;
   std::vector<Sent> sent;
   for (const LayerTensor& tensor : wanted) {
+    if (site && !(tensor.linear() && tensor.site() == *site)) continue;
     const std::string name = layer_tensor_name(rules, index, tensor.name);
     const Tensor& stored = stored_tensor(model_, name);
     if (tensor.linear()) {

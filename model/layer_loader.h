@@ -15,6 +15,7 @@
 
 #include "miq/base/cuda_table.h"
 #include "miq/formats/packed_octets.h"
+#include "miq/model/architecture.h"
 #include "miq/model/model.h"
 
 namespace miq {
@@ -40,7 +41,8 @@ class LayerLoader {
   // copied. Any number of threads may call it. Throws Error on a layer or a tensor that the model does not have, FormatError on damaged ones, Error where
   // the kernel fails, and LibTorch's OutOfMemoryError where there is no room for the decoded tensors; without room for packed bytes beside
   // them the processor decodes.
-  Tensors load(std::int64_t index) const;
+  // `site`: the linears that read there alone.
+  Tensors load(std::int64_t index, std::optional<InputSite> site = std::nullopt) const;
 
   // What load() takes on the device at most, beside what it returns: the packed bytes of the layer.
   std::uint64_t packed_bytes(std::int64_t index) const;

@@ -7,6 +7,7 @@
 #include <ATen/TensorOperators.h>
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "miq/base/cuda_library.h"
@@ -86,6 +87,15 @@ TEST(LayerLoader, LayersAreThoseOfTheProcessor) {
         b = device.run_layer(device.load_layer(layer), b);
       }
       EXPECT_EQ(host.losses(a, ids), device.losses(b, ids)) << name;
+      std::size_t linears = 0;
+      for (const InputSite site : kInputSites) {
+        for (const auto& [rule, tensor] : device.load_linears(0, site)) {
+          EXPECT_TRUE(tensor.equal(host.load_layer(0).tensor(rule))) << name << ", " << rule;
+          ++linears;
+        }
+      }
+      const std::vector<LayerTensor> all_tensors = layer_tensors(config, 0);
+      EXPECT_EQ(linears, static_cast<std::size_t>(std::count_if(all_tensors.begin(), all_tensors.end(), [](const LayerTensor& t) { return t.linear(); })));
     }
   }
 }

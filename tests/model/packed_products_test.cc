@@ -18,6 +18,7 @@
 namespace miq::test {
 namespace {
 
+using reference::packed_decodes_made;
 using reference::packed_products_made;
 using reference::packed_table;
 
@@ -103,7 +104,11 @@ void check_generation(ComputeType type, double tolerance) {
         ++packed;
       }
     }
-    const Generator dense(small.model, type, pool, at::kCPU, Kernels::Device), fused(small.model, type, pool, at::kCPU, Kernels::Device, &packed_table());
+    const int decoded = packed_decodes_made();
+    const Generator dense(small.model, type, pool, at::kCPU, Kernels::Device);
+    EXPECT_EQ(packed_decodes_made(), decoded);
+    const Generator fused(small.model, type, pool, at::kCPU, Kernels::Device, &packed_table());
+    EXPECT_GE(packed_decodes_made() - decoded, fused.packed_matrices());  // the dense ones beside them
     EXPECT_EQ(dense.packed_matrices(), 0);
     EXPECT_LE(fused.packed_matrices(), packed);
     EXPECT_GT(fused.packed_matrices(), 0) << name;

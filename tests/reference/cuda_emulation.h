@@ -10,6 +10,7 @@
 #include "miq/base/cuda_table.h"
 #include "miq/compress/information_math.h"
 #include "miq/compress/sweep_steps.h"
+#include "tests/reference/packed_emulation.h"
 
 namespace miq::reference {
 
@@ -132,6 +133,8 @@ inline const MiqCudaTable& emulated_cuda() {
       }
       return 0;
     };
+    t.packed_product = packed_table().packed_product;
+    t.packed_decode = packed_table().packed_decode;
     return t;
   }();
   return table;

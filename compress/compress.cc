@@ -92,7 +92,7 @@ class Driver {
     std::optional<Walk> walk;
     if (needs_calibration(recipe_) && finished < forward.layers()) walk.emplace(forward, own_windows(ranks_, calibration_), pool_, memory_);
     for (std::int64_t l = 0; l < finished; ++l) restore_layer(l);
-    if (finished > 0 && walk) walk->restore(journal_->take_states());
+    if (finished > 0 && walk) journal_->take_states([&](std::int64_t w, const at::Tensor& state) { walk->restore(w, state); });
     for (std::int64_t l = finished; l < forward.layers(); ++l) compress_layer(forward, walk ? &*walk : nullptr, l);
     if (recipe_.quantize && report_.quantized_channels() == 0) {
       throw UsageError("no channel was quantized: the model has no linear layers to compress");
@@ -150,7 +150,7 @@ class Driver {
     } else {
       compress_at_once(forward, walk, layer, more);
     }
-    if (journal_) journal_->keep_layer(layer, std::exchange(finished_, {}), more ? on_host(walk->hidden()) : std::vector<at::Tensor>{});
+    if (journal_) journal_->keep_layer(layer, std::exchange(finished_, {}), more ? states_of(walk->hidden()) : StateSource{});
     if (walk) advance(layer_stage("", layer, forward.layers()), visit(walk));
   }
 

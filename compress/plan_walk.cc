@@ -155,7 +155,11 @@ std::vector<std::vector<at::Tensor>> walk_forward(const ForwardPass& dense, cons
       });
     }
     // Those of all windows behind the last one are in the journal, where a layer is left to read them.
-    walk.restore(first < dense.layers() ? journal->take_states() : std::move(hidden));
+    if (first < dense.layers()) {
+      journal->take_states([&](std::int64_t w, const at::Tensor& state) { walk.restore(w, state); });
+    } else {
+      for (std::int64_t w = 0; w < back; ++w) walk.restore(w, hidden[static_cast<std::size_t>(w)]);
+    }
   }
   for (std::int64_t l = first; l < dense.layers(); ++l) {
     keep(walk.hidden(), kept_type);
@@ -205,7 +209,7 @@ std::vector<std::vector<at::Tensor>> walk_forward(const ForwardPass& dense, cons
     for (const auto& [place, channels] : unseen) {
       for (std::size_t c = 0; c < recipes.size(); ++c) plan_unseen(plans[c][layer], place, channels, recipes[c], pool);
     }
-    if (journal) journal->keep_measured(l, plans.front()[layer], l + 1 < dense.layers() ? on_host(walk.hidden()) : std::vector<at::Tensor>{});
+    if (journal) journal->keep_measured(l, plans.front()[layer], l + 1 < dense.layers() ? states_of(walk.hidden()) : StateSource{});
     stage(l);
   }
   keep(walk.hidden(), at::kFloat);
@@ -222,7 +226,7 @@ std::vector<std::vector<LayerCosts>> walk_back(const ForwardPass& dense, const C
   const double tokens = static_cast<double>(calibration.windows.front().size()) * static_cast<double>(std::min(windows, kSensitivityWindows));
   if (journal && journal->walked_back() > 0) {
     const std::int64_t end = last - journal->walked_back();
-    gradients = journal->take_states();
+    journal->take_states([&](std::int64_t w, at::Tensor state) { gradients.at(static_cast<std::size_t>(w)) = std::move(state); });
     states.pop_back();
     for (; last > end; --last) {
       costs.front()[static_cast<std::size_t>(last)] = journal->costs(last);
@@ -267,7 +271,7 @@ std::vector<std::vector<LayerCosts>> walk_back(const ForwardPass& dense, const C
         }
       }
     }
-    if (journal) journal->keep_costs(l, costs.front()[layer], l > 0 ? on_host(gradients) : std::vector<at::Tensor>{});
+    if (journal) journal->keep_costs(l, costs.front()[layer], l > 0 ? states_of(gradients) : StateSource{});
     stage(l);
   }
   return costs;

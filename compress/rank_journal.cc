@@ -1,4 +1,4 @@
-// What rank 0 reads goes to all as the very record that the journal holds of it.
+// What rank 0 reads goes to all as the very record that the journal holds of it; states go from where they are straight into the slot, and back.
 #include "miq/compress/rank_journal.h"
 
 #include "miq/compress/matrix_record.h"
@@ -74,25 +74,25 @@ std::vector<FinishedMatrix> RankJournal::matrices(std::int64_t layer) const {
   return found;
 }
 
-std::vector<at::Tensor> RankJournal::take_states() { return scatter_windows(ranks_, journal_ ? journal_->take_states() : std::vector<at::Tensor>{}); }
-
-void RankJournal::keep_measured(std::int64_t layer, const LayerPlan& places, const std::vector<at::Tensor>& states) {
-  const std::vector<at::Tensor> all = gather_windows(ranks_, states);
-  if (journal_) journal_->keep_measured(layer, places, all);
+void RankJournal::take_states(const StateSink& take) {
+  if (ranks_.alone()) return journal_->take_states(take);
+  scatter_windows(ranks_, journal_ ? journal_->states() : StateShape{}, [&](const StateSink& all) { journal_->take_states(all); }, take);
 }
 
-void RankJournal::keep_costs(std::int64_t layer, const LayerCosts& costs, const std::vector<at::Tensor>& states) {
-  const std::vector<at::Tensor> all = gather_windows(ranks_, states);
-  if (journal_) journal_->keep_costs(layer, costs, all);
+void RankJournal::keep_measured(std::int64_t layer, const LayerPlan& places, const StateSource& states) {
+  gather_windows(ranks_, states, [&](const StateSource& all) { journal_->keep_measured(layer, places, all); });
+}
+
+void RankJournal::keep_costs(std::int64_t layer, const LayerCosts& costs, const StateSource& states) {
+  gather_windows(ranks_, states, [&](const StateSource& all) { journal_->keep_costs(layer, costs, all); });
 }
 
 void RankJournal::keep_plan(const std::vector<LayerPlan>& plan) {
   if (journal_) journal_->keep_plan(plan);
 }
 
-void RankJournal::keep_layer(std::int64_t layer, const std::vector<FinishedMatrix>& matrices, const std::vector<at::Tensor>& states) {
-  const std::vector<at::Tensor> all = gather_windows(ranks_, states);
-  if (journal_) journal_->keep_layer(layer, matrices, all);
+void RankJournal::keep_layer(std::int64_t layer, const std::vector<FinishedMatrix>& matrices, const StateSource& states) {
+  gather_windows(ranks_, states, [&](const StateSource& all) { journal_->keep_layer(layer, matrices, all); });
 }
 
 }  // namespace miq

@@ -23,12 +23,13 @@ class RankJournal {
   const std::optional<std::vector<LayerPlan>>& plan() const { return plan_; }
   std::int64_t layers() const { return layers_; }
   std::vector<FinishedMatrix> matrices(std::int64_t layer) const;
-  std::vector<at::Tensor> take_states();
+  // Hands on this rank's own windows, numbered from 0. In rank 0 one more is held at most.
+  void take_states(const StateSink& take);
 
-  void keep_measured(std::int64_t layer, const LayerPlan& places, const std::vector<at::Tensor>& states);
-  void keep_costs(std::int64_t layer, const LayerCosts& costs, const std::vector<at::Tensor>& states);
+  void keep_measured(std::int64_t layer, const LayerPlan& places, const StateSource& states);
+  void keep_costs(std::int64_t layer, const LayerCosts& costs, const StateSource& states);
   void keep_plan(const std::vector<LayerPlan>& plan);
-  void keep_layer(std::int64_t layer, const std::vector<FinishedMatrix>& matrices, const std::vector<at::Tensor>& states);
+  void keep_layer(std::int64_t layer, const std::vector<FinishedMatrix>& matrices, const StateSource& states);
 
  private:
   Ranks& ranks_;

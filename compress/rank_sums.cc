@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <utility>
 
 #include "miq/base/error.h"
 #include "miq/compress/channel_statistics.h"
@@ -18,10 +19,9 @@ std::span<std::uint8_t> bytes_of(at::Tensor& tensor) {
   return {static_cast<std::uint8_t*>(tensor.mutable_data_ptr()), static_cast<std::size_t>(tensor.nbytes())};
 }
 
-void check_states(const std::vector<at::Tensor>& states) {
-  for (const at::Tensor& state : states) {
-    if (state.scalar_type() != at::kFloat || state.dim() != 2) throw Error("states between processes are not float32 matrices");
-  }
+at::Tensor checked_state(const at::Tensor& state) {
+  if (state.scalar_type() != at::kFloat || state.dim() != 2 || !state.is_cpu()) throw Error("states between processes are not float32 matrices in host memory");
+  return state.contiguous();
 }
 
 }  // namespace
@@ -106,55 +106,45 @@ at::Tensor gather_rows(Ranks& ranks, const at::Tensor& rows, std::int64_t column
   return together;
 }
 
-std::vector<at::Tensor> on_host(std::vector<at::Tensor> tensors) {
-  for (at::Tensor& tensor : tensors) tensor = tensor.to(at::kCPU);
-  return tensors;
-}
-
-std::vector<at::Tensor> gather_windows(Ranks& ranks, const std::vector<at::Tensor>& own) {
-  if (ranks.alone()) return own;
-  check_states(own);
-  double count = static_cast<double>(own.size());
+void gather_windows(Ranks& ranks, const StateSource& own, const std::function<void(const StateSource& all)>& use) {
+  double count = static_cast<double>(own.windows);
   ranks.sum(std::span(&count, 1));
-  std::vector<at::Tensor> all;
-  for (std::int64_t w = 0; w < static_cast<std::int64_t>(count); ++w) {
-    const int owner = owner_of(ranks, w);
-    const auto place = static_cast<std::size_t>(w / ranks.size());
-    if (owner == ranks.rank() && !ranks.first()) {
-      at::Tensor state = own[place].contiguous();
+  if (!ranks.first()) {
+    for (std::int64_t w = 0; w < own.windows; ++w) {
+      at::Tensor state = checked_state(own.state(w));
       ranks.send(bytes_of(state), Ranks::kFirst);
-    } else if (ranks.first()) {
-      all.push_back(owner == 0 ? own[place] : at::empty(own.front().sizes(), at::kFloat));
-      if (owner != 0) ranks.receive(bytes_of(all.back()), owner);
     }
+    return;
   }
-  return all;
+  std::vector<std::int64_t> shape;  // of window 0, which is this rank's
+  use({static_cast<std::int64_t>(count), [&](std::int64_t window) {
+         const int owner = owner_of(ranks, window);
+         if (owner == Ranks::kFirst) {
+           at::Tensor state = checked_state(own.state(window / ranks.size()));
+           shape = state.sizes().vec();
+           return state;
+         }
+         at::Tensor state = at::empty(shape, at::kFloat);
+         ranks.receive(bytes_of(state), owner);
+         return state;
+       }});
 }
 
-std::vector<at::Tensor> scatter_windows(Ranks& ranks, std::vector<at::Tensor> all) {
-  if (ranks.alone()) return all;
-  check_states(all);
-  const std::uint64_t count = ranks.broadcast(static_cast<std::uint64_t>(all.size()));
-  if (count == 0) return {};
-  const auto rows = static_cast<std::int64_t>(ranks.broadcast(ranks.first() ? static_cast<std::uint64_t>(all.front().size(0)) : 0));
-  const auto columns = static_cast<std::int64_t>(ranks.broadcast(ranks.first() ? static_cast<std::uint64_t>(all.front().size(1)) : 0));
-  std::vector<at::Tensor> own;
-  for (std::int64_t w = 0; w < static_cast<std::int64_t>(count); ++w) {
-    const int owner = owner_of(ranks, w);
-    if (ranks.first()) {
-      at::Tensor state = std::exchange(all[static_cast<std::size_t>(w)], {});
-      if (owner == 0) {
-        own.push_back(std::move(state));
-      } else {
-        state = state.contiguous();
-        ranks.send(bytes_of(state), owner);
-      }
-    } else if (owner == ranks.rank()) {
-      own.push_back(at::empty({rows, columns}, at::kFloat));
-      ranks.receive(bytes_of(own.back()), 0);
-    }
+void scatter_windows(Ranks& ranks, StateShape shape, const std::function<void(const StateSink& all)>& give, const StateSink& take) {
+  for (std::int64_t* size : {&shape.windows, &shape.tokens, &shape.width}) *size = static_cast<std::int64_t>(ranks.broadcast(static_cast<std::uint64_t>(*size)));
+  if (ranks.first()) {
+    return give([&](std::int64_t window, at::Tensor state) {
+      const int owner = owner_of(ranks, window);
+      if (owner == Ranks::kFirst) return take(window / ranks.size(), std::move(state));
+      state = checked_state(state);
+      ranks.send(bytes_of(state), owner);
+    });
   }
-  return own;
+  for (std::int64_t w = 0; w < share_of(ranks, shape.windows); ++w) {
+    at::Tensor state = at::empty({shape.tokens, shape.width}, at::kFloat);
+    ranks.receive(bytes_of(state), Ranks::kFirst);
+    take(w, std::move(state));
+  }
 }
 
 }  // namespace miq

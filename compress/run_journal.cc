@@ -1,6 +1,6 @@
 // Records are decoded when they are needed, straight from the mapped log. The hidden states are the largest part by far,
 // so they lie in slots that are overwritten: behind an even layer in one, behind an odd one in the other. A
-// slot is on the disk before the record that names it, so one of the two always goes with a whole record.
+// slot is on the disk before the record that names it, so one of the two always goes with a whole record. They pass through memory a window at a time.
 #include "miq/compress/run_journal.h"
 
 #include <ATen/Version.h>
@@ -8,6 +8,7 @@
 #include <torch/version.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "miq/base/error.h"
 #include "miq/base/version.h"
@@ -71,10 +72,12 @@ struct RunJournal::Head {
   Step step;
   std::int64_t layer = 0;
   bool has_states = false;
-  int slot = 0;
-  std::string digest;
-  std::int64_t windows = 0, tokens = 0, width = 0;
+  Slot slot;
 };
+
+std::uint64_t RunJournal::Slot::bytes() const {
+  return static_cast<std::uint64_t>(windows) * static_cast<std::uint64_t>(tokens) * static_cast<std::uint64_t>(width) * sizeof(float);
+}
 
 RunJournal::Head RunJournal::read_head(RecordReader& reader) const {
   Head head{};
@@ -89,9 +92,9 @@ RunJournal::Head RunJournal::read_head(RecordReader& reader) const {
   if (!head.has_states) return head;
   const std::uint64_t slot = reader.u64();
   if (slot >= Journal::kSlots) reader.refuse("there is no slot " + std::to_string(slot));
-  head.slot = static_cast<int>(slot);
-  head.digest = reader.text();
-  for (std::int64_t* size : {&head.windows, &head.tokens, &head.width}) *size = static_cast<std::int64_t>(reader.u64());
+  head.slot.number = static_cast<int>(slot);
+  head.slot.digest = reader.text();
+  for (std::int64_t* size : {&head.slot.windows, &head.slot.tokens, &head.slot.width}) *size = static_cast<std::int64_t>(reader.u64());
   return head;
 }
 
@@ -125,7 +128,7 @@ void RunJournal::read_records(const Calibration& calibration) {
     if (!good) reader.refuse("a record does not belong here");
   }
   bool dropped = journal_.was_torn();
-  for (int broken = 1; !heads.empty() && !load_states(heads.back(), calibration); ++broken) {
+  for (int broken = 1; !heads.empty() && !find_states(heads.back(), calibration); ++broken) {
     // The states may be gone with a power failure that the record outlived; those of the step before are older.
     if (broken > 1) throw FormatError(folder(), "neither of the last two records' hidden states is whole", kRemedy);
     dropped = true;
@@ -149,28 +152,38 @@ std::string RunJournal::kept_text() const {
   return "measurements for the plan, " + std::to_string(kept_) + " of " + std::to_string(2 * all) + " steps";
 }
 
-bool RunJournal::load_states(const Head& head, const Calibration& calibration) {
+bool RunJournal::find_states(const Head& head, const Calibration& calibration) {
   const auto all = static_cast<std::int64_t>(model_.config.layers.size());
   const bool needed = head.step == Step::Costs ? head.layer > 0 : head.step != Step::Plan && needs_calibration(recipe_) && head.layer + 1 < all;
-  states_.clear();
+  states_ = {};
   if (!needed) return true;
   const LayerConfig& layer = model_.config.layers[static_cast<std::size_t>(head.layer)];
   const bool back = head.step == Step::Costs;
   auto windows = static_cast<std::int64_t>(calibration.windows.size());
   if (back) windows = std::min(windows, kSensitivityWindows);
   if (head.step == Step::Measured) windows = plan_windows(model_.config, windows, static_cast<std::int64_t>(calibration.windows.front().size()));
-  if (!head.has_states || head.windows != windows || head.tokens != static_cast<std::int64_t>(calibration.windows.front().size()) ||
-      head.width != (back ? input_width(model_.config, layer) : output_width(model_.config, layer))) {
+  if (!head.has_states || head.slot.windows != windows || head.slot.tokens != static_cast<std::int64_t>(calibration.windows.front().size()) ||
+      head.slot.width != (back ? input_width(model_.config, layer) : output_width(model_.config, layer))) {
     throw FormatError(folder() + ": layer " + std::to_string(head.layer + 1), "has hidden states of another size than the run", kRemedy);
   }
-  std::vector<std::span<std::uint8_t>> pieces;
-  for (std::int64_t w = 0; w < windows; ++w) {
-    states_.push_back(at::empty({head.tokens, head.width}, at::kFloat));
-    pieces.push_back(bytes_of(states_.back()));
-  }
-  if (journal_.read_slot(head.slot, pieces, head.digest)) return true;
-  states_.clear();
-  return false;
+  if (!journal_.slot_is_whole(head.slot.number, head.slot.bytes(), head.slot.digest)) return false;
+  states_ = head.slot;
+  return true;
+}
+
+void RunJournal::take_states(const StateSink& take) {
+  const Slot from = std::exchange(states_, {});
+  if (from.windows == 0) return;
+  at::Tensor state;
+  std::int64_t window = -1;
+  const bool whole = journal_.read_slot(from.number, from.bytes(), [&]() -> std::span<std::uint8_t> {
+    if (window >= 0) take(window, std::move(state));
+    state = at::Tensor();
+    if (++window == from.windows) return {};
+    state = at::empty({from.tokens, from.width}, at::kFloat);
+    return bytes_of(state);
+  }, from.digest);
+  if (!whole) throw FormatError(folder(), "the hidden states changed while they were read", kRemedy);
 }
 
 RecordReader RunJournal::content(const std::vector<Blob>& records, std::size_t number) const {
@@ -204,25 +217,32 @@ std::vector<FinishedMatrix> RunJournal::matrices(std::int64_t layer) const {
   return result;
 }
 
-RecordWriter RunJournal::begin(Step step, std::int64_t layer, const std::vector<at::Tensor>& states) {
+RunJournal::Slot RunJournal::write_states(int number, const StateSource& states) {
+  Slot slot;
+  slot.number = number;
+  at::Tensor state;
+  slot.digest = journal_.write_slot(number, [&]() -> Bytes {
+    state = at::Tensor();  // before the next one is made
+    if (slot.windows == states.windows) return {};
+    state = states.state(slot.windows).contiguous();
+    if (state.scalar_type() != at::kFloat || state.dim() != 2 || !state.is_cpu() || state.numel() == 0) throw Error("journal: hidden states are not float32 matrices");
+    if (slot.windows++ == 0) slot.tokens = state.size(0), slot.width = state.size(1);
+    if (state.size(0) != slot.tokens || state.size(1) != slot.width) throw Error("journal: hidden states are not all of one shape");
+    return {static_cast<const std::uint8_t*>(state.const_data_ptr()), static_cast<std::size_t>(state.nbytes())};
+  });
+  return slot;
+}
+
+RecordWriter RunJournal::begin(Step step, std::int64_t layer, const StateSource& states) {
   RecordWriter writer;
   writer.text(kSteps[static_cast<std::size_t>(step)]);
   writer.u64(static_cast<std::uint64_t>(layer));
-  writer.u8(!states.empty());
-  if (states.empty()) return writer;
-  std::vector<at::Tensor> kept;
-  std::vector<Bytes> pieces;
-  for (const at::Tensor& state : states) {
-    if (state.scalar_type() != at::kFloat) throw Error("journal: hidden states are not float32");
-    kept.push_back(state.contiguous());
-    pieces.emplace_back(static_cast<const std::uint8_t*>(kept.back().const_data_ptr()), static_cast<std::size_t>(kept.back().nbytes()));
-  }
-  const int slot = static_cast<int>(layer % 2) + (step == Step::Costs ? 2 : 0);
-  writer.u64(static_cast<std::uint64_t>(slot));
-  writer.text(journal_.write_slot(slot, pieces));
-  writer.u64(states.size());
-  writer.u64(static_cast<std::uint64_t>(states.front().size(0)));
-  writer.u64(static_cast<std::uint64_t>(states.front().size(1)));
+  writer.u8(states.windows > 0);
+  if (states.windows == 0) return writer;
+  const Slot slot = write_states(static_cast<int>(layer % 2) + (step == Step::Costs ? 2 : 0), states);
+  writer.u64(static_cast<std::uint64_t>(slot.number));
+  writer.text(slot.digest);
+  for (const std::int64_t size : {slot.windows, slot.tokens, slot.width}) writer.u64(static_cast<std::uint64_t>(size));
   return writer;
 }
 
@@ -232,13 +252,13 @@ void RunJournal::finish(RecordWriter& writer, Step step) {
   if (step == Step::Layer) ++kept_layers_;
 }
 
-void RunJournal::keep_measured(std::int64_t layer, const LayerPlan& places, const std::vector<at::Tensor>& states) {
+void RunJournal::keep_measured(std::int64_t layer, const LayerPlan& places, const StateSource& states) {
   RecordWriter writer = begin(Step::Measured, layer, states);
   write_places(writer, places);
   finish(writer, Step::Measured);
 }
 
-void RunJournal::keep_costs(std::int64_t layer, const LayerCosts& costs, const std::vector<at::Tensor>& states) {
+void RunJournal::keep_costs(std::int64_t layer, const LayerCosts& costs, const StateSource& states) {
   RecordWriter writer = begin(Step::Costs, layer, states);
   write_costs(writer, costs);
   finish(writer, Step::Costs);
@@ -250,7 +270,7 @@ void RunJournal::keep_plan(const std::vector<LayerPlan>& plan) {
   finish(writer, Step::Plan);
 }
 
-void RunJournal::keep_layer(std::int64_t layer, const std::vector<FinishedMatrix>& matrices, const std::vector<at::Tensor>& states) {
+void RunJournal::keep_layer(std::int64_t layer, const std::vector<FinishedMatrix>& matrices, const StateSource& states) {
   RecordWriter writer = begin(Step::Layer, layer, states);
   writer.u64(matrices.size());
   for (const FinishedMatrix& matrix : matrices) write_matrix(writer, matrix);

@@ -17,6 +17,7 @@
 #include "miq/compress/methods.h"
 #include "miq/compress/plan.h"
 #include "miq/compress/plan_costs.h"
+#include "miq/compress/window_states.h"
 #include "miq/formats/journal.h"
 #include "miq/formats/record_bytes.h"
 #include "miq/model/model.h"
@@ -48,15 +49,17 @@ class RunJournal {
   std::int64_t layers() const { return static_cast<std::int64_t>(layers_.size()); }  // finished ones: 0 … layers() - 1
   // In the order in which they were finished. REQUIRES: layer was finished by an earlier run.
   std::vector<FinishedMatrix> matrices(std::int64_t layer) const;
-  // What the last of all these steps handed on to the next, one tensor a window: hidden states behind a measured or finished layer,
-  // gradients in front of one walked back. Empty when there is nothing to hand on. Gives them away.
-  std::vector<at::Tensor> take_states() { return std::move(states_); }
+  // What the last of all these steps handed on to the next: hidden states behind a measured or finished layer, gradients in front of one walked back. No
+  // windows when there is nothing to hand on.
+  StateShape states() const { return states_; }
+  // Reads them, once, before anything is kept. Throws FormatError where the slot is no longer what it was.
+  void take_states(const StateSink& take);
 
-  // --- what this run finishes; on the disk on return. `states` as above; empty where no layer reads them any more.
-  void keep_measured(std::int64_t layer, const LayerPlan& places, const std::vector<at::Tensor>& states);
-  void keep_costs(std::int64_t layer, const LayerCosts& costs, const std::vector<at::Tensor>& states);
+  // --- what this run finishes; on the disk on return. `states` as above, of which one window at a time is held; none where no layer reads them any more.
+  void keep_measured(std::int64_t layer, const LayerPlan& places, const StateSource& states);
+  void keep_costs(std::int64_t layer, const LayerCosts& costs, const StateSource& states);
   void keep_plan(const std::vector<LayerPlan>& plan);
-  void keep_layer(std::int64_t layer, const std::vector<FinishedMatrix>& matrices, const std::vector<at::Tensor>& states);
+  void keep_layer(std::int64_t layer, const std::vector<FinishedMatrix>& matrices, const StateSource& states);
 
   // Nothing is lost with it.
   bool empty() const { return kept_ == 0; }
@@ -67,12 +70,18 @@ class RunJournal {
 
  private:
   enum class Step { Measured, Costs, Plan, Layer };
+  struct Slot : StateShape {
+    int number = 0;
+    std::string digest;
+    std::uint64_t bytes() const;
+  };
   struct Head;  // of a record: which step, and where its states are
   Head read_head(RecordReader& reader) const;
   void read_records(const Calibration& calibration);
-  bool load_states(const Head& head, const Calibration& calibration);
+  bool find_states(const Head& head, const Calibration& calibration);
   RecordReader content(const std::vector<Blob>& records, std::size_t number) const;
-  RecordWriter begin(Step step, std::int64_t layer, const std::vector<at::Tensor>& states);
+  RecordWriter begin(Step step, std::int64_t layer, const StateSource& states);
+  Slot write_states(int number, const StateSource& states);
   void finish(RecordWriter& writer, Step step);
 
   const Model& model_;
@@ -81,7 +90,7 @@ class RunJournal {
   std::string found_;
   std::vector<Blob> measured_, costs_, layers_;  // costs_: the last layer first
   std::optional<std::vector<LayerPlan>> plan_;
-  std::vector<at::Tensor> states_;
+  Slot states_;  // that take_states() reads
   std::int64_t kept_ = 0;  // records
   std::int64_t kept_layers_ = 0;
 };

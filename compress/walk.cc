@@ -31,12 +31,10 @@ void Walk::for_windows(std::int64_t count, const std::function<void(std::int64_t
   for (std::int64_t w = 0; w < count; ++w) work(w);
 }
 
-void Walk::restore(std::vector<at::Tensor> hidden) {
-  hidden_.resize(hidden.size());
-  for (std::size_t w = 0; w < hidden.size(); ++w) {
-    hidden_[w] = memory_.keep(std::exchange(hidden[w], {}), at::kFloat);
-    if (!memory_.disk) hidden_[w] = state_of(w);
-  }
+void Walk::restore(std::int64_t window, const at::Tensor& state) {
+  const auto w = static_cast<std::size_t>(window);
+  hidden_.at(w) = memory_.keep(state, at::kFloat);
+  if (!memory_.disk) hidden_[w] = state_of(w);
 }
 
 void Walk::observe_batches(std::int64_t layer, const WindowObserver& window, const BatchObserver& observer) {

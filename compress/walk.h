@@ -46,8 +46,8 @@ class Walk {
   std::int64_t windows() const { return static_cast<std::int64_t>(hidden_.size()); }
   std::int64_t tokens() const { return windows() * seqlen_; }
   const std::vector<at::Tensor>& hidden() const { return hidden_; }
-  // Goes on with states that hidden() once gave. REQUIRES: as many windows of as many tokens.
-  void restore(std::vector<at::Tensor> hidden);
+  // Goes on with what hidden(window) once gave.
+  void restore(std::int64_t window, const at::Tensor& state);
   const at::Tensor& hidden(std::int64_t window) const { return hidden_[static_cast<std::size_t>(window)]; }
 
  private:

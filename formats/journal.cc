@@ -76,6 +76,16 @@ void sync(int descriptor, const std::string& path) {
   }
 }
 
+struct Descriptor {
+  int number;
+  explicit Descriptor(int opened) : number(opened) {}
+  ~Descriptor() {
+    if (number >= 0) ::close(number);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+};
+
 void write_all(int descriptor, Bytes bytes, std::uint64_t at, const std::string& path) {
   while (!bytes.empty()) {
     const ssize_t written = ::pwrite(descriptor, bytes.data(), std::min<std::size_t>(bytes.size(), 1u << 30), static_cast<off_t>(at));
@@ -267,51 +277,69 @@ void Journal::append(std::span<const Bytes> pieces) {
 }
 
 std::string Journal::write_slot(int slot, std::span<const Bytes> pieces) {
+  auto rest = pieces.begin();
+  return write_slot(slot, [&]() -> Bytes {
+    while (rest != pieces.end() && rest->empty()) ++rest;
+    return rest == pieces.end() ? Bytes() : *rest++;
+  });
+}
+
+std::string Journal::write_slot(int slot, const std::function<Bytes()>& next) {
   const std::string name = path("states." + std::to_string(slot));
   struct stat status {};
   const bool fresh = ::lstat(name.c_str(), &status) != 0;
-  const int descriptor = ::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
-  if (descriptor < 0) fail(name, "cannot be written", errno);
+  const Descriptor file(::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666));
+  if (file.number < 0) fail(name, "cannot be written", errno);
   Digest digest;
-  try {
-    std::uint64_t at = 0;
-    for (Bytes piece : pieces) {
-      digest.add(piece);
-      write_all(descriptor, piece, at, name);
-      at += piece.size();
-    }
-    if (::ftruncate(descriptor, static_cast<off_t>(at)) != 0) fail(name, "cannot be cut to its size", errno);
-    sync(descriptor, name);
-  } catch (...) {
-    ::close(descriptor);
-    throw;
+  std::uint64_t at = 0;
+  for (Bytes piece = next(); !piece.empty(); piece = next()) {
+    digest.add(piece);
+    write_all(file.number, piece, at, name);
+    at += piece.size();
   }
-  ::close(descriptor);
+  if (::ftruncate(file.number, static_cast<off_t>(at)) != 0) fail(name, "cannot be cut to its size", errno);
+  sync(file.number, name);
   if (fresh) sync(lock_, folder_);
   return digest.hex();
 }
 
 bool Journal::read_slot(int slot, std::span<const std::span<std::uint8_t>> pieces, const std::string& digest) const {
-  const int descriptor = ::open(path("states." + std::to_string(slot)).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-  if (descriptor < 0) return false;
+  std::uint64_t size = 0;
+  for (const auto piece : pieces) size += piece.size();
+  auto rest = pieces.begin();
+  return read_slot(slot, size, [&]() -> std::span<std::uint8_t> {
+    while (rest != pieces.end() && rest->empty()) ++rest;
+    return rest == pieces.end() ? std::span<std::uint8_t>() : *rest++;
+  }, digest);
+}
+
+bool Journal::read_slot(int slot, std::uint64_t size, const std::function<std::span<std::uint8_t>()>& next, const std::string& digest) const {
+  const Descriptor file(::open(path("states." + std::to_string(slot)).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
   struct stat status {};
-  std::uint64_t expected = 0;
-  for (auto piece : pieces) expected += piece.size();
-  bool good = ::fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode) && static_cast<std::uint64_t>(status.st_size) == expected;
+  if (file.number < 0 || ::fstat(file.number, &status) != 0 || !S_ISREG(status.st_mode) || static_cast<std::uint64_t>(status.st_size) != size) return false;
   Digest found;
   std::uint64_t at = 0;
-  for (auto piece : pieces) {
-    for (std::size_t done = 0; good && done < piece.size();) {
-      const ssize_t count = ::pread(descriptor, piece.data() + done, std::min<std::size_t>(piece.size() - done, 1u << 30), static_cast<off_t>(at + done));
+  for (std::span<std::uint8_t> piece = next(); !piece.empty(); piece = next()) {
+    for (std::size_t done = 0; done < piece.size();) {
+      const ssize_t count = ::pread(file.number, piece.data() + done, std::min<std::size_t>(piece.size() - done, 1u << 30), static_cast<off_t>(at + done));
       if (count < 0 && errno == EINTR) continue;
-      good = count > 0;
-      if (good) done += static_cast<std::size_t>(count);
+      if (count <= 0) return false;
+      done += static_cast<std::size_t>(count);
     }
     at += piece.size();
-    if (good) found.add(piece);
+    found.add(piece);
   }
-  ::close(descriptor);
-  return good && found.hex() == digest;
+  return at == size && found.hex() == digest;
+}
+
+bool Journal::slot_is_whole(int slot, std::uint64_t size, const std::string& digest) const {
+  std::vector<std::uint8_t> some(static_cast<std::size_t>(std::min<std::uint64_t>(size, 1u << 20)));
+  std::uint64_t rest = size;
+  return read_slot(slot, size, [&] {
+    const std::span<std::uint8_t> room = std::span(some).first(static_cast<std::size_t>(std::min<std::uint64_t>(rest, some.size())));
+    rest -= room.size();
+    return room;
+  }, digest);
 }
 
 void Journal::remove() {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -58,8 +59,15 @@ class Journal {
   // Overwrites a slot and syncs it; returns the XXH3-128 digest of its bytes. What a torn slot held is lost, so
   // writers alternate between two of them and record the digest afterwards.
   std::string write_slot(int slot, std::span<const Bytes> pieces);
+  // The same of pieces that are made one at a time: next() gives one, which is used until next() is called again, and an empty one behind the last.
+  std::string write_slot(int slot, const std::function<Bytes()>& next);
   // Fills `pieces` with a slot's bytes. False where the slot is missing, has another size or another digest.
   bool read_slot(int slot, std::span<const std::span<std::uint8_t>> pieces, const std::string& digest) const;
+  // The same of `size` bytes into room that is made one piece at a time: next() gives some, which is full when next() is called again, and none behind the
+  // last. A wrong digest is found at the end alone.
+  bool read_slot(int slot, std::uint64_t size, const std::function<std::span<std::uint8_t>()>& next, const std::string& digest) const;
+  // Whether read_slot() would be true.
+  bool slot_is_whole(int slot, std::uint64_t size, const std::string& digest) const;
 
   // Deletes the journal: the run is over.
   void remove();

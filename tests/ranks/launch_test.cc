@@ -14,9 +14,9 @@ class Launch : public test::WithMpi {
     return Running(folder_, test::mpirun(processes, {MIQ_RANKS_PROBE, mode, "."})).end(patience);
   }
   // A process of the run ends, or stops, by `signal`.
-  Ended lose(int processes, int rank, int signal) {
+  Ended lose(int processes, int rank, int signal, const std::string& mode = "wait") {
     for (int r = 0; r < processes; ++r) fs::remove(folder_ / ("pid" + std::to_string(r)));
-    Running running(folder_, test::mpirun(processes, {MIQ_RANKS_PROBE, "wait", "."}));
+    Running running(folder_, test::mpirun(processes, {MIQ_RANKS_PROBE, mode, "."}));
     for (int r = 0; r < processes; ++r) process(r);
     std::this_thread::sleep_for(std::chrono::milliseconds(300));
     kill(process(rank), signal);
@@ -67,6 +67,29 @@ TEST_F(Launch, AHaltedProcessEndsAllWithOneMessage) {
   EXPECT_LT(ended.seconds - lost_at_, 30);
   EXPECT_EQ(test::count_of(ended.err, "process 2 of 2 has not been heard of for"), 1u) << ended.err;
   EXPECT_EQ(test::count_of(ended.err, "ranks_probe: error"), 1u) << ended.err;
+}
+
+// While the states of all windows go to rank 0's journal.
+TEST_F(Launch, StatesForTheJournalEndWithWhoeverGivesThem) {
+  const Ended good = probe(3, "states");
+  EXPECT_EQ(good.status, 0) << good.err;
+  EXPECT_EQ(good.out, "ranks 3 good\n");
+  EXPECT_EQ(fs::file_size(folder_ / "journal" / "states.0"), 9u * 64 * 4096 * sizeof(float));
+  fs::remove_all(folder_ / "journal");
+  const Ended failed = probe(3, "states-error");
+  EXPECT_EQ(failed.status, 1);
+  EXPECT_EQ(test::count_of(failed.err, "ranks_probe: error: process 3 of 3: the last one cannot go on"), 1u) << failed.err;
+  EXPECT_EQ(test::count_of(failed.err, "ranks_probe: error"), 1u) << failed.err;
+  EXPECT_LT(failed.seconds, 20);
+  fs::remove_all(folder_ / "journal");
+  const Ended killed = lose(3, 2, SIGKILL, "states-hang");
+  EXPECT_NE(killed.status, 0);
+  EXPECT_LT(killed.seconds - lost_at_, 30) << killed.err;
+  fs::remove_all(folder_ / "journal");
+  const Ended silent = lose(3, 2, SIGSTOP, "states-hang");
+  EXPECT_EQ(silent.status, 1);
+  EXPECT_EQ(test::count_of(silent.err, "process 3 of 3 has not been heard of for"), 1u) << silent.err;
+  EXPECT_EQ(test::count_of(silent.err, "ranks_probe: error"), 1u) << silent.err;
 }
 
 TEST_F(Launch, WithoutTheLibraryItIsSaidWhatIsMissing) {

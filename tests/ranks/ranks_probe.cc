@@ -10,6 +10,10 @@
 #include <numeric>
 #include <thread>
 
+#include <ATen/ops/full.h>
+
+#include "miq/compress/rank_sums.h"
+#include "miq/formats/journal.h"
 #include "miq/tools/program.h"
 
 namespace miq {
@@ -59,6 +63,29 @@ void check_operations(Ranks& ranks) {
   ranks.barrier();
 }
 
+// States of nine windows go into a slot of rank 0's; the last rank ends in the middle, or does not go on.
+void keep_states(Ranks& ranks, const std::string& mode, const std::string& folder) {
+  constexpr std::int64_t kWindows = 9, kTokens = 64, kWidth = 4096;
+  const auto next = [&](std::int64_t window) {
+    const bool last = ranks.rank() == ranks.size() - 1 && window == 1;
+    if (last && mode == "states-error") throw Error("the last one cannot go on");
+    if (last && mode == "states-hang") std::this_thread::sleep_for(std::chrono::seconds(120));
+    return at::full({kTokens, kWidth}, static_cast<float>(window * ranks.size() + ranks.rank()), at::kFloat);
+  };
+  gather_windows(ranks, {share_of(ranks, kWindows), next}, [&](const StateSource& all) {
+    Journal journal = Journal::create(folder + "/journal", {{"run", "the probe's"}});
+    at::Tensor state;
+    std::int64_t window = 0;
+    journal.write_slot(0, [&]() -> Bytes {
+      if (window == all.windows) return {};
+      state = all.state(window);
+      expect(state.eq(static_cast<float>(window++)).all().item<bool>(), "a window's states");
+      return {static_cast<const std::uint8_t*>(state.const_data_ptr()), static_cast<std::size_t>(state.nbytes())};
+    });
+    expect(window == kWindows, "the number of windows");
+  });
+}
+
 ExitCode run(const std::string& mode, const std::string& folder, Session& session) {
   Ranks& ranks = session.ranks();
   // The tests signal processes by these.
@@ -68,6 +95,7 @@ ExitCode run(const std::string& mode, const std::string& folder, Session& sessio
   if (mode == "error" && ranks.rank() == ranks.size() - 1) throw Error("the last one cannot go on");
   if (mode == "usage") throw UsageError("all of them say so");
   if (mode == "hang") sleep(120);  // busy with its own work
+  if (mode.starts_with("states")) keep_states(ranks, mode, folder);
   if (mode == "error" || mode == "wait") {
     if (ranks.rank() > 0 && mode == "wait") sleep(120);
     ranks.barrier();

@@ -19,6 +19,7 @@
 #include "miq/compress/channel_scaling.h"
 #include "miq/compress/dense.h"
 #include "miq/compress/device_memory.h"
+#include "miq/compress/once.h"
 #include "miq/compress/place_error.h"
 #include "miq/compress/plan.h"
 #include "miq/compress/report.h"
@@ -209,16 +210,21 @@ class Driver {
   std::map<InputPlace, InputStatistics> observe(std::int64_t layer, std::span<const InputPlace> places, const std::function<void(const Walk::BatchObserver&)>& visit) {
     std::map<InputPlace, InputStatistics> inputs;
     std::map<InputPlace, HessianSum> sums;
+    std::map<InputPlace, Once> once;
     visit([&](InputPlace place, std::span<const at::Tensor> batch) {
       if (!std::binary_search(places.begin(), places.end(), place)) return;
-      if (needs_hessian(recipe_)) {
-        naming([&] { return place_name(result_.model.config, layer, place); }, [&] { sums.try_emplace(place, batch.front().size(1), where_).first->second.add(batch, pool_); });
-      }
-      InputStatistics& input = inputs[place];
-      for (const at::Tensor& window : batch) {
-        input.tokens += window.size(0);
-        if (needs_channel_statistics(recipe_)) accumulate(input.channels, window, pool_);
-      }
+      once[place].run({[&] {
+                         if (!needs_hessian(recipe_)) return;
+                         naming([&] { return place_name(result_.model.config, layer, place); },
+                                [&] { sums.try_emplace(place, batch.front().size(1), where_).first->second.add(batch, pool_); });
+                       },
+                       [&] {
+                         InputStatistics& input = inputs[place];
+                         for (const at::Tensor& window : batch) {
+                           if (needs_channel_statistics(recipe_)) accumulate(input.channels, window, pool_);
+                           input.tokens += window.size(0);
+                         }
+                       }});
     });
     if (!ranks_.alone()) RankWork(ranks_, result_.model.config, layer, places).sum_inputs(ranks_, recipe_, sums, inputs, where_);
     for (auto& [place, sum] : sums) {

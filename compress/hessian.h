@@ -40,7 +40,8 @@ class HessianSum {
   // windows per call). bfloat16 inputs are multiplied exactly and summed in float32 (in another order where the
   // processor has AVX-512 BF16 instructions). Throws Error naming
   // the index of an input that holds NaN or infinity, or has the wrong shape; the sum is then unusable. On a device, where the inputs lie too, NaN and
-  // infinity are found by mean().
+  // infinity are found by mean(), and memory may end: fewer rows go at once then, and where even 16 have no room c10::OutOfMemoryError is thrown. Called
+  // again with the same inputs it goes on where it ended, and nothing is added twice.
   void add(std::span<const at::Tensor> inputs, ThreadPool& pool);
 
   // Adds what the other processes added to theirs, in the rank `to` or in all; elsewhere it is unusable afterwards.
@@ -51,8 +52,21 @@ class HessianSum {
 
  private:
   void add_on_device(std::span<const at::Tensor> inputs);
+  void add_panel_on_device(const at::Tensor& input, const at::Tensor& steps, MomentSum::Panel& panel);
+
+  // How far add() came on a device: input of the call, panel, its row.
+  struct Reached {
+    std::size_t input = 0, panel = 0;
+    std::int64_t row = 0;
+  };
+  // Done at once on a device: channels of an input whose energies are computed, rows of a panel that are multiplied, and added. Halved where memory ends.
+  struct AtOnce {
+    std::int64_t channels = INT64_MAX, products = INT64_MAX, sums = INT64_MAX;
+  };
 
   std::int64_t tokens_ = 0;
+  Reached reached_;
+  AtOnce at_once_;
   ComputeDevice where_;
   MomentSum sum_;
 };

@@ -146,36 +146,48 @@ at::Tensor device_products(const at::Tensor& input, const MomentSum::Panel& pane
 
 // With memory enough a panel is one product and one addition. Else fewer of its rows go at once, additions first: those give the same bits, products those
 // that LibTorch's kernel for fewer rows gives.
-void HessianSum::add_on_device(std::span<const at::Tensor> inputs) {
+void HessianSum::add_panel_on_device(const at::Tensor& input, const at::Tensor& steps, MomentSum::Panel& panel) {
   const at::Device device = where_.device;
-  // Done at once: channels of an input whose energies are computed, rows of a panel that are multiplied, and added. Halved where memory ends.
-  std::int64_t channels_at_once = INT64_MAX, products_at_once = INT64_MAX, sums_at_once = INT64_MAX;
-  for (const at::Tensor& input : inputs) {
+  const std::int64_t rows = panel.values.size(0);
+  while (reached_.row < rows) {
+    const std::int64_t row = reached_.row;
+    at::Tensor part;
+    const std::int64_t height = as_many_as_fit(rows - row, at_once_.products, device, [&](std::int64_t count) { part = device_products(input, panel, row, count); });
+    try {
+      while (reached_.row < row + height) {
+        const std::int64_t made = reached_.row - row;
+        reached_.row += as_many_as_fit(height - made, at_once_.sums, device,
+                                       [&](std::int64_t count) { add_panel_rows(panel, part.narrow(0, made, count), steps, row + made); });
+      }
+    } catch (const c10::OutOfMemoryError&) {
+      if (height <= kLeastRows) throw;
+      // The product left no room; what is added stays.
+      at_once_.products = std::max(kLeastRows, height / 2);
+      at_once_.sums = INT64_MAX;
+    }
+  }
+}
+
+void HessianSum::add_on_device(std::span<const at::Tensor> inputs) try {
+  std::vector<MomentSum::Panel>& panels = sum_.panels();
+  for (; reached_.input < inputs.size(); ++reached_.input) {
+    const at::Tensor& input = inputs[reached_.input];
     if (input.numel() == 0) continue;
     const bool narrow = input.scalar_type() == at::kBFloat16 && input.is_cuda();
     const at::Tensor wide = narrow ? input : input.to(at::kFloat);
-    at::Tensor energies = device_energies(input, channels_at_once);
+    at::Tensor energies = device_energies(input, at_once_.channels);
     if (input.size(0) < kFewTokens) energies = energies.maximum(energies.mean().div(256.0));  // raise_small_energies()
     const at::Tensor steps = grid_steps(energies).to(at::kDouble);
-    for (MomentSum::Panel& panel : sum_.panels()) {
-      const std::int64_t rows = panel.values.size(0);
-      for (std::int64_t row = 0, made = 0; row < rows; row += made) {
-        at::Tensor part;
-        const std::int64_t height = as_many_as_fit(rows - row, products_at_once, device, [&](std::int64_t count) { part = device_products(wide, panel, row, count); });
-        try {
-          for (made = 0; made < height;) {
-            made += as_many_as_fit(height - made, sums_at_once, device,
-                                   [&](std::int64_t count) { add_panel_rows(panel, part.narrow(0, made, count), steps, row + made); });
-          }
-        } catch (const c10::OutOfMemoryError&) {
-          if (height <= kLeastRows) throw;
-          // The product left no room; what is added stays.
-          products_at_once = std::max(kLeastRows, height / 2);
-          sums_at_once = INT64_MAX;
-        }
-      }
+    for (; reached_.panel < panels.size(); ++reached_.panel) {
+      add_panel_on_device(wide, steps, panels[reached_.panel]);
+      reached_.row = 0;
     }
+    reached_.panel = 0;
   }
+  reached_ = {};
+} catch (const c10::OutOfMemoryError&) {
+  at_once_ = {};  // when it is called again there will be more
+  throw;
 }
 
 void HessianSum::add(std::span<const at::Tensor> inputs, ThreadPool& pool) {

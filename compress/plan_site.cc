@@ -13,22 +13,26 @@ namespace miq {
 void SiteSums::add(InputPlace place, std::span<const at::Tensor> inputs, const Recipe& recipe, std::int64_t all, const Ranks& ranks, ThreadPool& pool,
                    const ComputeDevice& where) {
   const bool information = recipe.needs_information();
-  if (information && recipe.mi_estimator == MiEstimator::Binned) {
-    if (!sample) sample.emplace(all);
-    for (const at::Tensor& window : inputs) {
-      sample->skip_to(place.expert < 0 ? (ranks.rank() + seen * ranks.size()) * window.size(0) : 0);
-      sample->add(window);
-      ++seen;
-    }
-  }
-  for (const at::Tensor& window : inputs) tokens += window.size(0);
-  if (information || recipe.sparsity > 0) {
-    if (!hessian) hessian.emplace(inputs.front().size(1), where);
-    hessian->add(inputs, pool);
-  }
-  if (information || recipe.sparsity == 0) {
-    for (const at::Tensor& window : inputs) accumulate(channels, window, pool);
-  }
+  once.run({[&] {
+              if (!information || recipe.mi_estimator != MiEstimator::Binned) return;
+              if (!sample) sample.emplace(all);
+              for (const at::Tensor& window : inputs) {
+                sample->skip_to(place.expert < 0 ? (ranks.rank() + seen * ranks.size()) * window.size(0) : 0);
+                sample->add(window);
+                ++seen;
+              }
+            },
+            [&] {
+              if (!information && recipe.sparsity == 0) return;
+              if (!hessian) hessian.emplace(inputs.front().size(1), where);
+              hessian->add(inputs, pool);
+            },
+            [&] {
+              for (const at::Tensor& window : inputs) {
+                if (information || recipe.sparsity == 0) accumulate(channels, window, pool);
+                tokens += window.size(0);
+              }
+            }});
 }
 
 std::map<InputPlace, int> owners_of(const Ranks& ranks, std::span<const InputPlace> places, const std::map<InputPlace, std::int64_t>& widths) {

@@ -15,6 +15,7 @@
 #include "miq/compress/hessian.h"
 #include "miq/compress/methods.h"
 #include "miq/compress/mutual_information.h"
+#include "miq/compress/once.h"
 #include "miq/compress/plan.h"
 
 namespace miq {
@@ -26,8 +27,10 @@ struct SiteSums {
   std::optional<TokenSample> sample;
   at::Tensor rows;                    // sampled by all ranks
   std::int64_t tokens = 0, seen = 0;  // and windows
+  Once once;                          // on a device: steps of add()
 
-  // `all`: how many tokens may come, in all ranks. Which tokens are sampled does not depend on the ranks.
+  // `all`: how many tokens may come, in all ranks. Which tokens are sampled does not depend on the ranks. Where a device's memory ends
+  // (c10::OutOfMemoryError) add() of the same window goes on, nothing is added twice.
   void add(InputPlace place, std::span<const at::Tensor> inputs, const Recipe& recipe, std::int64_t all, const Ranks& ranks, ThreadPool& pool,
            const ComputeDevice& where);
 };

@@ -10,8 +10,14 @@
 
 namespace miq {
 namespace {
-constexpr std::int64_t kWindowsOnDevice = 16384;  // tokens between two calls of an observer
+constexpr std::int64_t kWindowsOnDevice = 16384;  // tokens in flight
+
+// Of a place among others in rising order; their count where it is none of them.
+std::size_t number_of(std::span<const InputPlace> places, InputPlace place) {
+  const auto found = std::lower_bound(places.begin(), places.end(), place);
+  return static_cast<std::size_t>((found != places.end() && *found == place ? found : places.end()) - places.begin());
 }
+}  // namespace
 
 std::string layer_stage(std::string_view doing, std::int64_t layer, std::int64_t layers) {
   const std::string number = "layer " + std::to_string(layer + 1) + " of " + std::to_string(layers);
@@ -39,51 +45,70 @@ void Walk::restore(std::int64_t window, const at::Tensor& state) {
 
 void Walk::observe_batches(std::int64_t layer, const WindowObserver& window, const BatchObserver& observer) {
   const std::vector<InputPlace> places = input_places(forward_.model().config, layer);
+  if (forward_.device_form()) return observe_on_device(places, window, observer);
   const std::int64_t element = forward_.type() == ComputeType::BFloat16 ? 2 : 4;
-  const bool on_device = forward_.device_form();
-  std::int64_t batch = observed_windows(forward_.model().config, layer, windows(), seqlen_, element, pool_.threads());
-  if (on_device) batch = most_in_flight_ > 0 ? most_in_flight_ : std::max<std::int64_t>(1, kWindowsOnDevice / std::max<std::int64_t>(1, seqlen_));
+  const std::int64_t batch = observed_windows(forward_.model().config, layer, windows(), seqlen_, element, pool_.threads());
   for (std::int64_t first = 0, count = 0; first < windows(); first += count) {
     count = std::min(batch, windows() - first);
-    std::vector<std::vector<at::Tensor>> seen(places.size());  // by place and window of the batch
-    std::vector<at::Tensor> next(static_cast<std::size_t>(count));
-    for (auto& windows : seen) windows.resize(static_cast<std::size_t>(count));
-    const auto work = [&](std::int64_t unit) {
+    std::vector<std::vector<at::Tensor>> seen(places.size(), std::vector<at::Tensor>(static_cast<std::size_t>(count)));  // by place and window of the batch
+    pool_.for_each(count, [&](std::int64_t unit) {
       const auto w = static_cast<std::size_t>(first + unit);
       const at::Tensor state = window(w, [&](InputPlace place, const at::Tensor& input) {
-        const auto found = std::lower_bound(places.begin(), places.end(), place);
-        if (found == places.end() || *found != place) return;
-        seen[static_cast<std::size_t>(found - places.begin())][static_cast<std::size_t>(unit)] = input.contiguous();
+        const std::size_t p = number_of(places, place);
+        if (p < places.size()) seen[p][static_cast<std::size_t>(unit)] = input.contiguous();
       });
-      if (on_device) {
-        next[static_cast<std::size_t>(unit)] = state;
-      } else if (state.defined()) {
-        memory_.replace(hidden_[w], state);
-      }
-    };
-    try {
-      for_windows(count, work);
-    } catch (const c10::OutOfMemoryError&) {
-      if (count == 1) throw;
-      most_in_flight_ = batch = count / 2;
-      count = 0;  // once more, with half as many
-    }
-    if (count == 0) {
-      seen.clear();
-      next.clear();
-      empty_device_cache(forward_.device());
-      continue;
-    }
-    for (std::int64_t unit = 0; unit < count; ++unit) {
-      if (next[static_cast<std::size_t>(unit)].defined()) memory_.replace(hidden_[static_cast<std::size_t>(first + unit)], next[static_cast<std::size_t>(unit)]);
-    }
-    next.clear();
+      if (state.defined()) memory_.replace(hidden_[w], state);
+    });
     for (std::size_t p = 0; p < places.size(); ++p) {
       std::erase_if(seen[p], [](const at::Tensor& input) { return !input.defined() || input.size(0) == 0; });
       if (!seen[p].empty()) observer(places[p], seen[p]);
       seen[p].clear();
     }
   }
+}
+
+// States are replaced when all that a batch showed is taken: until then it can begin again from them.
+void Walk::observe_on_device(std::span<const InputPlace> places, const WindowObserver& window, const BatchObserver& observer) {
+  std::vector<std::int64_t> shown(places.size());
+  std::int64_t batch = most_in_flight_ > 0 ? most_in_flight_ : std::max<std::int64_t>(1, kWindowsOnDevice / std::max<std::int64_t>(1, seqlen_));
+  for (std::int64_t first = 0; first < windows();) {
+    const std::int64_t count = std::min(batch, windows() - first);
+    std::vector<at::Tensor> next(static_cast<std::size_t>(count));
+    if (!show_batch(first, places, window, observer, shown, next)) {
+      most_in_flight_ = batch = count / 2;
+      next.clear();
+      empty_device_cache(forward_.device());
+      continue;
+    }
+    for (at::Tensor& state : next) {
+      if (state.defined()) memory_.replace(hidden_[static_cast<std::size_t>(first)], state);
+      state = at::Tensor();
+      ++first;
+    }
+  }
+}
+
+bool Walk::show_batch(std::int64_t first, std::span<const InputPlace> places, const WindowObserver& window, const BatchObserver& observer,
+                      std::vector<std::int64_t>& shown, std::vector<at::Tensor>& next) try {
+  std::vector<std::vector<at::Tensor>> seen(places.size(), std::vector<at::Tensor>(next.size()));
+  for (std::size_t unit = 0; unit < next.size(); ++unit) {
+    const std::int64_t w = first + static_cast<std::int64_t>(unit);
+    next[unit] = window(static_cast<std::size_t>(w), [&](InputPlace place, const at::Tensor& input) {
+      const std::size_t p = number_of(places, place);
+      if (p < places.size() && w >= shown[p]) seen[p][unit] = input.contiguous();
+    });
+  }
+  for (std::size_t p = 0; p < places.size(); ++p) {
+    for (std::size_t unit = 0; unit < next.size(); ++unit) {
+      const at::Tensor input = std::exchange(seen[p][unit], at::Tensor());
+      if (input.defined() && input.size(0) > 0) observer(places[p], {&input, 1});
+      shown[p] = std::max(shown[p], first + static_cast<std::int64_t>(unit) + 1);
+    }
+  }
+  return true;
+} catch (const c10::OutOfMemoryError&) {  // what was seen is gone by now
+  if (next.size() == 1) throw;
+  return false;
 }
 
 void Walk::observe(const LayerWeights& layer, const BatchObserver& observer, bool advance) {

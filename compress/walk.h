@@ -27,13 +27,15 @@ class Walk {
  public:
   // Sees what the linears at a place read, one tensor [tokens, in] of the compute type for each window of a batch
   // that has tokens there (an expert may get none); called from the calling thread, in rising order of places,
-  // batch after batch. Places that no linear reads are left out.
+  // batch after batch. Places that no linear reads are left out. On a GPU it sees one window a call; where it throws c10::OutOfMemoryError it sees the same
+  // window again, with fewer windows in flight, and what it had done of it before must not be done twice (once.h).
   using BatchObserver = std::function<void(InputPlace place, std::span<const at::Tensor> inputs)>;
 
   Walk(const ForwardPass& forward, const Calibration& calibration, ThreadPool& pool, const WorkingMemory& memory = {});
 
   // Runs the windows through `layer` and shows the inputs. `advance`: the hidden states become the layer's outputs.
-  // On a GPU windows go one after another; where it runs out of memory, half as many of them go between two calls of the observer, down to one.
+  // On a GPU windows go one after another, and what some of them show waits for the observer; where layer or observer run out of memory, half as many are
+  // in flight from then on, down to one: then c10::OutOfMemoryError.
   void observe(const LayerWeights& layer, const BatchObserver& observer, bool advance);
   void advance(const LayerWeights& layer);
 
@@ -55,6 +57,11 @@ class Walk {
   // is undefined. A batch may begin again, so `window` changes nothing.
   using WindowObserver = std::function<at::Tensor(std::size_t window, const InputObserver& keep)>;
   void observe_batches(std::int64_t layer, const WindowObserver& window, const BatchObserver& observer);
+  void observe_on_device(std::span<const InputPlace> places, const WindowObserver& window, const BatchObserver& observer);
+  // Windows from `first` on, at most as many as `next` has room for; their next states. `shown`: of each place, the windows that its observer is done with.
+  // False where memory did not do for so many.
+  bool show_batch(std::int64_t first, std::span<const InputPlace> places, const WindowObserver& window, const BatchObserver& observer,
+                  std::vector<std::int64_t>& shown, std::vector<at::Tensor>& next);
   void for_windows(std::int64_t count, const std::function<void(std::int64_t)>& work);
   // Where the layers run: the window's state, or a copy there.
   at::Tensor state_of(std::size_t window) const { return hidden_[window].to(forward_.device()); }

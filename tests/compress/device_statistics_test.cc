@@ -111,6 +111,43 @@ TEST(DeviceStatistics, HessianMakesDoWithLittleMemory) {
   EXPECT_THROW(sum.add({&inputs[0], 1}, pool), c10::OutOfMemoryError);
 }
 
+// What was added before memory ended stays, and the call is repeated until it ends well.
+TEST(DeviceStatistics, HessianGoesOnWhereMemoryEnded) {
+  ThreadPool pool(1);
+  const std::int64_t n = 500, tokens = 64;
+  std::vector<at::Tensor> inputs;
+  for (unsigned w = 0; w < 3; ++w) inputs.push_back(random_inputs(tokens, n, 3 + w));
+  HessianSum plenty(n, emulated_device());
+  plenty.add(inputs, pool);
+  const at::Tensor expected = plenty.mean();
+  const float largest = expected.diagonal().max().item<float>();
+  int most = 0;
+  double difference = 0;
+  for (std::int64_t after = 0; after < 120; after += 3) {
+    HessianSum sum(n, emulated_device());
+    int ended = 0;
+    {
+      reference::SmallMemory memory(std::int64_t{1} << 30);
+      memory.refuse(after, 30);
+      for (bool done = false; !done;) {
+        try {
+          sum.add(inputs, pool);
+          done = true;
+        } catch (const c10::OutOfMemoryError&) {
+          ++ended;
+        }
+        ASSERT_LT(ended, 31);
+      }
+    }
+    most = std::max(most, ended);
+    EXPECT_EQ(sum.tokens(), 3 * tokens);
+    difference = std::max<double>(difference, (sum.mean() - expected).abs().max().item<float>());
+    EXPECT_LT(difference, 1e-5 * largest) << after;
+  }
+  EXPECT_GT(most, 3);
+  std::printf("ended up to %d times, largest difference %.2g of the largest entry\n", most, difference / largest);
+}
+
 TEST(DeviceStatistics, ChannelsAreTheCpus) {
   ThreadPool pool(2);
   for (const auto type : {at::kBFloat16, at::kFloat}) {

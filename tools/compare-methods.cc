@@ -4,6 +4,7 @@
 #include <chrono>
 #include <filesystem>
 #include <future>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -17,6 +18,8 @@
 #include "miq/tools/calibration_options.h"
 #include "miq/tools/checkpoint_path.h"
 #include "miq/tools/compress_options.h"
+#include "miq/tools/cuda_kernels.h"
+#include "miq/tools/device_option.h"
 #include "miq/tools/machine.h"
 #include "miq/tools/program.h"
 
@@ -31,6 +34,7 @@ struct Options {
   std::int64_t eval_seqlen = 0, eval_windows = 0;
   int jobs = 1;
   bool no_dense = false;
+  std::string device = "cpu";
   TextFlags texts;
   CalibrationFlags sampling;
   MethodFlags method;  // for all runs
@@ -88,11 +92,14 @@ void write_file(const fs::path& path, const std::string& text) {
 // Everything that the runs share, and the report that grows.
 class Comparison {
  public:
-  Comparison(const Options& options, std::vector<Run> runs, Session& session) : options_(options), runs_(std::move(runs)), session_(session), ranks_(session.ranks()) {}
+  Comparison(const Options& options, std::vector<Run> runs, Session& session)
+      : options_(options), runs_(std::move(runs)), session_(session), where_(with_kernels(chosen_device(options.device, session))),
+        on_devices_(options.device == "cpu" ? nullptr : ranks_on_devices(where_, session)), ranks_(on_devices_ ? *on_devices_ : session.ranks()) {}
 
   ExitCode go() {
     for (const std::string& name : options_.eval) evaluation_.texts.push_back(find_named_text(options_.texts, name));
     if (options_.jobs > 1 && !ranks_.alone()) throw UsageError("--jobs is for one process; several do each run together");
+    if (options_.jobs > 1 && where_.used()) throw UsageError("--jobs is for the processor; on a GPU one run goes after another");
     session_.progress().start("reading");
     const Model model = open_model(checkpoint_path(options_.model));
     for (const std::string& warning : model.warnings) session_.warn(warning);
@@ -115,6 +122,7 @@ class Comparison {
 
  private:
   void prepare(Run& run, const Model& model) {
+    if (where_.used() && run.flags.dtype == "auto") run.flags.dtype = "bfloat16";
     try {
       run.recipe = resolve(method_options(run.flags, options_.sampling.seed), model.config);
     } catch (const UsageError& error) {
@@ -127,11 +135,13 @@ class Comparison {
     evaluation_.perplexity.seqlen = options_.eval_seqlen;
     evaluation_.perplexity.windows = options_.eval_windows;
     evaluation_.perplexity.walk.ranks = &ranks_;
+    evaluation_.device = where_.device;
+    evaluation_.kernels = where_.kernels;
     evaluation_.type = runs_.front().recipe.compute;
     report_.version = version();
     report_.torch_version = torch_version();
-    report_.device = "cpu";
-    report_.device_name = processor_name();
+    report_.device = where_.device.str();
+    report_.device_name = name_of_device(where_.device);
     report_.dtype = compute_type_name(evaluation_.type);
     report_.threads = session_.pool().threads();
     report_.processes = ranks_.size();
@@ -168,7 +178,7 @@ class Comparison {
   CompressResult compressed(const Run& run, double& done, const Model& model, const Calibration& calibration, ThreadPool& pool) {
     try {
       const auto start = std::chrono::steady_clock::now();
-      CompressResult result = compress(model, calibration, run.recipe, pool, progress(run.name, 0.9, done), {}, nullptr, {}, ranks_);
+      CompressResult result = compress(model, calibration, run.recipe, pool, progress(run.name, 0.9, done), {}, nullptr, {}, ranks_, where_);
       if (ranks_.first()) save_model(result.model, path_of(run));
       const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
       const std::lock_guard lock(talk_);
@@ -238,6 +248,8 @@ class Comparison {
   const Options& options_;
   std::vector<Run> runs_;
   Session& session_;
+  const ComputeDevice where_;
+  const std::unique_ptr<DeviceRanks> on_devices_;  // where sums go from GPU to GPU
   Ranks& ranks_;
   EvaluationOptions evaluation_;
   Report report_;
@@ -260,6 +272,7 @@ void declare(CLI::App& app, Options& options) {
       ->check(CLI::PositiveNumber);
   app.add_option("--eval-windows", options.eval_windows, "at most the first N windows of each text")->check(CLI::PositiveNumber);
   app.add_option("--jobs", options.jobs, "compress so many runs at once: faster, and so many times the memory")->check(CLI::Range(1, 64));
+  declare_device_option(app, options.device);
   app.add_flag("--no-dense", options.no_dense, "do not evaluate the model itself");
   declare_text_options(app, options.texts);
   declare_calibration_options(app, options.sampling);

@@ -11,10 +11,11 @@ using CompareTogether = test::WithMpi;
 TEST_F(CompareTogether, TwoProcessesCompareAsOneDoes) {
   test::write_model(folder_ / "dense.miq", test::small_config());
   test::write_text(folder_ / "text.txt");
-  const auto compare = [&](int processes, const std::string& output) {
+  const auto compare = [&](int processes, const std::string& output, const std::string& device = "") {
     std::vector<std::string> command{MIQ_TOOLS_DIR "/compare-methods", "dense.miq", "text.txt", "-o", output, "--documents", "whole", "--nsamples", "8", "--seqlen", "64",
                                      "--dtype", "float32", "--threads", "1", "--methods", "gptq", "--run", "mixed=mixed --target-avg-bits 4", "--wbits", "4",
                                      "--eval", "own=text.txt", "--eval-seqlen", "64", "--eval-windows", "5"};
+    if (!device.empty()) command.insert(command.end(), {"--device", device});
     return test::Running(folder_, processes > 1 ? test::mpirun(processes, command) : command).end(120);
   };
   const test::Ended alone = compare(1, "alone"), together = compare(2, "together");
@@ -34,6 +35,13 @@ TEST_F(CompareTogether, TwoProcessesCompareAsOneDoes) {
     EXPECT_FALSE(one["models"][m]["perplexity"].empty());
   }
   EXPECT_EQ(test::count_of(together.out, "| dense |"), test::count_of(alone.out, "| dense |"));  // one of them speaks
+  // Where GPUs were asked for it is said which way sums go.
+  setenv("CUDA_VISIBLE_DEVICES", "", 1);
+  const test::Ended hostward = compare(2, "hostward", "auto");
+  unsetenv("CUDA_VISIBLE_DEVICES");
+  ASSERT_EQ(hostward.status, 0) << hostward.err;
+  EXPECT_EQ(test::count_of(hostward.err, "sums between the processes pass through host memory: process 1: computes on the processor"), 1u) << hostward.err;
+  EXPECT_TRUE(test::slurp(folder_ / "hostward" / "mixed.miq") == test::slurp(folder_ / "alone" / "mixed.miq"));
 }
 
 }  // namespace

@@ -117,15 +117,24 @@ TEST_F(Commands, TheMainJob) {
 TEST_F(Commands, DevicesAreChosenOrRefused) {
   make_dense();
   const std::string evaluate = "run-eval dense.miq --metrics ppl --dataset text=text.txt --seqlen 64 --windows 2 --output report.json --device ";
+  const std::string compare = "compare-methods dense.miq text.txt --documents whole --nsamples 2 --seqlen 64 --methods gptq --wbits 4 "
+                              "--eval text.txt --eval-seqlen 64 --eval-windows 2 -o comparison --device ";
   for (const std::string wrong : {"gpu", "cuda:x", "cuda:0,0", "cpu:1"}) {
     expect_refused(run(evaluate + wrong), 2, "--device");
     expect_refused(run("miq-generate dense.miq --prompt Sentence --device " + wrong), 2, "--device");
     expect_refused(compress("--method rtn --wbits 4 --device " + wrong), 2, "--device");
+    expect_refused(run(compare + wrong), 2, "--device");
   }
   // Hidden from the driver, or no driver at all.
   setenv("CUDA_VISIBLE_DEVICES", "", 1);
   expect_refused(run(evaluate + "cuda:0"), 1, "--device cuda: found ");
   expect_refused(compress("--method rtn --wbits 4 --device cuda"), 1, "--device cuda: found ");
+  expect_refused(run(compare + "cuda"), 1, "--device cuda: found ");
+  const Outcome compared = run(compare + "auto --dtype float32");
+  EXPECT_EQ(compared.code, 0) << compared.err;
+  EXPECT_NE(compared.err.find("on the processor: found "), std::string::npos) << compared.err;
+  EXPECT_EQ(Json::parse(slurp(work_ / "comparison" / "report.json"))["device"], "cpu");
+  fs::remove_all(work_ / "comparison");
   const Outcome compressed = compress("--method rtn --wbits 4 --device auto");
   EXPECT_EQ(compressed.code, 0) << compressed.err;
   EXPECT_NE(compressed.err.find("on the processor: found "), std::string::npos) << compressed.err;

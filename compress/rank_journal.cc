@@ -39,38 +39,39 @@ RankJournal::RankJournal(Ranks& ranks, RunJournal* journal, const Model& model, 
   layers_ = share(journal_ ? journal_->layers() : 0);
   if (journal_) plan_ = journal_->plan();
   if (share(plan_.has_value()) == 0 || ranks_.alone()) return;
-  RecordWriter writer;
-  if (plan_) write_plan(writer, *plan_);
-  RecordReader reader = share_record(ranks_, writer);
+  RecordReader reader = from_first([&](RecordWriter& writer) { write_plan(writer, *plan_); });
   if (!plan_) plan_ = read_plan(reader, model_.config, recipe_);
+}
+
+template <typename Write>
+RecordReader RankJournal::from_first(const Write& write) const {
+  RecordWriter writer;
+  if (journal_) write(writer);
+  return share_record(ranks_, writer);
 }
 
 LayerPlan RankJournal::measured(std::int64_t layer) const {
   if (ranks_.alone()) return journal_->measured(layer);
-  RecordWriter writer;
-  if (journal_) write_places(writer, journal_->measured(layer));
-  RecordReader reader = share_record(ranks_, writer);
+  RecordReader reader = from_first([&](RecordWriter& writer) { write_places(writer, journal_->measured(layer)); });
   return read_places(reader, model_.config, recipe_, layer);
 }
 
 LayerCosts RankJournal::costs(std::int64_t layer) const {
   if (ranks_.alone()) return journal_->costs(layer);
-  RecordWriter writer;
-  if (journal_) write_costs(writer, journal_->costs(layer));
-  RecordReader reader = share_record(ranks_, writer);
+  RecordReader reader = from_first([&](RecordWriter& writer) { write_costs(writer, journal_->costs(layer)); });
   return read_costs(reader, model_.config, recipe_, layer);
 }
 
 std::vector<FinishedMatrix> RankJournal::matrices(std::int64_t layer) const {
-  if (ranks_.alone()) return journal_->matrices(layer);
-  RecordWriter writer;
   std::vector<FinishedMatrix> found;
   if (journal_) found = journal_->matrices(layer);
-  for (const FinishedMatrix& matrix : found) write_matrix(writer, matrix);
-  const std::uint64_t count = ranks_.broadcast(static_cast<std::uint64_t>(found.size()));
-  RecordReader reader = share_record(ranks_, writer);
+  if (ranks_.alone()) return found;
+  RecordReader reader = from_first([&](RecordWriter& writer) {
+    writer.u64(found.size());
+    for (const FinishedMatrix& matrix : found) write_matrix(writer, matrix);
+  });
   if (journal_) return found;
-  for (std::uint64_t m = 0; m < count; ++m) found.push_back(read_matrix(reader, model_));
+  for (std::uint64_t count = reader.u64(); count > 0; --count) found.push_back(read_matrix(reader, model_));
   return found;
 }
 

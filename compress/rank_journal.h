@@ -32,6 +32,10 @@ class RankJournal {
   void keep_layer(std::int64_t layer, const std::vector<FinishedMatrix>& matrices, const StateSource& states);
 
  private:
+  // What write() gets a writer for in rank 0, for all.
+  template <typename Write>
+  RecordReader from_first(const Write& write) const;
+
   Ranks& ranks_;
   RunJournal* journal_;
   const Model& model_;

@@ -1,5 +1,6 @@
 // miq-compress by several processes: the very file that one writes, also after runs that are killed and go on with another number of processes.
 #include <algorithm>
+#include <initializer_list>
 
 #include "miq/compress/compress.h"
 #include "tests/ranks/mpirun.h"
@@ -41,6 +42,14 @@ class CompressTogether : public test::WithMpi {
   std::string model_ = "dense.miq", text_ = "text.txt";
   bool trained_ = false;
   int windows_ = 24;
+  // One process, then each of these numbers of them: all write the same file.
+  void expect_file_of_one(const std::string& name, const std::vector<std::string>& options, std::initializer_list<int> numbers) {
+    SCOPED_TRACE(name);
+    const Ended alone = compress(0, "alone.miq", options);
+    ASSERT_EQ(alone.status, 0) << alone.err;
+    for (const int processes : numbers) expect_same(processes, options);
+    fs::remove(folder_ / "alone.miq");
+  }
   // The file of `processes` is that of one.
   void expect_same(int processes, const std::vector<std::string>& options) {
     const Ended ended = compress(processes, "together.miq", options);
@@ -76,13 +85,7 @@ const std::pair<const char*, Options> kMethods[] = {
 
 // A model of noise, where many choices are nearly equal: any difference in a sum would show.
 TEST_F(CompressTogether, TwoAndFourProcessesWriteTheFileOfOne) {
-  for (const auto& [name, options] : kMethods) {
-    SCOPED_TRACE(name);
-    const Ended alone = compress(0, "alone.miq", options);
-    ASSERT_EQ(alone.status, 0) << alone.err;
-    for (int processes : {2, 4}) expect_same(processes, options);
-    fs::remove(folder_ / "alone.miq");
-  }
+  for (const auto& [name, options] : kMethods) expect_file_of_one(name, options, {2, 4});
 }
 
 TEST_F(CompressTogether, AMixtureOfExpertsToo) {
@@ -90,26 +93,17 @@ TEST_F(CompressTogether, AMixtureOfExpertsToo) {
   for (LayerConfig& layer : config.layers) layer.experts = 5, layer.mlp_width = 64;
   config.experts_per_token = 2;
   test::write_model(folder_ / "dense.miq", config);
-  for (std::size_t m : {2, 6, 8}) {
-    const auto& [name, options] = kMethods[m];
-    SCOPED_TRACE(name);
-    const Ended alone = compress(0, "alone.miq", options);
-    ASSERT_EQ(alone.status, 0) << alone.err;
-    for (int processes : {2, 3}) expect_same(processes, options);
-    fs::remove(folder_ / "alone.miq");
-  }
+  for (std::size_t m : {2, 6, 8}) expect_file_of_one(kMethods[m].first, kMethods[m].second, {2, 3});
 }
 
 // More processes than inputs in a layer: single matrices go to processes. And a trained model, in bfloat16.
 TEST_F(CompressTogether, SixProcessesAndATrainedModel) {
   const Options options{"--method", "mi", "--target-avg-bits", "4", "--sparsity", "0.3", "--group-size", "32"};
-  ASSERT_EQ(compress(0, "alone.miq", options).status, 0);
-  expect_same(6, options);
+  expect_file_of_one("mi", options, {6});
   if (!trained_) return;
   use_trained();
   const Options narrow{"--method", "mixed", "--target-avg-bits", "4", "--group-size", "32", "--dtype", "bfloat16"};
-  ASSERT_EQ(compress(0, "alone.miq", narrow).status, 0);
-  for (int processes : {2, 4}) expect_same(processes, narrow);
+  expect_file_of_one("trained", narrow, {2, 4});
 }
 
 TEST_F(CompressTogether, AKilledRunGoesOnWithAnyNumberOfProcesses) {

@@ -33,7 +33,7 @@ class Slices {
 
   void read() {
     if (rule_name(row_, Role::AttentionRotation).empty() || rule_name(row_, Role::MlpRotation).empty()) {
-      fail("models of architecture '" + config_.architecture + "' cannot be sliced by SliceGPT; supported: llama, opt");
+      fail("models of architecture '" + config_.architecture + "' cannot be sliced by SliceGPT; dense decoders can, of llama and its kin and of opt");
     }
     if (!config_.norm_first) fail("the base model normalises after the residual sum; SliceGPT slices only models that do so before");
     if (config_.embedding != 0) {

@@ -47,6 +47,8 @@ TEST(BpeFiles, WhatIsRefused) {
   files = sample();
   files["tokenizer_config.json"] = Blob(std::string_view(R"({"tokenizer_class": "CTRLTokenizer"})"));
   EXPECT_THROW(tokenizer_json_from_bpe_files(files, "here"), FormatError);
+  files["tokenizer_config.json"] = Blob(std::string_view("[1]"));
+  EXPECT_THROW(tokenizer_json_from_bpe_files(files, "here"), FormatError);
   files["tokenizer_config.json"] = Blob(std::string_view(R"({"add_bos_token": true, "bos_token": "<absent>"})"));
   EXPECT_THROW(tokenizer_json_from_bpe_files(files, "here"), FormatError);
 }

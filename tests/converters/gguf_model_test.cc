@@ -225,6 +225,10 @@ TEST_F(GgufModel, PartsAreOpenedTogether) {
     EXPECT_EQ(values(b, name), values(c, name)) << name;
   }
   EXPECT_NE(refusal(first, "renamed.gguf").find("does not end in"), std::string::npos);
+  second.set("split.count", 3u);
+  write(second, "m-00002-of-00002.gguf");
+  EXPECT_NE(refusal(first, "m-00001-of-00002.gguf").find("the part says that there are 3 parts"), std::string::npos);
+  second.set("split.count", 2u);
   second.add("token_embd.weight", {10, 8}, 0);
   write(second, "m-00002-of-00002.gguf");
   EXPECT_NE(refusal(first, "m-00001-of-00002.gguf").find("is in another part too"), std::string::npos);
@@ -244,7 +248,15 @@ TEST_F(GgufModel, RefusalsSayWhatWasFound) {
       {[](Gguf& f) { f.add("blk.0.ffn_gate_exps.weight", {2, 6, 8}, 0); }, "has no place"},
       {[](Gguf& f) { f.add("blk.0.attn_q.weight", {6, 8}, 0); }, "do not divide into 2 heads"},
       {[](Gguf& f) { f.add("token_embd.weight", {2, 10, 8}, 0); }, "'token_embd.weight' is missing or no matrix"},
-      {[](Gguf& f) { f.set("split.count", 0u); }, "'split.count'"}};
+      {[](Gguf& f) { f.set("split.count", 0u); }, "'split.count'"},
+      {[](Gguf& f) { f.set("llama.block_count", 0u); }, "'llama.block_count' is not a size between 1 and 2^32"},
+      {[](Gguf& f) { f.set("llama.block_count", 100'001u); }, "100001 layers are more than any model has"},
+      {[](Gguf& f) { f.add("rope_freqs.weight", {3}, 1); }, "does not have one number for each pair of a head"},
+      {[](Gguf& f) {
+         f.set("llama.rope.scaling.type", "yarn");
+         f.set("llama.rope.scaling.factor", 2.0f);
+         f.set("llama.rope.scaling.attn_factor", 0.5f);
+       }, "'llama.rope.scaling.attn_factor' is not 1"}};
   ASSERT_EQ(refusal(small("llama")), "");
   for (const auto& [change, expected] : cases) {
     Gguf file = small("llama");
@@ -260,6 +272,9 @@ TEST_F(GgufModel, RefusalsSayWhatWasFound) {
   mixture = small_mixture();
   mixture.values.erase("llama.expert_count");
   EXPECT_NE(refusal(mixture).find("no expert_count"), std::string::npos) << refusal(mixture);
+  mixture = small_mixture();
+  mixture.tensors.erase("blk.0.ffn_gate_exps.weight");
+  EXPECT_NE(refusal(mixture).find("layer 0 has a router but no experts"), std::string::npos) << refusal(mixture);
 }
 
 // Blocks stay as they are, under our names: merged experts are taken apart.

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 
 #include "miq/base/error.h"
 #include "miq/converters/open_model.h"
@@ -247,6 +248,29 @@ TEST_F(HuggingFaceWriter, ASidecarThatDecodesToOtherValuesIsNotBelieved) {
   EXPECT_EQ(digest(opened.model), digest(model));
 }
 
+TEST_F(HuggingFaceWriter, ASidecarThatSaysTooLittleOrTooMuchIsNotBelieved) {
+  const Model model = sample();
+  const auto expect_note = [&](const std::function<void(Json&, Container&)>& change, const std::string& words) {
+    fs::remove_all(out());
+    write(model);
+    Container forged = read_container(out() + "/miq.sidecar");
+    Json manifest = parse_json(forged.manifest, "manifest");
+    change(manifest, forged);
+    forged.manifest = manifest.dump();
+    write_container(out() + "/miq.sidecar", forged);
+    const OpenedCheckpoint opened = open_checkpoint(out());
+    EXPECT_FALSE(opened.restored) << words;
+    ASSERT_EQ(opened.notes.size(), 1u) << words;
+    EXPECT_NE(opened.notes[0].find(words), std::string::npos) << opened.notes[0];
+    EXPECT_EQ(digest(opened.model), digest(model));
+  };
+  expect_note([](Json& manifest, Container&) { manifest["sidecar_version"] = 2; }, "it is of another version");
+  expect_note([](Json& manifest, Container&) { manifest.erase("method"); }, "no object 'method'");
+  expect_note([](Json& manifest, Container&) { manifest.erase("name"); }, "no text 'name'");
+  expect_note([](Json& manifest, Container&) { manifest["encodings"]["absent"] = "zstd"; }, "a tensor 'absent' that the folder does not hold");
+  expect_note([](Json&, Container& forged) { forged.tensors.erase("model.layers.0.self_attn.q_proj.weight"); }, "q_proj.weight' is not in it");
+}
+
 TEST_F(HuggingFaceWriter, AnEditedTokenizerFileStands) {
   write(sample());
   std::ofstream(out() + "/generation_config.json") << "{\"x\": 1}";
@@ -285,6 +309,27 @@ TEST_F(HuggingFaceWriter, LayersOfDifferentSizesHaveNoConfig) {
   const Model model = test::small_model(config).model;
   EXPECT_NE(refusal(model).find("layer 1 differs in size"), std::string::npos);
   EXPECT_TRUE(fs::is_empty(work_));
+}
+
+TEST(HuggingFaceConfig, IsRefusedWhereItCannotSayAll) {
+  const auto refusal = [](const Config& config) -> std::string {
+    try {
+      hugging_face_config(config);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  Config config = even_config();
+  EXPECT_EQ(refusal(config), "");
+  config.query_bias = true;  // attention_bias would mean the output's too
+  EXPECT_NE(refusal(config).find("it would not describe all of it"), std::string::npos) << refusal(config);
+  config = even_config();
+  config.architecture = "gpt2";
+  EXPECT_NE(refusal(config).find("for architecture 'gpt2'"), std::string::npos) << refusal(config);
+  config = even_config();
+  config.sliced = true;
+  EXPECT_NE(refusal(config).find("a sliced model has matrices"), std::string::npos) << refusal(config);
 }
 
 TEST(HuggingFaceConfig, IsReadBackAsTheSame) {

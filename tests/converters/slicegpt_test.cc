@@ -107,7 +107,7 @@ TEST(SliceGpt, TakesTheSparsityWhereThereIsNoJson) {
   facts.sparsity = 0.1;
   expect_refused(parts_of(config), facts, {"0.1", "32", "24"});
   facts.sparsity = 1.5;
-  expect_refused(parts_of(config), facts, {"1.5"});
+  expect_refused(parts_of(config), facts, {"a sparsity of 1.5 is outside [0, 1)"});
   facts.sparsity.reset();
   EXPECT_FALSE(assemble_sliced(parts_of(config), facts).method.contains("pruning_ratio"));
   // Widths that no one sparsity makes need the json.
@@ -141,7 +141,7 @@ TEST(SliceGpt, RefusesABaseModelThatWasNotSliced) {
   with("num_key_value_heads", 4, {"key/value", "20", "40"});
   with("head_dim", 20, {"head dimension", "40", "80"});
   with("intermediate_size", 45, {"MLP width", "44", "45"});
-  with("hidden_size", 80, {"80", "40"}, true);
+  with("hidden_size", 80, {"the slices come from a hidden size of 40, but the base model's is 80"}, true);
   CheckpointParts parts = parts_of(config);
   parts.config["hidden_size"] = 80;
   parts.config["head_dim"] = 10;
@@ -149,7 +149,7 @@ TEST(SliceGpt, RefusesABaseModelThatWasNotSliced) {
   parts = parts_of(config);
   parts.config["hidden_size"] = 20;
   parts.config["head_dim"] = 10;
-  expect_refused(parts, facts, {"24", "20"});
+  expect_refused(parts, facts, {"layer 0 has a width of 24, more than the base model's hidden size 20"});
 }
 
 TEST(SliceGpt, RefusesAScheduleOfAnotherFile) {
@@ -190,13 +190,13 @@ TEST(SliceGpt, RefusesBrokenSlices) {
     }
     expect_refused(parts, facts, words);
   };
-  with("model.layers.1.attn_shortcut_Q", {}, {"model.layers.1.attn_shortcut_Q", "missing"});
+  with("model.layers.1.attn_shortcut_Q", {}, {"model.layers.1.attn_shortcut_Q", "missing", "The file holds no model sliced by SliceGPT"});
   with("model.layers.0.mlp_shortcut_Q", {}, {"model.layers.0.mlp_shortcut_Q", "missing"});
   with("lm_head.weight", {}, {"lm_head.weight", "missing"});
-  with("model.embed_tokens.weight", {53, 32}, {"32", "24"});
-  with("model.layers.0.attn_shortcut_Q", {24, 32}, {"32", "24"});
-  with("model.layers.0.mlp_shortcut_Q", {24, 32}, {"32", "24"});
-  with("model.layers.1.mlp_shortcut_Q", {24, 24}, {"40", "24"});
+  with("model.embed_tokens.weight", {53, 32}, {"the attention rotation of layer 0 has 24 rows, but the stream before it is 32 wide"});
+  with("model.layers.0.attn_shortcut_Q", {24, 32}, {"the MLP rotation of layer 0 has 24 rows, but the attention rotation 32 columns"});
+  with("model.layers.0.mlp_shortcut_Q", {24, 32}, {"the attention rotation of layer 1 has 24 rows, but the stream before it is 32 wide"});
+  with("model.layers.1.mlp_shortcut_Q", {24, 24}, {"the head has 40 columns, but the last layer hands on a width of 24"});
   with("model.layers.0.attn_shortcut_Q", {24}, {"dimensions"});
   with("model.layers.0.self_attn.v_proj.weight", {20, 32}, {"v_proj", "32", "24"});
   with("model.layers.0.mlp.down_proj.weight", {32, 44}, {"down_proj", "32", "24"});
@@ -213,6 +213,10 @@ TEST(SliceGpt, RefusesModelsThatItDoesNotSlice) {
   parts = parts_of(config);
   parts.config["word_embed_proj_dim"] = 20;
   expect_refused(parts, facts_of(config), {"20"});
+  const Config llama = even_config("llama");
+  parts = parts_of(llama);
+  parts.config.update({{"model_type", "mixtral"}, {"num_local_experts", 2}, {"num_experts_per_tok", 1}});
+  expect_refused(parts, facts_of(llama), {"models of architecture 'mixtral' cannot be sliced by SliceGPT"});
 }
 
 // The official layout on disk, written by hand; read as folder, as file, and apart from the base model.
@@ -258,6 +262,28 @@ TEST_F(SliceGptFiles, AreOneModelHoweverTheyAreGiven) {
   EXPECT_EQ(named.method.at("pruning_ratio"), 0.4);
   EXPECT_EQ(named.method.at("base_model"), "base");
   EXPECT_EQ(named.name, "x_0.4");
+}
+
+TEST_F(SliceGptFiles, SayWhatIsThereInstead) {
+  const Model model = write(even_config("llama"), "x_0.4");
+  const auto expect_refused = [&](const std::string& name, const std::string& words) {
+    try {
+      open_slicegpt({at(name), at("base"), {}, {}, {}});
+      ADD_FAILURE() << "expected an error with " << words;
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find(words), std::string::npos) << error.what();
+    }
+  };
+  expect_refused("nowhere", "no such file or folder");
+  expect_refused("base", "a folder without a .pt file");
+  expect_refused("base/config.json", "no PyTorch file");
+  std::vector<SafetensorsItem> items;
+  for (const auto& [id, tensor] : model.tensors) {
+    if (!id.ends_with("_shortcut_Q")) items.push_back({{id, tensor.dtype, tensor.shape}, [&tensor] { return decode(tensor, ""); }});
+  }
+  write_torch_state_dict(at("sliced/y.pt"), items);
+  expect_refused("sliced/y.pt", "no layer has a rotation 'attn_shortcut_Q'");
+  expect_refused("sliced", "holds several .pt files");
 }
 
 TEST_F(SliceGptFiles, WithoutTheJson) {

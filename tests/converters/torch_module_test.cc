@@ -262,11 +262,36 @@ TEST_F(TorchModule, StateDictsAloneAndWithinDicts) {
   expect_refused({"no model in it"});
 }
 
+TEST_F(TorchModule, RefusesNamesThatStandForTwo) {
+  const Ops tensor = sketch_.tensor(model_.tensors.begin()->second);
+  const auto module = [](const Ops& parameters, const Ops& buffers, const Ops& modules) {
+    return object_ops("some", "Module", dict_ops({{"_parameters", parameters}, {"_buffers", buffers}, {"_modules", modules}}));
+  };
+  sketch_.save(path(), module(dict_ops({{"w", tensor}}), dict_ops({{"w", tensor}}), "}"));
+  expect_refused({"two tensors are named 'w'"});
+  const Ops empty = module("}", "}", "}");
+  sketch_.save(path(), module("}", "}", dict_ops({{"a.b", empty}, {"a", module("}", "}", dict_ops({{"b", empty}}))}})));
+  expect_refused({"two modules are named 'a.b'"});
+}
+
+TEST_F(TorchModule, RefusesLayersWithAGapInTheirNumbers) {
+  std::erase_if(model_.tensors, [](const auto& entry) { return entry.first.starts_with("model.layers.1."); });
+  save_module();
+  expect_refused({"the decoder layers 'model.layers.N' are 2, but numbered up to 2"});
+}
+
+TEST_F(TorchModule, RefusesAStateDictWithTensorsFurtherDown) {
+  const Ops tensor = sketch_.tensor(model_.tensors.begin()->second);
+  std::ofstream(folder_ / "config.json") << json_.dump();
+  sketch_.save(path(), dict_ops({{"lm_head.weight", tensor}, {"more", dict_ops({{"w", tensor}})}}));
+  expect_refused({"entry 'more' of the state dict holds tensors of its own"});
+}
+
 TEST_F(TorchModule, RefusesModulesThatContainThemselves) {
   const Ops inner = dict_ops({{"again", "h\x05"}});
   const Ops state = dict_ops({{"_parameters", "}"}, {"_buffers", "}"}, {"_modules", inner}});
   sketch_.save(path(), Pickle::bare().global("some", "Module").text + ")\x81q\x05" + state + "b");
-  expect_refused({"contain themselves"});
+  expect_refused({"modules nest deeper than 64 or contain themselves"});
   // 2^40 names of one parameter in forty modules.
   Ops nested = object_ops(
       "some", "Module", dict_ops({{"_parameters", dict_ops({{"w", sketch_.tensor(model_.tensors.begin()->second)}})}, {"_modules", "}"}}));

@@ -219,9 +219,9 @@ def judge(arguments, checks, reached):
     def outcome(number):
         check, tests = checks[number], reached.get(number, [])
         key, names = f"{check['file']}: {check['text']}", [name for _, name in tests]
-        # A verdict stays while the same tests reach the check.
+        # What a test missed stays so while the same tests reach the check; a survivor is tried again, for a test may ask for more now.
         known = results.get(key)
-        if known and known["tests"] == names:
+        if known and known["tests"] == names and known["verdict"].startswith("killed"):
             return key, known
         verdict = "survives" if tests else "never reached"
         for program, name in tests:

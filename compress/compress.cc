@@ -316,17 +316,18 @@ class Driver {
 
 }  // namespace
 
+void require_runs_there(const Recipe& recipe, const Ranks& ranks, const ComputeDevice& where) {
+  if (!reshapes(*recipe.method) && recipe.tune == Tune::None && !recipe.channel_scaling) return;
+  if (!ranks.alone()) throw UsageError("slicegpt, structured, --tune and --channel-scaling run in one process; start it without mpirun or srun");
+  if (where.used()) throw UsageError("slicegpt, structured, --tune and --channel-scaling run on the processor; give --device cpu");
+}
+
 CompressResult compress(const Model& model, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool,
                         const ProgressFunction& progress, const MessageFunction& message, RunJournal* journal, const WorkingMemory& memory, Ranks& ranks,
                         const ComputeDevice& where) try {
   const bool reads = needs_calibration(recipe) || recipe.tune != Tune::None || recipe.channel_scaling;
   if (reads && calibration.windows.empty()) throw Error("no calibration windows");
-  if (!ranks.alone() && (reshapes(*recipe.method) || recipe.tune != Tune::None || recipe.channel_scaling)) {
-    throw UsageError("slicegpt, structured, --tune and --channel-scaling run in one process; start it without mpirun or srun");
-  }
-  if (where.used() && (reshapes(*recipe.method) || recipe.tune != Tune::None || recipe.channel_scaling)) {
-    throw UsageError("slicegpt, structured, --tune and --channel-scaling run on the processor; give --device cpu");
-  }
+  require_runs_there(recipe, ranks, where);
   if (reshapes(*recipe.method)) return reshape_model(model, calibration, recipe, pool, progress, message);
   std::optional<RankJournal> kept;
   if (ranks.broadcast(static_cast<std::uint64_t>(journal != nullptr))) kept.emplace(ranks, journal, model, recipe);

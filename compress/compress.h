@@ -33,10 +33,15 @@ struct CompressResult {
   std::string summary;         // for people: channels, bits, per layer averages; several lines
 };
 
+// Throws UsageError where the recipe asks for what one process alone does on the processor (methods that reshape, tuning, channel
+// scaling) and it is not alone or on a device. compress does so too; a program asks before it reads for long.
+void require_runs_there(const Recipe& recipe, const Ranks& ranks, const ComputeDevice& where);
+
 // Throws UsageError (also when a quantizing run quantized no channel) and Error. Messages: one line for each
 // matrix with its time. With a journal of this model, these windows and this recipe, what an earlier run finished is taken
-// from it, and what this run finishes is kept in it; the caller removes it when the result is stored. Several `ranks` do it together, each with all windows and the same recipe and memory, and get the same
-// result; the journal is rank 0's. Calibration, statistics and the solver run on `where`; the model's tensors stay in host memory. Methods that reshape, tuning and channel scaling are for one process and the processor: UsageError.
+// from it, and what this run finishes is kept in it; the caller removes it when the result is stored. Several `ranks` do it
+// together, each with all windows and the same recipe and memory, and get the same result; the journal is rank 0's.
+// Calibration, statistics and the solver run on `where`; the model's tensors stay in host memory.
 CompressResult compress(const Model& model, const Calibration& calibration, const Recipe& recipe, ThreadPool& pool,
                         const ProgressFunction& progress = {}, const MessageFunction& message = {}, RunJournal* journal = nullptr,
                         const WorkingMemory& memory = {}, Ranks& ranks = no_other_ranks(), const ComputeDevice& where = {});

@@ -128,6 +128,11 @@ class Comparison {
     } catch (const UsageError& error) {
       throw UsageError("run '" + run.name + "': " + error.what() + ". An option for one run alone goes into --run 'NAME=METHOD OPTION...'");
     }
+    try {
+      require_runs_there(run.recipe, ranks_, where_);
+    } catch (const UsageError& error) {
+      throw UsageError("run '" + run.name + "': " + error.what());
+    }
   }
 
   void begin_report() {

@@ -159,6 +159,7 @@ ExitCode run(const Options& options, Session& session) {
   MethodFlags method = options.method;
   if (where.used() && method.dtype == "auto") method.dtype = "bfloat16";
   const Recipe recipe = resolve(method_options(method, options.sampling.seed), model.config);
+  require_runs_there(recipe, ranks, where);
   if (options.resume && reshapes(*recipe.method)) {
     throw UsageError("method " + std::string(recipe.method->name) + " keeps no journal, so there is nothing to --resume; run it from the start");
   }

@@ -14,6 +14,7 @@
 #include "miq/converters/slicegpt.h"
 #include "miq/formats/mapped_file.h"
 #include "miq/formats/pickle_objects.h"
+#include "miq/model/method_record.h"
 
 namespace miq {
 namespace {
@@ -96,9 +97,9 @@ Json tokenizer_config(const PickleTree& tree, NodeId init_kwargs) {
   }
   for (auto& [key, value] : config.items()) {
     if (!value.is_object()) continue;
-    const std::string name = value.value("__class__", "");
-    if (!name.ends_with("AddedToken")) continue;
-    value.erase("__class__");
+    const auto name = value.find("__class__");  // of an object; a plain dict may hold anything under it
+    if (name == value.end() || !name->is_string() || !name->get_ref<const std::string&>().ends_with("AddedToken")) continue;
+    value.erase(name);
     value["__type"] = "AddedToken";
   }
   return config;
@@ -176,11 +177,10 @@ Json structure_of(const std::map<std::int64_t, LayerConfig>& layers, const Confi
 Json method_of(const TorchCheckpoint& checkpoint, const Json& structure) {
   Json method = Json::object();
   for (const auto& [key, value] : checkpoint.notes.items()) {
-    if (key != "config" && (value.is_number() || value.is_boolean() || (value.is_string() && value.get<std::string>().size() < 200))) {
-      method[key == "method" ? "name" : key] = value;
-    }
+    const std::string called = key == "method" ? "name" : key;
+    const bool plain = value.is_number() || value.is_boolean() || (value.is_string() && value.get_ref<const std::string&>().size() < 200);
+    if (key != "config" && plain && fits_method(called, value)) method[called] = value;
   }
-  if (method.contains("name") && !method["name"].is_string()) method.erase("name");
   if (!method.contains("name")) method = Json::object();
   if (!structure.empty()) {
     if (!method.contains("name")) method["name"] = "structured";

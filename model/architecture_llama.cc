@@ -22,7 +22,7 @@ constexpr std::string_view kConfigKeys[] = {
 
 void read_config(const ConfigFields& fields, Config& config) {
   read_rotary_decoder(fields, config);
-  if (fields.json().value("rope_interleaved", false)) {
+  if (fields.flag_or("rope_interleaved", false)) {
     throw FormatError(fields.name(), "key 'rope_interleaved' is true: interleaved rotary positions are not supported");
   }
   read_layer_types(fields, 0, config);

@@ -7,6 +7,7 @@
 #include "miq/base/error.h"
 #include "miq/formats/digest.h"
 #include "miq/model/architecture.h"
+#include "miq/model/method_record.h"
 
 namespace miq {
 namespace {
@@ -65,6 +66,7 @@ void validate(const Model& model, const std::string& place) {
   }
   check_id(model, where, "begin-of-text", model.config.bos_id);
   check_id(model, where, "end-of-text", model.config.eos_id);
+  check_records(model, where);
 }
 
 std::string weights_digest(const std::map<std::string, Tensor>& tensors, const std::map<std::string, std::string>& digests) {

@@ -32,9 +32,9 @@ struct Model {
   std::vector<std::string> warnings;
 };
 
-// Every invariant: the tensors are exactly those that the architecture expects, with the expected
-// shapes; the tokenizer's ids fit the embedding; special ids exist. Throws Error naming the tensor, what
-// was found and expected, and what to do.
+// Every invariant: the tensors are exactly those that the architecture expects, with the expected shapes; the
+// tokenizer's ids fit the embedding; special ids exist; records are of the kinds that are read (method_record.h).
+// Throws Error naming the tensor or key, what was found and expected, and what to do.
 // In messages the model is `where`, or its name where that is empty.
 void validate(const Model& model, const std::string& where = {});
 // Part of it: throws Error when there are more layers than tensors. For readers, before they make anything for each of the layers

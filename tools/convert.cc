@@ -91,7 +91,7 @@ std::string summary_text(const Json& summary) {
   if (method.value("name", "") == "slicegpt") {
     out += "sliced: ";
     if (method.contains("pruning_ratio")) out += "pruning ratio " + method["pruning_ratio"].dump() + ", ";
-    out += "width cut by " + method.at("actual_ratio").dump() + ", parameters by " + method.at("parameter_ratio").dump();
+    out += "width cut by " + method.value("actual_ratio", Json()).dump() + ", parameters by " + method.value("parameter_ratio", Json()).dump();
     if (method.contains("round_interval")) out += ", round interval " + method["round_interval"].dump();
     out += std::string(", head ") + (method.value("sliced_head", false) ? "sliced" : "whole");
     if (method.contains("base_model")) out += ", base model " + method["base_model"].get<std::string>();

@@ -222,6 +222,7 @@ TEST_F(TorchModule, TakesThePickledTokenizer) {
           {{"_tokenizer", fast},
            {"init_kwargs", dict_ops({{"add_bos_token", "\x88"},
                                      {"vocab_file", text_ops("/home/someone/tokenizer.model")},
+                                     {"note", dict_ops({{"__class__", json_ops(5)}})},  // a dict of the maker's, no object
                                      {"pad_token", object_ops("tokenizers", "AddedToken", dict_ops({{"content", text_ops("!")}}))}})}}));
   save_module({{"tokenizer", object}});
   const Model model = open_model(path());
@@ -230,6 +231,7 @@ TEST_F(TorchModule, TakesThePickledTokenizer) {
   EXPECT_EQ(model.tokenizer->encode("ab", false), (std::vector<std::int32_t>{64, 65}));
   const Json kept = parse_json(model.files.at("tokenizer_config.json").text(), "");
   EXPECT_EQ(kept.at("pad_token").at("__type"), "AddedToken");
+  EXPECT_EQ(kept.at("note"), (Json{{"__class__", 5}}));
   EXPECT_FALSE(kept.contains("vocab_file"));
 }
 
@@ -243,12 +245,14 @@ TEST_F(TorchModule, StateDictsAloneAndWithinDicts) {
                                  {"config", json_ops(json_)},
                                  {"epoch", json_ops(3)},
                                  {"method", text_ops("wanda")},
+                                 {"base_model", json_ops(7)},  // no text: what programs would print as one
                                  {"sparsity_ratio", json_ops(0.5)}}));
   const Model model = open_model(path());
   EXPECT_EQ(digest(model), digest(model_));
   EXPECT_EQ(model.source.at("format"), "torch_state_dict");
   EXPECT_EQ(model.method.at("name"), "wanda");
   EXPECT_EQ(model.method.at("sparsity_ratio"), 0.5);
+  EXPECT_FALSE(model.method.contains("base_model"));
   sketch_.save(path(), dict_ops({{"model", dict}, {"ema", dict}, {"config", text_ops(json_.dump())}}));
   EXPECT_EQ(digest(open_model(path())), digest(model_));
   sketch_.save(path(), dict);

@@ -43,6 +43,7 @@ void expect_refused(const std::string& type, const Json& patch, const std::strin
 
 TEST(ConfigRefusals, KeysThatChangeTheMathematics) {
   expect_refused("llama", {{"rope_interleaved", true}}, "rope_interleaved", "interleaved");
+  expect_refused("llama", {{"rope_interleaved", {{"rope_type", "yarn"}}}}, "rope_interleaved", "true or false");
   expect_refused("qwen", {{"scale_attn_weights", false}}, "scale_attn_weights", "true");
   expect_refused("qwen", {{"apply_residual_connection_post_layernorm", true}}, "apply_residual_connection_post_layernorm", "false");
 }
@@ -55,6 +56,9 @@ TEST(ConfigRefusals, ValuesThatMakeNoSense) {
   expect_refused("qwen2", {{"layer_types", {"full_attention", "linear_attention"}}}, "layer_types", "full_attention or sliding_attention");
   expect_refused("qwen2_moe", {{"mlp_only_layers", {0, "1"}}}, "mlp_only_layers", "");
   expect_refused("llama", {{"hidden_size", std::uint64_t{1} << 40}}, "hidden_size", "at most 2^32");
+  expect_refused("llama", {{"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 10000.0}, {"partial_rotary_factor", 0.5}}}}, "partial_rotary_factor", "heads rotated in part");
+  expect_refused("llama", {{"eos_token_id", "2"}}, "eos_token_id", "an integer up to 2^32");
+  expect_refused("llama", {{"eos_token_id", {std::uint64_t{1} << 40, 2}}}, "eos_token_id", "an integer up to 2^32");
   expect_refused("llama", {{"model_type", 5}}, "model_type", "a string");
   expect_refused("llama", {{"hidden_act", 5}}, "hidden_act", "a string");
   EXPECT_NE(refusal(Json::array()).find("expected a JSON object"), std::string::npos);

@@ -116,6 +116,12 @@ TEST(ReportRead, OtherFilesAreRefused) {
     std::ofstream(path, std::ios::binary) << text;
     EXPECT_THROW(read_report(path), FormatError) << text;
   }
+  std::ofstream(path, std::ios::binary) << "GGUF....";
+  try {
+    read_report(path);
+  } catch (const FormatError& error) {
+    EXPECT_NE(std::string(error.what()).find("is no report of run-eval"), std::string::npos) << error.what();
+  }
   std::ofstream(path) << report_json(sample_report(1)).dump(2);
   EXPECT_EQ(read_report(path).models.size(), 6u);
   std::filesystem::remove(path);

@@ -119,7 +119,10 @@ TEST_F(ZeroShot, RefusesBadLinesByFileAndLine) {
   EXPECT_NE(refusal("winogrande", R"({"sentence":"a _","option1":"x","option2":"y","answer":""})").find("none of the choices"), std::string::npos);
   EXPECT_NE(refusal("arc_easy", R"({"question":"q","choices":{"text":["a","b"],"label":["A"]},"answerKey":"A"})").find("2 texts and 1 labels"), std::string::npos);
   EXPECT_NE(refusal("hellaswag", R"({"activity_label":"a","ctx_a":"","ctx_b":"","endings":["x"," [y] "],"label":"0"})").find("a choice is empty"), std::string::npos);
+  EXPECT_NE(refusal("arc_easy", R"({"question":"q","choices":["a","b"],"answerKey":"A"})").find("'choices' is no object"), std::string::npos);
+  EXPECT_NE(refusal("winogrande", R"({"sentence":"a _","option1":"x","option2":"","answer":"1"})").find("'option2' is empty"), std::string::npos);
   EXPECT_THROW(load_task("mine", path_ + ".absent"), FormatError);
+  EXPECT_THROW(find_task(path_ + ".absent", "arc_easy"), UsageError);
 }
 
 TEST(ZeroShotText, IsAsInPython) {

@@ -48,6 +48,9 @@ UNREACHABLE = {
     "the buffer for a packed tensor has the wrong size": "a fault of ours, checked by decode() before",
     "begins within an element of its storage": "views of legacy files begin at whole elements",
     "(token.id < 0 || token.id > kMaxTokenId)": "token_id() of tokenizer.json and the length of a GGUF's list keep ids in range before",
+    "more than \" + std::to_string(kMostRows) + \" rows": "needs five million rows",
+    "cannot be given its final name": "a failing system call: tests/hard/faults.py makes them",
+    "cannot be cut to its": "a failing system call: tests/hard/faults.py makes them",
     "a tensor's offset is too large": "an offset inside a storage never is, added to the view's",
 }
 

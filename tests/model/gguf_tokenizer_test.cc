@@ -149,6 +149,15 @@ TEST(GgufTokenizer, RefusesBrokenTables) {
   EXPECT_ERROR(with(gpt2(), "merges", std::string("h e")), "no array");
   EXPECT_ERROR(with(gpt2(), "tokens", std::vector<std::string>{"a", "a"}), "2");
   EXPECT_ERROR(with(gpt2(), "tokens", std::vector<std::string>{"\xFF"}), "no UTF-8");
+  Metadata twice = with(gpt2(), "tokens", std::vector<std::string>{"a", "a"});
+  twice.erase("tokenizer.ggml.token_type");
+  EXPECT_ERROR(twice, "the token 'a' twice, the second time as number 1");
+  EXPECT_ERROR(with(gpt2(), "tokens", std::vector<std::int64_t>(261, 5)), "a token (number 0) that is not a string");
+  EXPECT_ERROR(with(gpt2(), "add_bos_token", std::int64_t{1}), "add_bos_token that is not true or false");
+  EXPECT_ERROR(with(gpt2(), "add_space_prefix", true), "asks for a space before the text");
+  EXPECT_ERROR(with(llama(), "scores", std::vector<std::string>(263, "0")), "a score (number 0) that is not a number");
+  EXPECT_ERROR(with(llama(), "precompiled_charsmap", std::vector<std::int64_t>{1}), "precompiled_charsmap");
+  EXPECT_THROW(load_tokenizer({{std::string(kGgufTokenizerFile), Blob(std::string_view("[1]"))}}, "model.gguf"), FormatError);
   EXPECT_ERROR(with(llama(), "scores", std::vector<double>{1}), "1 scores");
   EXPECT_ERROR(with(llama(), "scores", std::vector<double>(263, std::nan(""))), "not finite");
   EXPECT_ERROR(with(llama(), "token_type", std::vector<std::int64_t>(263, 1)), "unknown");

@@ -221,6 +221,9 @@ TEST(TokenizerJson, RefusesWhatItDoesNotKnowByName) {
   EXPECT_ERROR(with("pre_tokenizer", {{"type", "Whitespace"}}), "'Whitespace'");
   EXPECT_ERROR(with("pre_tokenizer", {{"type", "Split"}, {"pattern", {{"Regex", "(a+)+"}}}, {"behavior", "Isolated"}}), "(a+)+");
   EXPECT_ERROR(with("pre_tokenizer", {{"type", "Split"}, {"pattern", {{"String", " "}}}, {"behavior", "Isolated"}}), "String");
+  const Json known{{"Regex", std::string(find_split_pattern_by_name("llama-3")->regex)}};
+  EXPECT_ERROR(with("pre_tokenizer", {{"type", "Split"}, {"pattern", known}, {"behavior", "Removed"}}), "only Isolated, not inverted");
+  EXPECT_ERROR(with("pre_tokenizer", {{"type", "Split"}, {"pattern", known}, {"behavior", "Isolated"}, {"invert", true}}), "only Isolated, not inverted");
   EXPECT_ERROR(with("post_processor", {{"type", "RobertaProcessing"}}), "'RobertaProcessing'");
   EXPECT_ERROR(with("decoder", {{"type", "WordPiece"}}), "'WordPiece'");
   EXPECT_ERROR(with("model", {{"type", "Unigram"}, {"vocab", Json::array()}}), "'Unigram'");

@@ -155,6 +155,7 @@ TEST(SentencePiece, RefusesBrokenProtobufs) {
   EXPECT_ERROR(std::string("\x0A\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x01", 11), "bytes where");  // a length of 2^64 - 1
   EXPECT_ERROR(std::string("\x0A\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x01", 12), "64 bits");  // more than 64 bits
   EXPECT_ERROR(std::string("\x0A\xFF\xFF", 3), "cut short");
+  EXPECT_ERROR(std::string("\x0A\x03\x15\x00\x00\x00\x00\x00", 8), "a number is cut short");  // a score beyond the end of its piece
   EXPECT_ERROR(std::string("\x0B", 1), "wire type 3");  // a group
   EXPECT_ERROR(std::string("\x02\x00", 2), "number 0");
   EXPECT_ERROR(proto_number(1, 5), "wrong wire type");

@@ -1,162 +1,19 @@
-// Journals: what is torn is dropped, what is damaged or another run's is refused, and a resumed run makes the bytes
-// of one that was never interrupted.
+// A compression that was stopped anywhere and goes on from its journal makes the bytes of one that was never interrupted.
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <filesystem>
-#include <fstream>
-#include <functional>
 #include <optional>
 
 #include "miq/base/error.h"
 #include "miq/compress/compress.h"
 #include "miq/compress/run_journal.h"
-#include "miq/formats/journal.h"
+#include "tests/formats/journal_files.h"
 #include "tests/model/small_model.h"
 
 namespace miq {
 namespace {
 
-namespace fs = std::filesystem;
-
-std::string slurp(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-void spill(const fs::path& path, std::string_view bytes) { std::ofstream(path, std::ios::binary) << bytes; }
-
-Bytes bytes_of(std::string_view text) { return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()}; }
-
-std::string message_of(const std::function<void()>& act) {
-  try {
-    act();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
-
-std::string safe_name() {
-  std::string name = testing::UnitTest::GetInstance()->current_test_info()->name();
-  std::replace(name.begin(), name.end(), '/', '_');
-  return name;
-}
-
-class JournalTest : public testing::Test {
- protected:
-  void SetUp() override {
-    work_ = fs::path(testing::TempDir()) / ("miq_journal_" + safe_name());
-    fs::remove_all(work_);
-    fs::create_directories(work_);
-    folder_ = (work_ / "out.miq.journal").string();
-  }
-  void TearDown() override { fs::remove_all(work_); }
-
-  // Three records of 5, 64 and 0 bytes.
-  std::string small_log() {
-    Journal journal = Journal::create(folder_, run_);
-    for (std::string_view text : kTexts) {
-      const Bytes pieces[] = {bytes_of(text.substr(0, text.size() / 2)), bytes_of(text.substr(text.size() / 2))};
-      journal.append(pieces);
-    }
-    return slurp(log());
-  }
-  fs::path log() const { return fs::path(folder_) / "log"; }
-
-  static constexpr std::string_view kTexts[] = {"three", "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", ""};
-  const Json run_{{"method", {{"name", "mixed"}, {"sparsity", 0.5}}}, {"weights", "abc"}};
-  fs::path work_;
-  std::string folder_;
-};
-
-TEST_F(JournalTest, RecordsAndSlotsComeBack) {
-  small_log();
-  std::string digest;
-  {
-    Journal journal = Journal::open(folder_, run_);
-    ASSERT_EQ(journal.records().size(), 3u);
-    for (std::size_t i = 0; i < 3; ++i) EXPECT_EQ(journal.records()[i].text().substr(0, kTexts[i].size()), kTexts[i]);
-    EXPECT_FALSE(journal.was_torn());
-    const Bytes pieces[] = {bytes_of("hidden "), bytes_of("states")};
-    journal.write_slot(1, pieces);
-    digest = journal.write_slot(1, pieces);
-    journal.append(pieces);
-    EXPECT_NE(message_of([&] { Journal::open(folder_, run_); }).find("another process"), std::string::npos);
-  }
-  Journal journal = Journal::open(folder_, run_);
-  EXPECT_EQ(journal.records().size(), 4u);
-  std::vector<std::uint8_t> first(3), second(10);
-  const std::span<std::uint8_t> pieces[] = {first, second};
-  EXPECT_TRUE(journal.read_slot(1, pieces, digest));
-  EXPECT_EQ(std::string(second.begin(), second.end()), "den states");
-  EXPECT_FALSE(journal.read_slot(0, pieces, digest));
-  EXPECT_FALSE(journal.read_slot(1, std::span(pieces).first(1), digest));
-  std::string states = slurp(fs::path(folder_) / "states.1");
-  states[7] ^= 1;
-  spill(fs::path(folder_) / "states.1", states);
-  EXPECT_FALSE(journal.read_slot(1, pieces, digest));
-  journal.remove();
-  EXPECT_FALSE(fs::exists(folder_));
-}
-
-TEST_F(JournalTest, TornAnywhereLosesTheLastRecordAlone) {
-  const std::string whole = small_log();
-  const std::size_t ends[] = {whole.size() - 64 - 128 - 128, whole.size() - 64 - 128, whole.size() - 64, whole.size()};
-  for (std::size_t size = 0; size <= whole.size(); ++size) {
-    spill(log(), whole.substr(0, size));
-    if (size < ends[0]) {
-      EXPECT_THROW(Journal::open(folder_, run_), FormatError) << size;
-      continue;
-    }
-    const auto expected = static_cast<std::size_t>(std::upper_bound(std::begin(ends), std::end(ends), size) - ends) - 1;
-    {
-      Journal journal = Journal::open(folder_, run_);
-      EXPECT_EQ(journal.records().size(), expected) << size;
-      EXPECT_EQ(journal.was_torn(), size != ends[expected]) << size;
-      const Bytes pieces[] = {bytes_of("again")};
-      journal.append(pieces);
-    }
-    Journal journal = Journal::open(folder_, run_);
-    ASSERT_EQ(journal.records().size(), expected + 1) << size;
-    EXPECT_EQ(journal.records().back().text().substr(0, 5), "again");
-    EXPECT_FALSE(journal.was_torn());
-  }
-  // What a power failure may leave: the length of the last record without its bytes.
-  for (std::size_t hole = 0; hole < 3; ++hole) {
-    std::string bytes = whole.substr(0, ends[2]);
-    std::fill(bytes.begin() + static_cast<std::ptrdiff_t>(ends[1] + 64 * hole / 2), bytes.end(), '\0');
-    spill(log(), bytes);
-    EXPECT_EQ(Journal::open(folder_, run_).records().size(), 1u) << hole;
-  }
-}
-
-TEST_F(JournalTest, EveryFlippedBitIsFound) {
-  const std::string whole = small_log();
-  const std::size_t last = whole.size() - 64;
-  for (std::size_t bit = 0; bit < 8 * whole.size(); ++bit) {
-    std::string bytes = whole;
-    bytes[bit / 8] = static_cast<char>(bytes[bit / 8] ^ (1 << (bit % 8)));
-    if (bit / 8 < last) {
-      EXPECT_THROW(read_journal_log(Blob(bytes), "log"), FormatError) << bit;
-    } else {
-      EXPECT_EQ(read_journal_log(Blob(bytes), "log").records.size(), 2u) << bit;
-    }
-  }
-}
-
-TEST_F(JournalTest, AnotherRunIsRefusedByWhatDiffers) {
-  small_log();
-  Json other = run_;
-  other["method"]["sparsity"] = 0.6;
-  other["seed"] = 3;
-  const std::string message = message_of([&] { Journal::open(folder_, other); });
-  EXPECT_NE(message.find("method/sparsity was 0.5 and is 0.6"), std::string::npos) << message;
-  EXPECT_NE(message.find("seed was not given and is 3"), std::string::npos) << message;
-  EXPECT_EQ(message.find("weights"), std::string::npos) << message;
-  EXPECT_NE(message_of([&] { Journal::create(folder_, run_); }).find("--resume"), std::string::npos);
-}
-
-// --- whole runs
+using namespace test;
 
 Config four_layers() {
   Config config;

@@ -49,8 +49,8 @@ TEST_F(CompareTogether, WhatOneProcessAloneDoesIsRefusedAtOnce) {
   test::write_model(folder_ / "dense.miq", test::small_config());
   test::write_text(folder_ / "text.txt");
   const test::Ended run = test::Running(folder_, test::mpirun(2, {MIQ_TOOLS_DIR "/compare-methods", "dense.miq", "text.txt", "-o", "refused", "--documents", "whole",
-                                                                  "--nsamples", "8", "--seqlen", "64", "--threads", "1", "--methods", "gptq", "--wbits", "4",
-                                                                  "--run", "cut=slicegpt --sparsity 0.25"})).end(120);
+                                                                  "--nsamples", "8", "--seqlen", "64", "--threads", "1",
+                                                                  "--run", "plain=gptq --wbits 4", "--run", "cut=slicegpt --sparsity 0.25"})).end(120);
   EXPECT_EQ(run.status, 2) << run.err;
   EXPECT_EQ(test::count_of(run.err, "run 'cut': slicegpt, structured, --tune and --channel-scaling run in one process"), 1u) << run.err;
   EXPECT_FALSE(std::filesystem::exists(folder_ / "refused"));

@@ -25,7 +25,9 @@ constexpr std::int64_t kBlockValues = std::int64_t{1} << 22, kBlockRows = 12, kM
 // e^x for x <= 88; 0 is reached at -87.
 inline float exponential(float x) {
   x = x < -87.0f ? -87.0f : x;
-  const float n = (x * 1.44269504088896341f + 12582912.0f) - 12582912.0f;  // to the nearest integer: 1.5 * 2^23
+  constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded to the nearest integer, which are its low bits
+  const float rounded = x * 1.44269504088896341f + kRounder;
+  const float n = rounded - kRounder;
   float r = x - n * 0.693359375f;
   r = r + n * 2.12194440e-4f;
   float p = 0.0013814539415761828f;
@@ -34,7 +36,8 @@ inline float exponential(float x) {
   p = p * r + 0.1666652113199234f;
   p = p * r + 0.4999999403953552f;
   p = r * r * p + (r + 1.0f);
-  return p * std::bit_cast<float>((static_cast<std::int32_t>(n) + 127) << 23);
+  // By bits: a conversion of NaN, which a broken model's logits are, is undefined.
+  return p * std::bit_cast<float>((std::bit_cast<std::uint32_t>(rounded) - std::bit_cast<std::uint32_t>(kRounder) + 127) << 23);
 }
 
 double tree_sum(const double* lanes) {

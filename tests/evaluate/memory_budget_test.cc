@@ -7,6 +7,7 @@
 #include "miq/base/error.h"
 #include "miq/evaluate/memory.h"
 #include "tests/evaluate/toy.h"
+#include "tests/sanitized.h"
 
 namespace miq {
 namespace {
@@ -76,6 +77,7 @@ TEST(MemoryBudget, HoldsInAWalk) {
   config.layers.assign(8, {8, 4, 32, 2048});
   const auto small = test::small_model(config, DType::BF16);
   if (anonymous_bytes() == 0) GTEST_SKIP() << "the system does not say how much memory this process takes";
+  if (test::kAddressSanitizer) GTEST_SKIP() << "AddressSanitizer keeps freed memory";
   for (const ComputeType type : {ComputeType::Float32, ComputeType::BFloat16}) {
     const ForwardPass forward(small.model, type);
     ThreadPool pool(2);

@@ -24,13 +24,19 @@ at::Tensor checked_state(const at::Tensor& state) {
   return state.contiguous();
 }
 
+// The count of tokens that went through ranks.sum() as a double: where the sum is unspecified it may be NaN, which no integer can be;
+// there the rank's own stays.
+std::int64_t summed_tokens(const Ranks& ranks, int to, double sum, std::int64_t own) {
+  return to == Ranks::kAll || ranks.rank() == to ? static_cast<std::int64_t>(sum) : own;
+}
+
 }  // namespace
 
 void HessianSum::sum_over(Ranks& ranks, int to) {
   if (ranks.alone()) return;
   double tokens = static_cast<double>(tokens_);
   ranks.sum(std::span(&tokens, 1), to);
-  tokens_ = static_cast<std::int64_t>(tokens);
+  tokens_ = summed_tokens(ranks, to, tokens, tokens_);
   sum_.sum_over(ranks, to);
 }
 
@@ -45,7 +51,7 @@ void sum_over(Ranks& ranks, ChannelStatistics& statistics, std::int64_t channels
     std::copy(lists[i]->begin(), lists[i]->end(), all.begin() + static_cast<std::ptrdiff_t>(1 + i * width));
   }
   ranks.sum(all, to);
-  statistics.tokens = static_cast<std::int64_t>(all.front());
+  statistics.tokens = summed_tokens(ranks, to, all.front(), statistics.tokens);
   auto next = all.begin() + 1;
   for (std::vector<double>* list : lists) {
     std::copy_n(next, list->size(), list->begin());

@@ -23,8 +23,9 @@ Blocks blocks_of(const Tensor& tensor, std::string_view name) {
   if (!type || type->code_bits == 0) throw FormatError(subject(name), "section '" + type_name + "' is no type of blocks that miq can decode");
   if (tensor.dtype != DType::F32) throw FormatError(subject(name), "blocks decode to F32, not " + std::string(dtype_name(tensor.dtype)));
   const std::uint64_t elements = decoded_bytes(tensor, name) / sizeof(float);
-  if (elements > 0 && tensor.shape.back() % type->elements != 0) {
-    throw FormatError(subject(name), "rows of " + std::to_string(tensor.shape.back()) + " elements are no whole blocks of " + std::to_string(type->elements));
+  const std::int64_t row = tensor.shape.empty() ? 1 : tensor.shape.back();  // a scalar has no shape
+  if (elements > 0 && row % type->elements != 0) {
+    throw FormatError(subject(name), "rows of " + std::to_string(row) + " elements are no whole blocks of " + std::to_string(type->elements));
   }
   require_size(name, type_name.c_str(), data.size(), elements / type->elements * type->bytes);
   return {*type, data.bytes()};

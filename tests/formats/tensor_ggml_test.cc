@@ -86,6 +86,8 @@ TEST(TensorGgml, RefusesWhatContradictsItself) {
   EXPECT_NE(refusal(bad).find("160 bytes where 240 are needed"), std::string::npos) << refusal(bad);
   bad.shape = {16, 16};  // as many elements, but rows that begin within a block
   EXPECT_NE(refusal(bad).find("no whole blocks"), std::string::npos) << refusal(bad);
+  bad.shape = {};  // found by fuzzing: its last dimension was read all the same
+  EXPECT_NE(refusal(bad).find("rows of 1 elements are no whole blocks"), std::string::npos) << refusal(bad);
   bad = good;
   bad.dtype = DType::F16;
   EXPECT_NE(refusal(bad).find("decode to F32"), std::string::npos) << refusal(bad);

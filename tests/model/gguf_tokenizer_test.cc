@@ -157,7 +157,12 @@ TEST(GgufTokenizer, RefusesBrokenTables) {
   EXPECT_ERROR(with(gpt2(), "add_space_prefix", true), "asks for a space before the text");
   EXPECT_ERROR(with(llama(), "scores", std::vector<std::string>(263, "0")), "a score (number 0) that is not a number");
   EXPECT_ERROR(with(llama(), "precompiled_charsmap", std::vector<std::int64_t>{1}), "precompiled_charsmap");
-  EXPECT_THROW(load_tokenizer({{std::string(kGgufTokenizerFile), Blob(std::string_view("[1]"))}}, "model.gguf"), FormatError);
+  try {
+    load_tokenizer({{std::string(kGgufTokenizerFile), Blob(std::string_view("[1]"))}}, "model.gguf");
+    ADD_FAILURE() << "a list was accepted";
+  } catch (const FormatError& error) {
+    EXPECT_NE(std::string(error.what()).find("is not an object"), std::string::npos) << error.what();
+  }
   EXPECT_ERROR(with(llama(), "scores", std::vector<double>{1}), "1 scores");
   EXPECT_ERROR(with(llama(), "scores", std::vector<double>(263, std::nan(""))), "not finite");
   EXPECT_ERROR(with(llama(), "token_type", std::vector<std::int64_t>(263, 1)), "unknown");

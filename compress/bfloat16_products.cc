@@ -5,22 +5,22 @@
 #include <algorithm>
 
 #if defined(__x86_64__)
-#include <immintrin.h>
-#define MIQ_BF16 __attribute__((target("avx512f,avx512bf16")))
+#include "miq/model/avx512.h"
+#include "miq/model/bf16_product.h"
 #endif
 
 namespace miq {
 
 #if defined(__x86_64__)
 
-bool bfloat16_products_available() { return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512f"); }
+bool bfloat16_products_available() { return have_bf16_kernels(); }
 
 namespace {
 
 constexpr int kRows = 8, kVectors = 3;
 
 // out [8][48] = products of channels row … row+7 of panel `a` with panel `b`.
-MIQ_BF16 void multiply(const std::uint32_t* a, const std::uint32_t* b, std::int64_t pairs, float* out) {
+MIQ_AVX512_BF16 void multiply(const std::uint32_t* a, const std::uint32_t* b, std::int64_t pairs, float* out) {
   __m512 sums[kRows][kVectors];
   for (auto& row : sums)
     for (auto& sum : row) sum = _mm512_setzero_ps();
@@ -29,7 +29,7 @@ MIQ_BF16 void multiply(const std::uint32_t* a, const std::uint32_t* b, std::int6
     __m512bh vectors[kVectors];
     for (int v = 0; v < kVectors; ++v) vectors[v] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(right + v * 16));
     for (int r = 0; r < kRows; ++r) {
-      const __m512bh left = reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(a[p * PairPanels::kWidth + r])));
+      const __m512bh left = avx512::spread_pair(static_cast<int>(a[p * PairPanels::kWidth + r]));
       for (int v = 0; v < kVectors; ++v) sums[r][v] = _mm512_dpbf16_ps(sums[r][v], left, vectors[v]);
     }
   }

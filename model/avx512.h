@@ -1,4 +1,4 @@
-// What the AVX512-BF16 sources share: the function attribute, masks, narrowing and the exponential.
+// What the AVX512-BF16 sources share: the function attribute, masks, narrowing, spreading and the exponential.
 // Call these only from functions marked MIQ_AVX512_BF16.
 #pragma once
 
@@ -21,6 +21,15 @@ inline __mmask16 first_lanes(std::int64_t n) {
 // Stores the chosen lanes as bfloat16, rounded to nearest even.
 MIQ_AVX512_BF16 inline void store_bf16(std::uint16_t* to, __mmask16 lanes, __m512 values) {
   _mm256_mask_storeu_epi16(to, lanes, (__m256i)_mm512_cvtneps_pbh(values));
+}
+
+// The pair of bfloat16 in `pair`, in all 16 lanes.
+MIQ_AVX512_BF16 inline __m512bh spread_pair(int pair) {
+  __m512i lanes = _mm512_set1_epi32(pair);
+#if defined(__clang__)
+  asm("" : "+v"(lanes));  // clang 16 recurses without end on a spread integer that is taken for bfloat16
+#endif
+  return (__m512bh)lanes;
 }
 
 // e^x. x = n ln 2 + r with |r| <= ln 2 / 2, and e^r = 1 + r + r^2 p(r), p of degree 4 fitted to the

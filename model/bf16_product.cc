@@ -32,7 +32,7 @@ MIQ_AVX512_BF16 void multiply_panel(const Bf16* a, std::int64_t lda, const Bf16*
     for (int r = 0; r < Rows; ++r) {
       int two;
       std::memcpy(&two, pointers[r / 3] + (r % 3) * step, 4);
-      const auto spread = (__m512bh)_mm512_set1_epi32(two);
+      const auto spread = avx512::spread_pair(two);
       sums[r][0] = _mm512_dpbf16_ps(sums[r][0], spread, b0);
       sums[r][1] = _mm512_dpbf16_ps(sums[r][1], spread, b1);
     }

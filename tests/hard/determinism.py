@@ -1,9 +1,10 @@
 """The same bytes at any number of threads: convert, compress and evaluate a model again and again.
 
     determinism.py --tools FOLDER --model FOLDER --text FILE [--threads 1,2,3,4,8] [--runs 3] [--methods sparsegpt,mi,…] [--size N]
+                   [--memory 120MB,200MB,1GB]
 
 Every container must have one SHA-256 over all numbers of threads and runs, and every loss the same bits over threads and over the
-number of windows in flight (--memory caps it). --size is the number of calibration windows (default 8).
+number of windows in flight, which --memory caps. --size is the number of calibration windows (default 8).
 """
 
 import argparse
@@ -51,6 +52,7 @@ def main():
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--size", type=int, default=8)
+    parser.add_argument("--memory", default="120MB,200MB,1GB")
     arguments = parser.parse_args()
     if not Path(arguments.model).exists():
         print("skipped: there is no", arguments.model)
@@ -81,7 +83,7 @@ def main():
             wrong += compare(f"compress {method}", compress(METHODS[method]), arguments)
         wrong += compare("losses", losses, arguments)
         wrong += compare("losses, bfloat16", lambda threads: losses(threads, "--dtype", "bfloat16"), arguments)
-        flights = {hashlib.sha256(losses(2, *more)).hexdigest() for more in ([], ["--memory", "120MB"], ["--memory", "200MB"], ["--memory", "1GB"])}
+        flights = {hashlib.sha256(losses(2, *more)).hexdigest() for more in ([], *(["--memory", size] for size in arguments.memory.split(",")))}
         print(f"losses, windows in flight: {len(flights)} different outputs")
         wrong += len(flights) != 1
     print(f"{wrong} wrong; {time.monotonic() - start:.0f} s")

@@ -24,7 +24,7 @@ void share_lists(Ranks& ranks, std::span<std::vector<float>* const> lists, std::
   std::vector<std::size_t> at(all.size());
   const auto take = [&](std::size_t rank, void* data, std::size_t size) {
     if (size > all[rank].size() - at[rank]) throw Error("processes do not agree on what they share: do all read the same model and texts?");
-    std::memcpy(data, all[rank].data() + at[rank], size);
+    if (size > 0) std::memcpy(data, all[rank].data() + at[rank], size);  // an empty list has no place
     at[rank] += size;
   };
   for (std::size_t i = 0; i < lists.size(); ++i) {

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # bench/quality.sh MODEL DATA FOLDER: the methods side by side at 4 bits, with the settings that docs/results.md
 # states: calibrated on the first 48 C4 pages of at least 512 tokens (DATA/c4/c4.utf8), evaluated in bfloat16 on
-# the first 12 windows of 1,024 tokens of WikiText-2 (DATA/wikitext2/wiki.test.raw).
+# the first 12 windows of 1,024 tokens of WikiText-2 (DATA/wikitext2/wiki.test.raw). BIN is the folder of the programs.
 set -euo pipefail
-bin=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/build/release/tools
+bin=${BIN:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/build/release/tools}
 model=$1 data=$2 out=$3
 mkdir -p "$out"
 compress() {

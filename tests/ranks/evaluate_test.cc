@@ -29,7 +29,8 @@ class EvaluateTogether : public test::WithMpi {
   // What does not depend on the clock.
   Json figures(const std::string& name) const {
     Json all = Json::array();
-    for (const Json& model : Json::parse(test::slurp(folder_ / (name + ".json")))["models"]) {
+    const Json report = Json::parse(test::slurp(folder_ / (name + ".json")));
+    for (const Json& model : report.at("models")) {
       all.push_back({model.at("perplexity"), model.value("divergence", Json()), model.value("zeroshot", Json()), model.at("digest")});
     }
     return all;

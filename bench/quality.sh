@@ -10,7 +10,7 @@ compress() {
   local name=$1
   shift
   [[ -e "$out/$name.miq" ]] || "$bin/miq-compress" "$model" "$data/c4/c4.utf8" -o "$out/$name.miq" --documents lines --sampling in-order \
-    --nsamples 48 --seqlen 512 "$@" 2>"$out/$name.log" || { tail -5 "$out/$name.log" >&2; exit 1; }
+    --nsamples 48 --seqlen 512 "$@" >"$out/$name.txt" 2>"$out/$name.log" || { tail -5 "$out/$name.log" >&2; exit 1; }
 }
 compress sparsegpt --method sparsegpt --wbits 4
 compress enhanced --method enhanced --bit-method budget --target-avg-bits 4.0

@@ -42,6 +42,12 @@ def places(model):
     return found
 
 
+def summed_entries(n):
+    """Of a Hessian, as compress/exact_sums.h keeps it: panels of `edge` rows, each from its first row's column on."""
+    edge = 48 if n <= 256 else 192 if n <= 4096 else 480
+    return sum(min(edge, n - first) * (n - first) for first in range(0, n, edge))
+
+
 def counts(model, windows, seqlen):
     """Of one layer: operations and bytes, whatever the number of processes."""
     tokens = windows * seqlen
@@ -54,7 +60,7 @@ def counts(model, windows, seqlen):
         "weights": weights,
         "forward": 2 * tokens * active + 2 * tokens * seqlen * query,  # causal: half of the square, twice
         "hessian": sum(tokens * share * n * n for n, _, share in all_places),  # half of the square, twice
-        "summed": sum(8 * n * (n + 1) // 2 for n, _, _ in all_places),  # float64, above the diagonal
+        "summed": sum(8 * summed_entries(n) for n, _, _ in all_places),  # float64
         "states": 4 * tokens * hidden,
     }
 

@@ -4,14 +4,10 @@
 
 #include <algorithm>
 
-#if defined(__x86_64__)
 #include "miq/model/avx512.h"
 #include "miq/model/bf16_product.h"
-#endif
 
 namespace miq {
-
-#if defined(__x86_64__)
 
 bool bfloat16_products_available() { return have_bf16_kernels(); }
 
@@ -45,13 +41,6 @@ void panel_products(const PairPanels& x, std::int64_t a, std::int64_t b, float* 
   const std::uint32_t* right = x.words.data() + b * x.pairs * width;
   for (std::int64_t first = 0; first < width; first += kRows) multiply(left + first, right, x.pairs, products + first * width);
 }
-
-#else
-
-bool bfloat16_products_available() { return false; }
-void panel_products(const PairPanels&, std::int64_t, std::int64_t, float*) {}
-
-#endif
 
 PairPanels pair_panels(const std::uint16_t* data, std::int64_t tokens, std::int64_t channels, std::int64_t stride, bool* finite) {
   constexpr std::int64_t width = PairPanels::kWidth;

@@ -168,6 +168,8 @@ TEST(ExactSums, ADevicesFormIsTheSame) {
   for (const MomentSum::Panel& panel : by_rows.panels()) bytes += static_cast<std::uint64_t>(panel.values.nbytes());
   EXPECT_EQ(MomentSum::bytes(n), bytes);
   EXPECT_LT(MomentSum::bytes(4096), 4.3 * 4096 * 4096);
+  // What bench/scale_out.py counts of a layer of SmolLM2 (summed_entries): change both.
+  EXPECT_EQ(3 * MomentSum::bytes(576) + MomentSum::bytes(1536), 15'925'248u);
   const at::Tensor mean = by_rows.mean(7);
   EXPECT_TRUE(mean.equal(mean.t()));
   EXPECT_EQ(mean.const_data_ptr<float>()[n + 2], static_cast<float>(*by_rows.entry(1, 2) / 7));
